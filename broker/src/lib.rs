@@ -1,0 +1,1 @@
+//! The process `firn`: doors, partitions, HTTP, command line. `node.rs` alone wires parts together.

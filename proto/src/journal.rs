@@ -1,0 +1,86 @@
+//! How the coordinator reaches its journal: the trait that `storage` implements over fenced
+//! streams and `node.rs` hands over. The coordinator never sees a bucket.
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use thiserror::Error;
+
+use crate::ids::{ClusterId, CoordinatorEpoch, Slot};
+
+/// One slot of one coordinator epoch's journal stream. Ordered: a later position holds later
+/// commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JournalPosition {
+    /// The term whose stream this is.
+    pub epoch: CoordinatorEpoch,
+    /// The slot in it.
+    pub slot: Slot,
+}
+
+impl fmt::Display for JournalPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}/{:016x}", self.epoch.0, self.slot.0)
+    }
+}
+
+/// Why a journal operation did not succeed, sorted by what the coordinator must do.
+#[derive(Clone, Debug, Error)]
+pub enum JournalError {
+    /// A later epoch has been taken or this stream has been sealed: resign at once, drop the state.
+    #[error("the journal of epoch {epoch} is fenced: another process leads the cluster")]
+    Fenced {
+        /// The epoch that lost.
+        epoch: CoordinatorEpoch,
+    },
+    /// Bytes of the journal contradict themselves. Nothing may be served from them.
+    #[error("the journal is corrupt at {at}: {reason}")]
+    Corrupt {
+        /// The object, by its key.
+        at: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The bucket refused or did not answer for good (retries are inside).
+    #[error("the bucket does not serve the journal: {0}")]
+    Unavailable(String),
+}
+
+/// A journal that has been taken over: what it held, and the right to append.
+pub struct OpenedJournal {
+    /// The cluster this bucket belongs to (made by the first opener).
+    pub cluster: ClusterId,
+    /// The epoch that was taken.
+    pub epoch: CoordinatorEpoch,
+    /// The newest valid snapshot and the last position it covers.
+    pub snapshot: Option<(JournalPosition, Bytes)>,
+    /// Every slot body after the snapshot, oldest first.
+    pub entries: Vec<(JournalPosition, Bytes)>,
+    /// The writer of the new epoch.
+    pub journal: Box<dyn Journal>,
+}
+
+/// The writer of one epoch's journal stream.
+pub trait Journal: Send + Sync + 'static {
+    /// Puts `body` into the next slot. The call fixes the order; the future resolves once this
+    /// slot and all before it are durable, and futures resolve in order. Several may be in flight.
+    ///
+    /// Dropping the future does not take the slot back.
+    fn append(&self, body: Bytes) -> BoxFuture<'static, Result<JournalPosition, JournalError>>;
+
+    /// Puts a snapshot of the state after `covers`, which must be durable, and then lets go of the
+    /// slots it covers. Safe to drop at any point: a snapshot counts only when it is whole.
+    fn put_snapshot(
+        &self,
+        covers: JournalPosition,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<(), JournalError>>;
+}
+
+/// Takes the next coordinator epoch and with it the journal.
+pub trait JournalOpener: Send + Sync + 'static {
+    /// Takes the next free epoch, seals the streams of all earlier ones, and reads what they hold.
+    /// `identity` (who took it, how to reach it) is kept in the epoch's object for others to read.
+    fn open(&self, identity: Bytes) -> BoxFuture<'_, Result<OpenedJournal, JournalError>>;
+}

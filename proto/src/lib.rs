@@ -1,0 +1,10 @@
+//! The words of Firn: ids, record batches, Kafka messages, the messages between broker and
+//! coordinator. Everything here is data and pure functions.
+//!
+//! Architecture invariant: this crate does no IO, has no tokio, and knows neither the bucket nor
+//! who owns what.
+
+pub mod env;
+pub mod ids;
+pub mod journal;
+pub mod limits;

@@ -1,0 +1,7 @@
+//! The bytes of Firn in the bucket and on disk: fenced streams, WAL objects, checkpoints, the
+//! local WAL, caches and reads.
+//!
+//! Architecture invariant: this crate knows no API key, no consumer group and no lease. Only
+//! `bucket/` holds an `ObjectStore`; only `layout.rs` spells bucket keys and local file names.
+
+pub mod state;
