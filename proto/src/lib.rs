@@ -4,7 +4,9 @@
 //! Architecture invariant: this crate does no IO, has no tokio, and knows neither the bucket nor
 //! who owns what.
 
+pub mod cluster;
 pub mod env;
 pub mod ids;
 pub mod journal;
 pub mod limits;
+pub mod topic_name;

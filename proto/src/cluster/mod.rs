@@ -1,0 +1,205 @@
+//! The messages between a broker and the coordinator, and the picture of the cluster that the
+//! coordinator publishes. Data only: who may ask what, and what comes back.
+//!
+//! - `topics.rs`: topics, their configs, their deletion; producer ids
+//! - `ownership.rs`: brokers, streams, seals, folds, epochs, RELEASE and RESUME (DESIGN §3, §4)
+//! - `group.rs`: groups and committed offsets
+//! - `image.rs`: the published picture
+//!
+//! A request for many things has one result per thing, in the order of the request; the request
+//! as a whole fails only with a [`CoordinatorError`]. Every reply states what is durable: the
+//! coordinator holds it back until the journal has the state it was made from (DESIGN §6).
+
+mod group;
+mod image;
+mod ownership;
+mod topics;
+
+use bincode::{Decode, Encode};
+use thiserror::Error;
+
+pub use group::{
+    CommitResult, CommitTopic, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember,
+    FetchOffsets, FetchTopic, FetchTopicResult, FetchedOffsets, GroupError, GroupState, GroupType,
+    Heartbeat, JoinGroup, JoinedGroup, JoinedMember, LeaveGroup, LeavingMember, LeftGroup,
+    LeftMember, ListGroups, ListedGroup, OffsetCommit, OffsetDelete, OffsetToCommit, Protocol,
+    SyncGroup, SyncedGroup, TopicKey,
+};
+pub use image::{
+    BrokerImage, ClusterImage, EpochStart, Listener, Ownership, PartitionImage, SecurityProtocol,
+    TopicImage, Window,
+};
+pub use ownership::{
+    Assigned, AssignmentError, FoldRange, PartitionEnd, PartitionFold, ProgressReport,
+    RegisterBroker, RegisteredBroker, ReleasePartition, ResumePartition, RowReport, StreamError,
+    StreamToSeal,
+};
+pub use topics::{
+    AlterConfigs, ConfigChange, CreatedTopic, DeletedTopic, GrowTopic, NewTopic, ProducerIdBlock,
+    TopicError, TopicRefusal,
+};
+
+use crate::ids::{BrokerId, Incarnation, Slot, StreamId, TopicId};
+
+/// What a broker asks of the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// A broker process starts: gives it an incarnation and a stream of its own, and ends what
+    /// earlier processes of the same broker held.
+    RegisterBroker(RegisterBroker),
+    /// A broker process leaves for good; its stream waits to be sealed.
+    LeaveBroker(Incarnation),
+    /// A stream ends before `end`, which is its first slot that holds a seal (DESIGN §3).
+    StreamSealed {
+        /// The stream.
+        stream: StreamId,
+        /// The first slot that does not count.
+        end: Slot,
+    },
+    /// Which streams wait for a seal, and which partitions of sealed streams wait for a fold.
+    PendingRecovery,
+    /// Begins the next epoch of partitions whose current one has ended (I4).
+    AssignPartitions {
+        /// The ends, folded from a sealed stream or released by their owner.
+        ended: Vec<PartitionEnd>,
+        /// The next owner; the coordinator chooses evenly and stickily if absent.
+        to: Option<BrokerId>,
+    },
+    /// An owner gives partitions up (I4, RELEASE).
+    ReleasePartitions {
+        /// The owner.
+        incarnation: Incarnation,
+        /// What it gives up.
+        released: Vec<ReleasePartition>,
+    },
+    /// A restarted broker that kept its disk takes its last epochs up again (DESIGN §4, RESUME).
+    ResumePartitions {
+        /// The new incarnation, which showed the disk when it registered.
+        incarnation: Incarnation,
+        /// What it resumes.
+        resumed: Vec<ResumePartition>,
+    },
+    /// How far an owner's stream is durable and where its state rows stand.
+    ReportProgress(ProgressReport),
+    /// An owner has dropped deleted topics: it neither appends to nor serves them any more.
+    ConfirmDeleted {
+        /// The owner.
+        incarnation: Incarnation,
+        /// The ids of the topics.
+        topics: Vec<TopicId>,
+    },
+    /// Creates topics.
+    CreateTopics {
+        /// What to create.
+        topics: Vec<NewTopic>,
+        /// Only say what would happen.
+        validate_only: bool,
+    },
+    /// Deletes topics. Answered once their names are free again or `timeout_ms` has passed.
+    DeleteTopics {
+        /// Which.
+        topics: Vec<TopicKey>,
+        /// How long to wait for the owners, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// Adds partitions to topics.
+    CreatePartitions {
+        /// What to grow.
+        topics: Vec<GrowTopic>,
+        /// Only say what would happen.
+        validate_only: bool,
+    },
+    /// Sets and removes configs of topics.
+    AlterConfigs {
+        /// What to change.
+        topics: Vec<AlterConfigs>,
+        /// Only say what would happen.
+        validate_only: bool,
+    },
+    /// A block of producer ids that nobody else gets, ever.
+    AllocateProducerIds,
+    /// A member joins a group. Parked until the rebalance ends.
+    JoinGroup(JoinGroup),
+    /// A member asks for its assignment. Parked until the leader has sent it.
+    SyncGroup(SyncGroup),
+    /// A member is alive.
+    Heartbeat(Heartbeat),
+    /// Members leave.
+    LeaveGroup(LeaveGroup),
+    /// Commits offsets.
+    OffsetCommit(OffsetCommit),
+    /// Reads committed offsets of several groups.
+    OffsetFetch(Vec<FetchOffsets>),
+    /// Removes committed offsets of a group.
+    OffsetDelete(OffsetDelete),
+    /// Describes groups by id.
+    DescribeGroups(Vec<String>),
+    /// Lists groups.
+    ListGroups(ListGroups),
+    /// Deletes groups by id.
+    DeleteGroups(Vec<String>),
+}
+
+/// What the coordinator answers; the variant is that of the request.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// To [`Request::RegisterBroker`].
+    RegisterBroker(RegisteredBroker),
+    /// To requests that have nothing to tell but that they are durable:
+    /// [`Request::LeaveBroker`], [`Request::ConfirmDeleted`].
+    Done,
+    /// To [`Request::StreamSealed`] and [`Request::ReportProgress`].
+    Stream(Result<(), StreamError>),
+    /// To [`Request::PendingRecovery`].
+    PendingRecovery {
+        /// Streams of ended incarnations without an end, in ascending order.
+        seals: Vec<StreamToSeal>,
+        /// Partitions whose current stream is sealed and that have no next epoch yet.
+        folds: Vec<PartitionFold>,
+    },
+    /// To [`Request::AssignPartitions`] and [`Request::ResumePartitions`].
+    Assigned(Vec<Result<Assigned, AssignmentError>>),
+    /// To [`Request::ReleasePartitions`].
+    Released(Vec<Result<(), AssignmentError>>),
+    /// To [`Request::CreateTopics`].
+    CreateTopics(Vec<Result<CreatedTopic, TopicRefusal>>),
+    /// To [`Request::DeleteTopics`].
+    DeleteTopics(Vec<Result<DeletedTopic, TopicRefusal>>),
+    /// To [`Request::CreatePartitions`] and [`Request::AlterConfigs`].
+    Topics(Vec<Result<(), TopicRefusal>>),
+    /// To [`Request::AllocateProducerIds`].
+    ProducerIds(ProducerIdBlock),
+    /// To [`Request::JoinGroup`]. A refusal of `MemberIdRequired` carries the id to use.
+    JoinGroup(Result<JoinedGroup, GroupError>),
+    /// To [`Request::SyncGroup`].
+    SyncGroup(Result<SyncedGroup, GroupError>),
+    /// To [`Request::Heartbeat`].
+    Heartbeat(Result<(), GroupError>),
+    /// To [`Request::LeaveGroup`].
+    LeaveGroup(Result<LeftGroup, GroupError>),
+    /// To [`Request::OffsetCommit`] and [`Request::OffsetDelete`].
+    OffsetCommit(CommitResult),
+    /// To [`Request::OffsetFetch`], in the order of the request.
+    OffsetFetch(Vec<FetchedOffsets>),
+    /// To [`Request::DescribeGroups`], in the order of the request.
+    DescribeGroups(Vec<Result<DescribedGroup, GroupError>>),
+    /// To [`Request::ListGroups`].
+    ListGroups(Vec<ListedGroup>),
+    /// To [`Request::DeleteGroups`], in the order of the request.
+    DeleteGroups(Vec<Result<(), GroupError>>),
+}
+
+/// Why a request as a whole has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CoordinatorError {
+    /// Nobody leads here now, or the leader resigned before its answer was durable. What was asked
+    /// may or may not have happened. Ask again.
+    #[error("the coordinator is not available: {0}; the request may be repeated")]
+    NotLeader(String),
+    /// Too many requests wait already. Nothing happened. Ask again later.
+    #[error("the coordinator has too many requests waiting; the request may be repeated")]
+    Busy,
+    /// The process is stopping.
+    #[error("the coordinator has stopped")]
+    Stopped,
+}

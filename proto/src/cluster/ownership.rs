@@ -1,0 +1,208 @@
+//! Brokers, their streams, and who may append to a partition since which offset.
+
+use bincode::{Decode, Encode};
+use thiserror::Error;
+
+use super::image::Listener;
+use crate::ids::{
+    BrokerId, ClusterId, DiskId, Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId,
+    TopicPartition,
+};
+
+/// A broker process that starts.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RegisterBroker {
+    /// Its id, if configured; else the lowest that no live process has.
+    pub broker: Option<BrokerId>,
+    /// Where clients reach it.
+    pub listeners: Vec<Listener>,
+    /// Its rack.
+    pub rack: Option<String>,
+    /// Its local WAL directory, if it has one.
+    pub disk: Option<DiskId>,
+}
+
+/// The place a broker process got.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RegisteredBroker {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub broker: BrokerId,
+    /// This start of it.
+    pub incarnation: Incarnation,
+    /// Its own stream, empty, to be written from slot 0 by this process only.
+    pub stream: StreamId,
+    /// Streams of ended incarnations that have no end yet, in ascending order. Whoever embeds the
+    /// coordinator seals them, reports [`super::Request::StreamSealed`], folds what
+    /// [`super::Request::PendingRecovery`] then names, and asks for the next epochs.
+    pub seals: Vec<StreamToSeal>,
+}
+
+/// A stream that waits for its seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StreamToSeal {
+    /// The stream.
+    pub stream: StreamId,
+    /// The broker that wrote it.
+    pub broker: BrokerId,
+    /// Slots below were given up by the journal; never look there.
+    pub floor: Slot,
+    /// Slots below were reported durable by the writer; a store without one of them is at fault.
+    pub durable_end: Slot,
+    /// The disk its writer showed.
+    pub disk: Option<DiskId>,
+}
+
+/// What to read in order to learn where an epoch of a partition ended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PartitionFold {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// Its latest epoch, which has no end yet.
+    pub epoch: LeaderEpoch,
+    /// The stream of that epoch's last window.
+    pub stream: StreamId,
+    /// The slot that holds its last durable state row; without one the fold starts from nothing.
+    pub row: Option<SlotPosition>,
+    /// The slots whose indexes come after the row, in the order to apply them.
+    pub ranges: Vec<FoldRange>,
+}
+
+/// A part of a fold: rows of (the partition, `epoch`) in slots `from .. end` of a stream (I6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FoldRange {
+    /// Rows of another epoch do not count here.
+    pub epoch: LeaderEpoch,
+    /// The stream.
+    pub stream: StreamId,
+    /// The first slot to read.
+    pub from: Slot,
+    /// The first slot not to read.
+    pub end: Slot,
+}
+
+/// The end of an epoch of a partition, named by the (epoch, stream) it ends: the command is
+/// dropped where that is no longer current (I4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PartitionEnd {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// The epoch that ended.
+    pub epoch: LeaderEpoch,
+    /// The stream of its last window.
+    pub stream: StreamId,
+    /// The first offset that the epoch did not use.
+    pub end_offset: i64,
+}
+
+/// A partition that begins an epoch, or takes one up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Assigned {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// The epoch.
+    pub epoch: LeaderEpoch,
+    /// The owner.
+    pub owner: Incarnation,
+    /// The owner's stream.
+    pub stream: StreamId,
+    /// The first offset to use.
+    pub start_offset: i64,
+}
+
+/// RELEASE: an owner has stopped appending to the partition for good, its last slot with it is
+/// durable, and so is a state row that it wrote after that (I4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ReleasePartition {
+    /// What ends, and where.
+    pub end: PartitionEnd,
+    /// The slot of the owner's stream with the state row; `None` only if the partition has none
+    /// and never had a record.
+    pub row: Option<Slot>,
+}
+
+/// RESUME: the latest epoch gets a second window, in the stream of the next incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ResumePartition {
+    /// What is taken up again: the epoch, the sealed stream, and its folded end.
+    pub end: PartitionEnd,
+}
+
+/// What an owner tells about its stream, about once a second while it writes.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ProgressReport {
+    /// The writer.
+    pub incarnation: Incarnation,
+    /// Its stream.
+    pub stream: StreamId,
+    /// The first slot that is not known to be durable.
+    pub durable_end: Slot,
+    /// State rows that have become durable since the last report.
+    pub rows: Vec<RowReport>,
+}
+
+/// State rows that are durable in (or named by) one slot.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RowReport {
+    /// The slot.
+    pub slot: Slot,
+    /// The partitions.
+    pub partitions: Vec<TopicPartition>,
+}
+
+/// Why a word about a stream was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Error)]
+pub enum StreamError {
+    /// The end lies below what is known to be durable: the store lost slots, or the sealer is at
+    /// fault. Nothing was changed.
+    #[error("stream {stream} cannot end at slot {end}: {reason}")]
+    EndTooLow {
+        /// The stream.
+        stream: StreamId,
+        /// The end that was refused.
+        end: Slot,
+        /// Which known slot it contradicts.
+        reason: String,
+    },
+    /// The stream has another end in the journal.
+    #[error("stream {stream} is already sealed, at slot {end}")]
+    Sealed {
+        /// The stream.
+        stream: StreamId,
+        /// Its end.
+        end: Slot,
+    },
+    /// No such stream, or it belongs to another incarnation.
+    #[error("stream {0} is not one of this broker's")]
+    Unknown(StreamId),
+    /// The stream's writer has not ended, so that it must not be sealed.
+    #[error("stream {0} belongs to a live broker")]
+    Live(StreamId),
+}
+
+/// Why a partition's epoch was neither ended nor begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Error)]
+pub enum AssignmentError {
+    /// The disk that the incarnation showed is not that of the epoch (RESUME).
+    #[error("the broker does not have the disk of the epoch that it wants to resume")]
+    AnotherDisk,
+    /// The end lies below the start of the epoch, or differs from the released one.
+    #[error("the end offset contradicts the journal")]
+    EndContradicts,
+    /// No broker is alive that could own the partition.
+    #[error("no live broker can own the partition")]
+    NoBroker,
+    /// The epoch named is not the partition's latest, or not in that stream.
+    #[error("the epoch named is no longer current")]
+    NotCurrent,
+    /// The epoch's stream is neither sealed nor was the epoch released.
+    #[error("the epoch has not ended: its stream is neither sealed nor was it released")]
+    NotEnded,
+    /// The row named does not lie in the durable part of the stream.
+    #[error("the state row named is not known to be durable")]
+    RowNotDurable,
+    /// No such topic or partition.
+    #[error("there is no such partition")]
+    Unknown,
+}
