@@ -1,1 +1,3 @@
 //! The process `firn`: doors, partitions, HTTP, command line. `node.rs` alone wires parts together.
+
+pub mod kafka;

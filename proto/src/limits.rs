@@ -20,6 +20,11 @@ pub const WALL_DISTANCE: u64 = 64;
 /// A checkpoint is due after this many slots without one, so that a fold reads hundreds of slots.
 pub const CHECKPOINT_SLOTS: u64 = 256;
 
+/// Fetch sessions of one broker (`max.incremental.fetch.session.cache.slots`).
+pub const FETCH_SESSIONS_MAX: usize = 1000;
+/// Partitions in all fetch sessions of one broker together.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
+
 const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(
     MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX,

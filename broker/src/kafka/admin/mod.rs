@@ -1,0 +1,3 @@
+//! Handlers of the admin APIs, one file each.
+
+pub mod topic_config;
