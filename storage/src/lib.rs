@@ -5,3 +5,4 @@
 //! `bucket/` holds an `ObjectStore`; only `layout.rs` spells bucket keys and local file names.
 
 pub mod state;
+pub mod wal;
