@@ -1,3 +1,6 @@
 //! The process `firn`: doors, partitions, HTTP, command line. `node.rs` alone wires parts together.
 
+pub mod config;
+pub mod error;
 pub mod kafka;
+pub mod metrics;

@@ -1,1 +1,2 @@
+//! The command `firn`.
 fn main() {}

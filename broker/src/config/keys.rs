@@ -1,0 +1,387 @@
+//! Every key of the configuration: name, default, meaning, and how its value enters the tree.
+
+use std::path::PathBuf;
+
+use firn_proto::ids::BrokerId;
+use firn_proto::limits;
+
+use super::listener::{ListenerSpec, bind_address};
+use super::value::{duration, number, size, switch};
+use super::{Config, KAFKA, LogFormat, Pair, Profile, Source, WalPlace};
+
+/// One key.
+pub struct Key {
+    /// Its dotted name: Kafka's own broker configuration where Kafka has one.
+    pub name: &'static str,
+    /// What it is when nobody says otherwise.
+    pub default: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+/// What `profile` changes in the defaults.
+pub(super) fn profile_defaults(profile: Profile) -> Vec<Pair> {
+    let pairs: &[(&str, &str)] = match profile {
+        Profile::Dev => &[
+            ("bucket", "file://./firn-data"),
+            ("bucket.create", "true"),
+            ("group.initial.rebalance.delay.ms", "0"),
+        ],
+        Profile::Serve => &[],
+    };
+    pairs
+        .iter()
+        .map(|(key, value)| Pair::new(key, value, Source::Default))
+        .collect()
+}
+
+/// Every key, in the order of names.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "auto.create.topics.enable",
+        default: "true",
+        about: "make topics that a client names and that do not exist",
+        set: |c, v| set(&mut c.topics.auto_create, switch(v)),
+    },
+    Key {
+        name: "broker.id",
+        default: "auto",
+        about: "the number of this broker, or auto for the lowest that no live one has",
+        set: |c, v| {
+            c.broker_id = match v {
+                "auto" | "-1" => None,
+                v => Some(BrokerId(
+                    i32::try_from(number(v, 0..=BROKER_ID_MAX)?).unwrap_or(i32::MAX),
+                )),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "broker.rack",
+        default: "",
+        about: "the zone this broker runs in",
+        set: |c, v| set(&mut c.rack, Ok((!v.is_empty()).then(|| v.to_owned()))),
+    },
+    Key {
+        name: "bucket",
+        default: "",
+        about: "the durable store: file://DIR, memory://, s3://BUCKET/PREFIX?endpoint=&region=&path_style=",
+        set: |c, v| set(&mut c.bucket.url, bucket_url(v)),
+    },
+    Key {
+        name: "bucket.create",
+        default: "false",
+        about: "make the bucket if it does not exist",
+        set: |c, v| set(&mut c.bucket.create, switch(v)),
+    },
+    Key {
+        name: "bucket.start.timeout.ms",
+        default: "60s",
+        about: "how long a start waits for a bucket that does not answer",
+        set: |c, v| set(&mut c.bucket.start_timeout, duration(v)),
+    },
+    Key {
+        name: "cache.disk.bytes",
+        default: "4GiB",
+        about: "bytes of bucket objects kept on disk, if cache.disk.dir is set",
+        set: |c, v| set(&mut c.cache.disk_bytes, size(v)),
+    },
+    Key {
+        name: "cache.disk.dir",
+        default: "none",
+        about: "directory for bucket objects that were read, or none",
+        set: |c, v| set(&mut c.cache.disk_dir, Ok(directory(v))),
+    },
+    Key {
+        name: "cache.memory.bytes",
+        default: "128MiB",
+        about: "bytes of bucket objects kept in memory",
+        set: |c, v| set(&mut c.cache.memory_bytes, memory(v)),
+    },
+    Key {
+        name: "cache.tail.bytes",
+        default: "128MiB",
+        about: "bytes of the newest batches kept in memory",
+        set: |c, v| set(&mut c.cache.tail_bytes, memory(v)),
+    },
+    Key {
+        name: "connections.max.idle.ms",
+        default: "10m",
+        about: "a connection without a request for this long is closed",
+        set: |c, v| set(&mut c.connections.idle_max, duration(v)),
+    },
+    Key {
+        name: "fetch.max.bytes",
+        default: "55MiB",
+        about: "largest answer to one Fetch",
+        set: |c, v| set(&mut c.connections.fetch_bytes_max, memory(v)),
+    },
+    Key {
+        name: "group.initial.rebalance.delay.ms",
+        default: "3s",
+        about: "how long an empty group waits for further members",
+        set: |c, v| set(&mut c.groups.initial_rebalance_delay, duration(v)),
+    },
+    Key {
+        name: "group.max.session.timeout.ms",
+        default: "30m",
+        about: "longest session timeout of a group member",
+        set: |c, v| set(&mut c.groups.session_timeout_max, duration(v)),
+    },
+    Key {
+        name: "group.max.size",
+        default: "1000",
+        about: "members that one group may have",
+        set: |c, v| set(&mut c.groups.size_max, count(v, 100_000)),
+    },
+    Key {
+        name: "group.min.session.timeout.ms",
+        default: "6s",
+        about: "shortest session timeout of a group member",
+        set: |c, v| set(&mut c.groups.session_timeout_min, duration(v)),
+    },
+    Key {
+        name: "http",
+        default: "127.0.0.1:8080",
+        about: "address of /livez, /readyz and /metrics, or none",
+        set: |c, v| set(&mut c.http, address(v)),
+    },
+    Key {
+        name: "insecure",
+        default: "false",
+        about: "allow listeners beyond loopback although nobody authenticates",
+        set: |c, v| set(&mut c.insecure, switch(v)),
+    },
+    Key {
+        name: "kafka",
+        default: "127.0.0.1:9092",
+        about: "address of one Kafka listener; short for listeners = KAFKA=plaintext://ADDR",
+        set: |c, v| {
+            c.listeners.retain(|listener| listener.name != KAFKA);
+            c.listeners.insert(0, ListenerSpec::kafka(bind_address(v)?));
+            Ok(())
+        },
+    },
+    Key {
+        name: "listeners",
+        default: "",
+        about: "Kafka listeners, NAME=PROTO://ADDR[,advertise=HOST:PORT], separated by ; or blanks",
+        set: |c, v| {
+            c.listeners.retain(|listener| listener.name == KAFKA);
+            for spec in v.split([';', ' ']).filter(|spec| !spec.is_empty()) {
+                c.listeners.push(spec.parse()?);
+            }
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.filter",
+        default: "info",
+        about: "which log lines are written: a tracing filter, such as info or firn_broker=debug,info",
+        set: |c, v| set(&mut c.log.filter, Ok(v.to_owned())),
+    },
+    Key {
+        name: "log.format",
+        default: "plain",
+        about: "how log lines are written: plain or json",
+        set: |c, v| set(&mut c.log.format, log_format(v)),
+    },
+    Key {
+        name: "max.connections",
+        default: "10000",
+        about: "connections of all Kafka clients together",
+        set: |c, v| set(&mut c.connections.count_max, count(v, 1_000_000)),
+    },
+    Key {
+        name: "max.connections.per.ip",
+        default: "5000",
+        about: "connections from one address",
+        set: |c, v| set(&mut c.connections.count_per_ip_max, count(v, 1_000_000)),
+    },
+    Key {
+        name: "max.incremental.fetch.session.cache.slots",
+        default: "1000",
+        about: "fetch sessions kept (KIP-227)",
+        set: |c, v| set(&mut c.connections.fetch_sessions_max, count(v, 1_000_000)),
+    },
+    Key {
+        name: "message.max.bytes",
+        default: "1048588",
+        about: "largest batch of a topic that does not say otherwise",
+        set: |c, v| {
+            let bytes = size(v)?;
+            if bytes > limits::MESSAGE_BYTES_MAX as u64 {
+                return Err(format!(
+                    "`{v}` is above the limit of {} bytes",
+                    limits::MESSAGE_BYTES_MAX
+                ));
+            }
+            set(&mut c.topics.message_max_bytes, memory(v))
+        },
+    },
+    Key {
+        name: "num.partitions",
+        default: "1",
+        about: "partitions of a topic made without a number",
+        set: |c, v| {
+            c.topics.partitions = number(v, 1..=PARTITIONS_DEFAULT_MAX)?
+                .try_into()
+                .map_err(|_| "too many partitions".to_owned())?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "offsets.retention.ms",
+        default: "7d",
+        about: "how long committed offsets of an empty group are kept",
+        set: |c, v| set(&mut c.groups.offsets_retention, duration(v)),
+    },
+    Key {
+        name: "producer.id.expiration.ms",
+        default: "1d",
+        about: "how long a producer without activity is remembered",
+        set: |c, v| set(&mut c.producer_id_expiration, duration(v)),
+    },
+    Key {
+        name: "queued.max.fetch.bytes",
+        default: "256MiB",
+        about: "bytes of all Fetch answers in progress together",
+        set: |c, v| set(&mut c.connections.fetches_bytes_max, memory(v)),
+    },
+    Key {
+        name: "queued.max.request.bytes",
+        default: "256MiB",
+        about: "bytes of all requests in progress together",
+        set: |c, v| set(&mut c.connections.requests_bytes_max, memory(v)),
+    },
+    Key {
+        name: "quic",
+        default: "none",
+        about: "address of the native QUIC door; reserved, this version does not open it",
+        set: |c, v| set(&mut c.quic, address(v)),
+    },
+    Key {
+        name: "shutdown.timeout.ms",
+        default: "30s",
+        about: "how long an orderly stop may take",
+        set: |c, v| set(&mut c.shutdown_timeout, duration(v)),
+    },
+    Key {
+        name: "socket.request.max.bytes",
+        default: "100MiB",
+        about: "largest request frame",
+        set: |c, v| {
+            let bytes = size(v)?;
+            if bytes > limits::REQUEST_BYTES_MAX as u64 {
+                return Err(format!(
+                    "`{v}` is above the limit of {} bytes",
+                    limits::REQUEST_BYTES_MAX
+                ));
+            }
+            set(&mut c.connections.request_bytes_max, memory(v))
+        },
+    },
+    Key {
+        name: "wal",
+        default: "auto",
+        about: "directory of the local WAL, none, or auto (./firn-wal for s3://, none otherwise)",
+        set: |c, v| set(&mut c.wal.place, Ok(wal_place(v))),
+    },
+    Key {
+        name: "wal.disk.bytes",
+        default: "1GiB",
+        about: "bytes that the local WAL may take on its disk",
+        set: |c, v| set(&mut c.wal.disk_bytes, size(v)),
+    },
+    Key {
+        name: "wal.memory.bytes",
+        default: "256MiB",
+        about: "bytes of produced batches that may wait for the bucket before producers are held back",
+        set: |c, v| {
+            let bytes = memory(v)?;
+            if bytes < 2 * limits::MESSAGE_BYTES_MAX {
+                return Err(format!(
+                    "`{v}` is too small: the largest batch must fit twice ({} bytes)",
+                    2 * limits::MESSAGE_BYTES_MAX
+                ));
+            }
+            set(&mut c.wal.memory_bytes, Ok(bytes))
+        },
+    },
+    Key {
+        name: "wal.puts.per.second",
+        default: "auto",
+        about: "object puts per second of a busy broker; auto is 10 for s3:// and unlimited otherwise",
+        set: |c, v| {
+            c.wal.puts_per_second = match v {
+                "auto" => None,
+                v => Some(number(v, 1..=10_000)?.try_into().unwrap_or(u32::MAX)),
+            };
+            Ok(())
+        },
+    },
+];
+
+fn set<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *field = value?;
+    Ok(())
+}
+
+/// A size that must fit this machine's address space.
+fn memory(text: &str) -> Result<usize, String> {
+    usize::try_from(size(text)?).map_err(|_| format!("`{text}` does not fit memory"))
+}
+
+fn count(text: &str, max: u64) -> Result<usize, String> {
+    let count = number(text, 1..=max)?;
+    usize::try_from(count).map_err(|_| format!("`{text}` does not fit memory"))
+}
+
+fn address(text: &str) -> Result<Option<std::net::SocketAddr>, String> {
+    match text {
+        "none" | "" => Ok(None),
+        text => bind_address(text).map(Some),
+    }
+}
+
+fn directory(text: &str) -> Option<PathBuf> {
+    (!matches!(text, "none" | "")).then(|| PathBuf::from(text))
+}
+
+fn wal_place(text: &str) -> WalPlace {
+    match text {
+        "auto" | "" => WalPlace::Auto,
+        "none" => WalPlace::None,
+        dir => WalPlace::Dir(PathBuf::from(dir)),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "plain" => Ok(LogFormat::Plain),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is neither plain nor json")),
+    }
+}
+
+fn bucket_url(text: &str) -> Result<String, String> {
+    let schemes = ["file", "memory", "s3"];
+    match text.split_once("://") {
+        None if text.is_empty() => Ok(String::new()),
+        Some((scheme, _)) if schemes.contains(&scheme) => Ok(text.to_owned()),
+        Some((scheme, _)) => Err(format!(
+            "`{scheme}://` is not a store Firn knows; use file://DIR, s3://BUCKET/PREFIX or memory://"
+        )),
+        None => Err(format!(
+            "`{text}` is not a URL; for a directory write file://{text}"
+        )),
+    }
+}
+
+/// No topic gets more partitions than this by default.
+const PARTITIONS_DEFAULT_MAX: u64 = 100_000;
+
+/// Broker ids are positive `i32` in Kafka's protocol.
+const BROKER_ID_MAX: u64 = i32::MAX as u64;

@@ -1,0 +1,210 @@
+use super::sources::{from_env, from_toml};
+use super::*;
+
+fn over(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let pairs = pairs
+        .iter()
+        .map(|(key, value)| Pair::new(key, value, Source::Override));
+    Config::new(Profile::Dev, pairs.collect())
+}
+
+fn env(variables: &[(&str, &str)]) -> Result<Vec<Pair>, ConfigError> {
+    from_env(
+        variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
+}
+
+#[test]
+fn every_default_is_a_legal_value() {
+    let config = over(&[]).unwrap();
+    assert_eq!(config.bucket.url, "file://./firn-data");
+    assert_eq!(
+        config.listeners[0].to_string(),
+        "KAFKA=plaintext://127.0.0.1:9092"
+    );
+    assert_eq!(config.settings().count(), KEYS.len());
+}
+
+#[test]
+fn keys_stand_in_the_order_of_their_names() {
+    assert!(KEYS.is_sorted_by_key(|key| key.name));
+}
+
+#[test]
+fn serving_needs_a_bucket() {
+    let error = Config::new(Profile::Serve, Vec::new())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("--bucket"), "{error}");
+}
+
+#[test]
+fn later_sources_win() {
+    let mut pairs = from_toml(
+        "firn.toml",
+        "num.partitions = 2\nmessage.max.bytes = '2MiB'",
+    )
+    .unwrap();
+    pairs.extend(env(&[("FIRN_NUM_PARTITIONS", "3")]).unwrap());
+    pairs.push(Pair::from_override("num.partitions=4").unwrap());
+    let config = Config::new(Profile::Dev, pairs).unwrap();
+    assert_eq!(config.topics.partitions, 4);
+    assert_eq!(config.topics.message_max_bytes, 2 << 20);
+}
+
+#[test]
+fn tables_and_dotted_keys_of_toml_are_the_same() {
+    let dotted = from_toml("f", "group.initial.rebalance.delay.ms = '5s'").unwrap();
+    let tables = from_toml("f", "[group.initial.rebalance]\ndelay.ms = '5s'").unwrap();
+    let quoted = from_toml("f", "'group.initial.rebalance.delay.ms' = '5s'").unwrap();
+    assert_eq!(dotted, tables);
+    assert_eq!(dotted, quoted);
+}
+
+#[test]
+fn listeners_of_a_file_are_an_array() {
+    let pairs = from_toml(
+        "f",
+        "listeners = ['IN=plaintext://127.0.0.1:1', 'V6=plaintext://[::1]:2,advertise=[::1]:3']",
+    )
+    .unwrap();
+    let config = Config::new(Profile::Dev, pairs).unwrap();
+    let names: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| listener.name.as_str())
+        .collect();
+    assert_eq!(names, ["IN", "V6"]);
+}
+
+#[test]
+fn listeners_join_a_kafka_address_only_if_that_was_written() {
+    let both = over(&[
+        ("kafka", "127.0.0.1:7"),
+        ("listeners", "IN=plaintext://127.0.0.1:1"),
+    ]);
+    assert_eq!(both.unwrap().listeners.len(), 2);
+    let alone = over(&[("listeners", "IN=plaintext://127.0.0.1:1")]);
+    assert_eq!(alone.unwrap().listeners.len(), 1);
+}
+
+#[test]
+fn an_unknown_key_names_its_source_and_the_nearest_key() {
+    let error = over(&[("num.partition", "3")]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "-X: unknown key `num.partition`; did you mean `num.partitions`?"
+    );
+    let error = env(&[("FIRN_BUKET", "x")]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "environment FIRN_BUKET: unknown key `buket`; did you mean `bucket`?"
+    );
+    let error = Config::new(
+        Profile::Dev,
+        from_toml("f.toml", "zookeeper = 'x'").unwrap(),
+    );
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "f.toml: unknown key `zookeeper`"
+    );
+}
+
+#[test]
+fn variables_of_kubernetes_services_are_left_alone() {
+    let pairs = env(&[
+        ("FIRN_SERVICE_HOST", "10.0.0.1"),
+        ("FIRN_SERVICE_PORT", "9092"),
+        ("FIRN_SERVICE_PORT_KAFKA", "9092"),
+        ("FIRN_PORT", "tcp://10.0.0.1:9092"),
+        ("FIRN_PORT_9092_TCP_ADDR", "10.0.0.1"),
+        ("FIRN_CONSOLE_SERVICE_HOST", "10.0.0.2"),
+        ("FIRN_CONSOLE_PORT_80_TCP", "tcp://10.0.0.2:80"),
+        ("FIRN_CONFIG", "/etc/firn.toml"),
+        ("PATH", "/bin"),
+    ]);
+    assert_eq!(pairs.unwrap(), []);
+}
+
+#[test]
+fn every_key_can_come_from_the_environment() {
+    for key in KEYS {
+        let name = format!("FIRN_{}", key.name.to_ascii_uppercase().replace('.', "_"));
+        let pairs = env(&[(&name, key.default)]).unwrap();
+        assert_eq!(pairs[0].key, key.name);
+    }
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    for (key, value) in [
+        ("num.partitions", "0"),
+        ("num.partitions", "many"),
+        ("auto.create.topics.enable", "maybe"),
+        ("message.max.bytes", "1TiB"),
+        ("socket.request.max.bytes", "1GiB"),
+        ("bucket", "gs://x"),
+        ("bucket", "/var/data"),
+        ("kafka", "9092"),
+        ("log.format", "xml"),
+        ("wal.memory.bytes", "1MiB"),
+        ("max.connections", "0"),
+        ("connections.max.idle.ms", "soon"),
+    ] {
+        let error = over(&[(key, value)]).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("-X: {key}: ")),
+            "{key}={value}: {error}"
+        );
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    for (pairs, word) in [
+        (vec![("kafka", "0.0.0.0:9092")], "--insecure"),
+        (vec![("kafka", "[::]:9092")], "--insecure"),
+        (vec![("http", "0.0.0.0:80")], "--insecure"),
+        (
+            vec![(
+                "listeners",
+                "A=plaintext://127.0.0.1:1;A=plaintext://127.0.0.1:2",
+            )],
+            "two listeners",
+        ),
+        (
+            vec![("socket.request.max.bytes", "1MB")],
+            "message.max.bytes",
+        ),
+        (
+            vec![("queued.max.request.bytes", "100MiB")],
+            "queued.max.request.bytes",
+        ),
+        (
+            vec![("group.min.session.timeout.ms", "1h")],
+            "group.min.session",
+        ),
+    ] {
+        let error = over(&pairs).unwrap_err().to_string();
+        assert!(error.contains(word), "{pairs:?}: {error}");
+    }
+    assert!(over(&[("kafka", "0.0.0.0:9092"), ("insecure", "true")]).is_ok());
+}
+
+#[test]
+fn the_local_wal_is_on_for_s3_only() {
+    assert_eq!(over(&[]).unwrap().wal_dir(), None);
+    assert_eq!(over(&[("bucket", "memory://")]).unwrap().wal_dir(), None);
+    let s3 = [("bucket", "s3://b/p")];
+    assert_eq!(
+        over(&s3).unwrap().wal_dir(),
+        Some(PathBuf::from("firn-wal"))
+    );
+    assert_eq!(over(&[s3[0], ("wal", "none")]).unwrap().wal_dir(), None);
+    assert_eq!(
+        over(&[("wal", "/w")]).unwrap().wal_dir(),
+        Some(PathBuf::from("/w"))
+    );
+}

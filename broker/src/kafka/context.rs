@@ -1,0 +1,74 @@
+//! What a handler may use: the parts of the process ([`Context`]) and what is known about the
+//! client ([`ConnectionState`], [`Call`]). Owns nothing that moves.
+//!
+//! Handlers have one of two shapes:
+//!
+//! * `async fn handle(ctx: &Context, conn: &ConnectionState, call: &Call, request: XRequest) -> XResponse`.
+//!   It runs once every earlier request of the connection is answered.
+//! * Produce: `async fn start(ctx, conn, call, request) -> PendingProduce` appends in the order in
+//!   which requests arrive, before earlier ones are answered; `PendingProduce::finish().await`
+//!   gives the response, or `None` for acks=0.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use firn_proto::cluster::ClusterImage;
+use firn_proto::env::{Clock, Entropy};
+use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
+use tokio::sync::watch;
+
+use crate::config::{Config, HostPort};
+use crate::metrics::Metrics;
+
+/// The parts of the process that handlers use; made once by `node.rs`.
+pub struct Context {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The reader of time.
+    pub clock: Arc<dyn Clock>,
+    /// The source of randomness.
+    pub entropy: Arc<Entropy>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The cluster this bucket belongs to.
+    pub cluster: ClusterId,
+    /// This broker.
+    pub broker: BrokerId,
+    /// This start of it.
+    pub incarnation: Incarnation,
+    /// The published picture of the cluster.
+    pub image: watch::Receiver<Arc<ClusterImage>>,
+}
+
+/// A listener that is open.
+#[derive(Debug)]
+pub struct OpenListener {
+    /// How the operator calls it.
+    pub name: String,
+    /// Where it is bound.
+    pub bound: SocketAddr,
+    /// What Metadata tells the clients that came in here.
+    pub advertised: HostPort,
+}
+
+/// What is known about one connection.
+#[derive(Debug)]
+pub struct ConnectionState {
+    /// A number for the log; rises with each connection of this process.
+    pub id: u64,
+    /// Where the client came in.
+    pub listener: Arc<OpenListener>,
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// Name and version of the client's library, once ApiVersions (v3 and later) has told them.
+    pub software: OnceLock<(String, String)>,
+}
+
+/// What the header of a request says.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The version of the request, one that the dispatch table serves.
+    pub version: i16,
+    /// The client's name for itself.
+    pub client_id: Option<Arc<str>>,
+}
