@@ -1,0 +1,333 @@
+//! What can go wrong at a bucket, sorted by what the caller must do, and how the answers of
+//! `object_store` map to it.
+//!
+//! `object_store` 0.13 does not expose the HTTP status of a failed request. Where its error kind is
+//! not enough, the status is read from the text of the error; nothing that matters for safety
+//! rests on that, because every unclear create is resolved by reading the slot back.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use object_store::Error as StoreError;
+use object_store::client::{HttpError, HttpErrorKind};
+use thiserror::Error;
+
+use super::usage::Operation;
+
+/// Longest piece of a store's own words that is kept in an error.
+const DETAIL_CHARS_MAX: usize = 300;
+
+/// Why the bucket could not be opened, read or listed.
+#[derive(Clone, Debug, Error)]
+pub enum BucketError {
+    /// The URL of the bucket is not understood.
+    #[error("the bucket url '{url}' is not usable: {reason}")]
+    Url {
+        /// The URL, without secrets.
+        url: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// The bucket itself does not exist.
+    #[error(
+        "the bucket does not exist ({operation} {key}): create it, or start with --create-bucket"
+    )]
+    NoSuchBucket {
+        /// What was tried.
+        operation: Operation,
+        /// On which key.
+        key: String,
+    },
+    /// The store refuses our credentials or our rights.
+    #[error(
+        "the store refuses {operation} {key}: {detail}: check the credentials and their policy"
+    )]
+    Denied {
+        /// What was tried.
+        operation: Operation,
+        /// On which key.
+        key: String,
+        /// The store's own words.
+        detail: String,
+    },
+    /// The store did not give a usable answer, however often it was asked.
+    #[error("the store does not serve {operation} {key} after {attempts} attempts: {detail}")]
+    Unavailable {
+        /// What was tried.
+        operation: Operation,
+        /// On which key.
+        key: String,
+        /// How often.
+        attempts: u32,
+        /// The last answer.
+        detail: String,
+    },
+    /// The local directory behind a `file://` bucket fails.
+    #[error("the directory of the bucket fails at {operation} {key}: {detail}")]
+    Disk {
+        /// What was tried.
+        operation: Operation,
+        /// On which key.
+        key: String,
+        /// The operating system's words.
+        detail: String,
+    },
+    /// The store broke a promise that Firn's durability rests on (I11).
+    #[error("this store cannot hold a log: {check}: {reason}")]
+    Unfit {
+        /// The check that failed.
+        check: &'static str,
+        /// What was seen.
+        reason: String,
+    },
+}
+
+/// Why nobody knows yet whether a create has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnclearKind {
+    /// No answer within the attempt's time.
+    Timeout,
+    /// The connection broke, before or after the store took the object.
+    Broken,
+    /// The store said that it is overloaded (503, 429).
+    Throttled,
+    /// The store said that it failed (other 5xx).
+    Failed,
+    /// The store said 409: another request touched the key at the same time.
+    Conflict,
+    /// The store said something that has no other name here.
+    Other,
+}
+
+/// An answer to a create that does not say whether the object is there now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unclear {
+    /// The kind of answer.
+    pub kind: UnclearKind,
+    /// The store's own words, shortened.
+    pub detail: String,
+}
+
+impl fmt::Display for Unclear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.detail)
+    }
+}
+
+/// The answer to one attempt of a conditional create.
+#[derive(Clone, Debug)]
+pub enum CreateOutcome {
+    /// The object is there, durable, and these are its bytes.
+    Created,
+    /// An object is there. Whose is not known: it may be an earlier attempt of our own.
+    Exists,
+    /// It may be there, it may come to be there later, or not at all.
+    Unclear(Unclear),
+    /// It is not there, and the next attempt will most likely fare the same: no such bucket, no
+    /// right, disk full. Callers keep trying, slowly, since an operator may be mending it.
+    Refused(BucketError),
+}
+
+/// An error of an [`object_store::ObjectStore`] that is not HTTP, with what is known about its
+/// effect; stores of our own put it as the source of [`StoreError::Generic`].
+#[derive(Clone, Debug, Error)]
+#[error("{detail}")]
+pub struct StoreFailure {
+    /// How the create stands.
+    pub effect: Effect,
+    /// What happened.
+    pub detail: String,
+}
+
+/// What a failed create has left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Certainly nothing.
+    None,
+    /// Nobody knows.
+    Unknown(UnclearKind),
+}
+
+impl StoreFailure {
+    /// Wraps it as an error of the store called `store`.
+    pub fn into_error(self, store: &'static str) -> StoreError {
+        StoreError::Generic {
+            store,
+            source: Box::new(self),
+        }
+    }
+}
+
+/// What an error of `object_store` says about a create.
+pub(super) fn create_outcome(key: &str, error: &StoreError) -> CreateOutcome {
+    let operation = Operation::Create;
+    match error {
+        // 412 arrives as a Precondition inside AlreadyExists. Anything else inside it that came
+        // over HTTP was a 409: "nothing decided, send it again", not "somebody else won".
+        StoreError::AlreadyExists { source, .. } => {
+            if is_conflict(source.as_ref()) {
+                CreateOutcome::Unclear(Unclear {
+                    kind: UnclearKind::Conflict,
+                    detail: detail(error),
+                })
+            } else {
+                CreateOutcome::Exists
+            }
+        }
+        StoreError::Precondition { .. } | StoreError::NotModified { .. } => CreateOutcome::Exists,
+        StoreError::NotFound { .. } => CreateOutcome::Refused(BucketError::NoSuchBucket {
+            operation,
+            key: key.to_owned(),
+        }),
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+            CreateOutcome::Refused(BucketError::Denied {
+                operation,
+                key: key.to_owned(),
+                detail: detail(error),
+            })
+        }
+        other => match failure_of(other).map(|failure| failure.effect) {
+            Some(Effect::None) => CreateOutcome::Refused(BucketError::Disk {
+                operation,
+                key: key.to_owned(),
+                detail: detail(error),
+            }),
+            Some(Effect::Unknown(kind)) => CreateOutcome::Unclear(Unclear {
+                kind,
+                detail: detail(error),
+            }),
+            None => CreateOutcome::Unclear(Unclear {
+                kind: kind_of(other),
+                detail: detail(error),
+            }),
+        },
+    }
+}
+
+/// The outcome of an attempt that was given up after `waited`.
+pub(super) fn timed_out(waited: Duration) -> CreateOutcome {
+    CreateOutcome::Unclear(Unclear {
+        kind: UnclearKind::Timeout,
+        detail: format!("no answer within {} ms", waited.as_millis()),
+    })
+}
+
+/// What a failed read, list or delete means.
+pub(super) enum Failure {
+    /// There is no such object.
+    Absent,
+    /// Asking again may help.
+    Passing(String),
+    /// Asking again soon will not help.
+    Lasting(BucketError),
+}
+
+/// Sorts an error of a read, list or delete.
+pub(super) fn sort(operation: Operation, key: &str, error: &StoreError) -> Failure {
+    match error {
+        StoreError::NotFound { .. } if !detail(error).contains("NoSuchBucket") => Failure::Absent,
+        StoreError::NotFound { .. } => Failure::Lasting(BucketError::NoSuchBucket {
+            operation,
+            key: key.to_owned(),
+        }),
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+            Failure::Lasting(BucketError::Denied {
+                operation,
+                key: key.to_owned(),
+                detail: detail(error),
+            })
+        }
+        other => match failure_of(other) {
+            Some(StoreFailure {
+                effect: Effect::None,
+                detail,
+            }) => Failure::Lasting(BucketError::Disk {
+                operation,
+                key: key.to_owned(),
+                detail: detail.clone(),
+            }),
+            _ => Failure::Passing(detail(error)),
+        },
+    }
+}
+
+/// Whether `error` may mean that the range asked for begins at or after the end of the object
+/// (416 over HTTP, a plain error in memory and on disk). A HEAD settles it.
+pub(super) fn may_be_range(error: &StoreError) -> bool {
+    matches!(error, StoreError::Generic { .. })
+        && http_error(error).is_none()
+        && failure_of(error).is_none()
+        && matches!(status(error), None | Some(416))
+}
+
+fn is_conflict(source: &(dyn StdError + 'static)) -> bool {
+    let text = source.to_string();
+    source.downcast_ref::<StoreError>().is_none() && text.contains("status code: 409")
+}
+
+fn kind_of(error: &StoreError) -> UnclearKind {
+    if let Some(http) = http_error(error) {
+        return match http.kind() {
+            HttpErrorKind::Timeout => UnclearKind::Timeout,
+            _ => UnclearKind::Broken,
+        };
+    }
+    match status(error) {
+        Some(429 | 503) => UnclearKind::Throttled,
+        Some(500..) => UnclearKind::Failed,
+        Some(408) => UnclearKind::Timeout,
+        _ => UnclearKind::Other,
+    }
+}
+
+/// The HTTP status in the text of an error.
+fn status(error: &StoreError) -> Option<u16> {
+    let text = error.to_string();
+    let (_, after) = text.split_once("status code: ")?;
+    after.get(..3)?.parse().ok()
+}
+
+fn failure_of(error: &StoreError) -> Option<&StoreFailure> {
+    chain(error).find_map(|e| e.downcast_ref())
+}
+
+fn http_error(error: &StoreError) -> Option<&HttpError> {
+    chain(error).find_map(|e| e.downcast_ref())
+}
+
+/// The causes of an error, outermost first.
+fn chain(error: &StoreError) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    let mut next = StdError::source(error);
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+/// The words of an error, without what S3 repeats of the request: an error body holds the access
+/// key id and the string that was signed.
+pub(super) fn detail(error: &StoreError) -> String {
+    let text = error.to_string();
+    let short = match (between(&text, "<Code>", "</Code>"), status(error)) {
+        (Some(code), status) => {
+            let message = between(&text, "<Message>", "</Message>").unwrap_or_default();
+            let status = status.map(|s| format!("{s} ")).unwrap_or_default();
+            format!("{status}{code}: {message}")
+        }
+        (None, _) => {
+            let last = chain(error).last().map(ToString::to_string);
+            match last {
+                Some(last) if !text.contains(&last) => format!("{text}: {last}"),
+                _ => text,
+            }
+        }
+    };
+    short.chars().take(DETAIL_CHARS_MAX).collect()
+}
+
+fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
+    let (_, after) = text.split_once(open)?;
+    Some(after.split_once(close)?.0)
+}

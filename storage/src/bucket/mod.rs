@@ -1,0 +1,521 @@
+//! The bucket: the only door to the object store, and the only holder of an
+//! [`object_store::ObjectStore`] in the workspace.
+//!
+//! It offers what a log on a store that never forgets needs and nothing else: conditional creates
+//! (there is no overwrite), reads, ordered lists, deletes. Reads, lists and deletes are repeated
+//! inside, a bounded number of times. A create is one attempt whose answer says exactly what is
+//! known; who owns the slot resolves it.
+//!
+//! Architecture invariant: nothing here knows what the bytes mean. Keys come from `layout.rs`. Every
+//! request carries a [`Purpose`] and is counted under it.
+//!
+//! - `url.rs`, `s3.rs`: from a URL to a store
+//! - `file.rs`: a local directory as a store whose creates survive power loss
+//! - `error.rs`: answers of a store, sorted by what they mean
+//! - `retry.rs`: attempt timeouts and pauses (pure)
+//! - `probe.rs`: the store proves itself (I11)
+//! - `admin.rs`: creating the bucket, checks of lifecycle and versioning
+//! - `testing.rs`: a store that fails as told
+
+mod error;
+mod file;
+mod retry;
+#[doc(hidden)]
+pub mod testing;
+mod url;
+mod usage;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_proto::env::{Clock, Entropy};
+use futures::{StreamExt, TryStreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    Error as StoreError, GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload,
+};
+
+use crate::layout::Key;
+use error::Failure;
+pub use error::{BucketError, CreateOutcome, Effect, StoreFailure, Unclear, UnclearKind};
+pub use file::FileStore;
+use retry::AttemptTimer;
+pub use retry::backoff;
+pub use url::{BucketUrl, S3Url};
+use usage::Counters;
+pub use usage::{BucketUsage, Operation, Purpose, UsageRow};
+
+/// What stands behind a bucket; decides defaults elsewhere (local WAL, put tokens).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketKind {
+    /// A store over S3's protocol.
+    S3,
+    /// A local directory.
+    File,
+    /// The memory of this process.
+    Memory,
+    /// A store handed over by a test or a simulation.
+    Given,
+}
+
+/// One object of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its key, without the root prefix.
+    pub key: Key,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A bucket. Cheap to clone.
+#[derive(Clone)]
+pub struct Bucket(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    kind: BucketKind,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+    counters: Counters,
+    upload: Mutex<AttemptTimer>,
+    download: Mutex<AttemptTimer>,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bucket({:?}, root '{}')", self.0.kind, self.0.root)
+    }
+}
+
+impl Bucket {
+    /// A bucket over a store that is already open, with keys right below its root.
+    pub fn from_store(
+        store: Arc<dyn ObjectStore>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<Entropy>,
+    ) -> Self {
+        Self::new(store, Path::default(), BucketKind::Given, clock, entropy)
+    }
+
+    /// A bucket in the memory of this process.
+    pub fn memory(clock: Arc<dyn Clock>, entropy: Arc<Entropy>) -> Self {
+        let store = Arc::new(InMemory::new());
+        Self::new(store, Path::default(), BucketKind::Memory, clock, entropy)
+    }
+
+    /// A bucket in a local directory, which is made if it is missing.
+    ///
+    /// # Errors
+    /// [`BucketError::Disk`] with the operating system's words.
+    pub fn directory(
+        directory: &std::path::Path,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<Entropy>,
+    ) -> Result<Self, BucketError> {
+        let store = FileStore::open(directory).map_err(|error| BucketError::Disk {
+            operation: Operation::Create,
+            key: directory.display().to_string(),
+            detail: error.to_string(),
+        })?;
+        Ok(Self::new(
+            Arc::new(store),
+            Path::default(),
+            BucketKind::File,
+            clock,
+            entropy,
+        ))
+    }
+
+    fn new(
+        store: Arc<dyn ObjectStore>,
+        root: Path,
+        kind: BucketKind,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<Entropy>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            root,
+            kind,
+            clock,
+            entropy,
+            counters: Counters::new(),
+            upload: Mutex::new(AttemptTimer::new()),
+            download: Mutex::new(AttemptTimer::new()),
+        }))
+    }
+
+    /// What stands behind this bucket.
+    pub fn kind(&self) -> BucketKind {
+        self.0.kind
+    }
+
+    /// What has been asked of the store so far.
+    pub fn usage(&self) -> BucketUsage {
+        self.0.counters.snapshot()
+    }
+
+    /// ONE attempt of a conditional create (`If-None-Match: *`); nothing is repeated inside. The
+    /// pieces of `body` are sent one after the other and never copied.
+    ///
+    /// Dropping the future leaves the create unclear: it may be done, or be done later.
+    pub async fn create_once(
+        &self,
+        purpose: Purpose,
+        key: &Key,
+        body: Vec<Bytes>,
+    ) -> CreateOutcome {
+        let label = (purpose, Operation::Create);
+        let payload = PutPayload::from_iter(body);
+        let bytes = payload.content_length() as u64;
+        let options = PutOptions::from(PutMode::Create);
+        let timeout = lock(&self.0.upload).timeout(bytes);
+        let started = self.0.clock.mono();
+
+        let path = self.path(key);
+        let put = self.0.store.put_opts(&path, payload, options);
+        let answer = tokio::time::timeout(timeout, put).await;
+
+        let took = self.0.clock.mono().since(started);
+        self.0
+            .counters
+            .count(label, matches!(answer, Ok(Ok(_))), took);
+        match answer {
+            Ok(Ok(_)) => {
+                self.0.counters.sent(label, bytes);
+                lock(&self.0.upload).on_success(bytes, took);
+                CreateOutcome::Created
+            }
+            Ok(Err(error)) => error::create_outcome(key.as_str(), &error),
+            Err(_) => {
+                lock(&self.0.upload).on_timeout(bytes, timeout);
+                error::timed_out(timeout)
+            }
+        }
+    }
+
+    /// The bytes of `range` that the object has: fewer than asked for if it ends earlier, none if
+    /// it ends before the range. `None` if there is no such object.
+    ///
+    /// # Errors
+    /// After a bounded number of attempts, or at once where asking again does not help.
+    pub async fn get_range(
+        &self,
+        purpose: Purpose,
+        key: &Key,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, BucketError> {
+        if range.is_empty() {
+            return Ok(self.size(purpose, key).await?.map(|_| Bytes::new()));
+        }
+        self.get_part(purpose, key, Some(range)).await
+    }
+
+    /// The whole object; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// As [`Bucket::get_range`].
+    pub async fn get(&self, purpose: Purpose, key: &Key) -> Result<Option<Bytes>, BucketError> {
+        self.get_part(purpose, key, None).await
+    }
+
+    /// The size of the object in bytes; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// As [`Bucket::get_range`].
+    pub async fn size(&self, purpose: Purpose, key: &Key) -> Result<Option<u64>, BucketError> {
+        let mut attempt = Attempt::new(purpose, Operation::Head, key);
+        loop {
+            let started = self.0.clock.mono();
+            let answer = self.head_once(&self.path(key)).await;
+            let took = self.0.clock.mono().since(started);
+            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            match answer {
+                Ok(size) => return Ok(Some(size)),
+                Err(error) => {
+                    if self.is_absent(&mut attempt, error).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Up to `limit` objects under the folder `prefix`, in the order of their keys, from the first
+    /// one after `start_after` on.
+    ///
+    /// # Errors
+    /// As [`Bucket::get_range`]; [`BucketError::Unfit`] if the store lists out of order.
+    pub async fn list(
+        &self,
+        purpose: Purpose,
+        prefix: &Key,
+        start_after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<ListedObject>, BucketError> {
+        let mut found = Vec::new();
+        let mut attempt = Attempt::new(purpose, Operation::List, prefix);
+        loop {
+            let started = self.0.clock.mono();
+            let answer = self.list_once(prefix, start_after, limit, &mut found).await;
+            let took = self.0.clock.mono().since(started);
+            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            match answer {
+                Ok(()) => break,
+                Err(error) => {
+                    if self.is_absent(&mut attempt, error).await? {
+                        break;
+                    }
+                }
+            }
+        }
+        if !found.is_sorted_by(|a, b| a.key < b.key) {
+            return Err(BucketError::Unfit {
+                check: "list order",
+                reason: format!("LIST of {prefix} is not in the order of keys"),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Deletes objects. One that is not there counts as deleted.
+    ///
+    /// # Errors
+    /// As [`Bucket::get_range`]; some of the objects may be gone then.
+    pub async fn delete(&self, purpose: Purpose, keys: &[Key]) -> Result<(), BucketError> {
+        let Some(first) = keys.first() else {
+            return Ok(());
+        };
+        let mut attempt = Attempt::new(purpose, Operation::Delete, first);
+        loop {
+            let started = self.0.clock.mono();
+            let answer = self.delete_once(keys).await;
+            let took = self.0.clock.mono().since(started);
+            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.is_absent(&mut attempt, error).await?;
+                }
+            }
+        }
+    }
+
+    async fn get_part(
+        &self,
+        purpose: Purpose,
+        key: &Key,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<Bytes>, BucketError> {
+        let mut attempt = Attempt::new(purpose, Operation::Get, key);
+        let path = self.path(key);
+        loop {
+            let started = self.0.clock.mono();
+            let answer = self.get_once(&path, range.clone()).await;
+            let took = self.0.clock.mono().since(started);
+            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            match answer {
+                Ok(bytes) => {
+                    self.0.counters.received(attempt.label, bytes.len() as u64);
+                    return Ok(Some(bytes));
+                }
+                Err(error) => {
+                    if let Some(range) = &range
+                        && error::may_be_range(&error)
+                        && self
+                            .size(purpose, key)
+                            .await?
+                            .is_some_and(|size| size <= range.start)
+                    {
+                        return Ok(Some(Bytes::new()));
+                    }
+                    if self.is_absent(&mut attempt, error).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a failed attempt says that the object is absent. Otherwise pauses before the next
+    /// attempt, or gives up.
+    async fn is_absent(
+        &self,
+        attempt: &mut Attempt<'_>,
+        error: StoreError,
+    ) -> Result<bool, BucketError> {
+        let (purpose, operation) = attempt.label;
+        let detail = match error::sort(operation, attempt.key.as_str(), &error) {
+            Failure::Absent if operation != Operation::Delete => return Ok(true),
+            Failure::Absent => "a key of the batch was not there".to_owned(),
+            Failure::Lasting(error) => return Err(error),
+            Failure::Passing(detail) => detail,
+        };
+        attempt.number += 1;
+        if attempt.number >= retry::READ_ATTEMPTS_MAX {
+            return Err(BucketError::Unavailable {
+                operation,
+                key: attempt.key.to_string(),
+                attempts: attempt.number,
+                detail,
+            });
+        }
+        let pause = backoff(attempt.number, self.0.entropy.next_u64());
+        tracing::debug!(
+            %purpose, %operation, key = %attempt.key, attempt = attempt.number, ?pause, detail,
+            "the store did not answer, asking again"
+        );
+        tokio::time::sleep(pause).await;
+        Ok(false)
+    }
+
+    async fn get_once(&self, path: &Path, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let options = GetOptions {
+            range: range.map(GetRange::Bounded),
+            ..GetOptions::default()
+        };
+        let base = lock(&self.0.download).timeout(0);
+        let answer = within(base, self.0.store.get_opts(path, options)).await?;
+        let expected = answer.range.end - answer.range.start;
+        let timeout = lock(&self.0.download).timeout(expected);
+        let started = self.0.clock.mono();
+        let body = within(timeout, answer.bytes()).await;
+        match body {
+            Ok(bytes) if bytes.len() as u64 == expected => {
+                let took = self.0.clock.mono().since(started);
+                lock(&self.0.download).on_success(expected, took);
+                Ok(bytes)
+            }
+            Ok(bytes) => Err(broken(format!(
+                "the body has {} bytes, not {expected}",
+                bytes.len()
+            ))),
+            Err(error) => {
+                if self.0.clock.mono().since(started) >= timeout {
+                    lock(&self.0.download).on_timeout(expected, timeout);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn head_once(&self, path: &Path) -> Result<u64, StoreError> {
+        let options = GetOptions {
+            head: true,
+            ..GetOptions::default()
+        };
+        let base = lock(&self.0.download).timeout(0);
+        Ok(within(base, self.0.store.get_opts(path, options))
+            .await?
+            .meta
+            .size)
+    }
+
+    /// Adds to `found` what a list gives after the last object found so far.
+    async fn list_once(
+        &self,
+        prefix: &Key,
+        start_after: Option<&Key>,
+        limit: usize,
+        found: &mut Vec<ListedObject>,
+    ) -> Result<(), StoreError> {
+        let base = lock(&self.0.download).timeout(0);
+        let folder = self.path(prefix);
+        let after = found.last().map(|o: &ListedObject| &o.key).or(start_after);
+        let mut objects = match after {
+            Some(after) => self
+                .0
+                .store
+                .list_with_offset(Some(&folder), &self.path(after)),
+            None => self.0.store.list(Some(&folder)),
+        };
+        while found.len() < limit {
+            let Some(object) = within(base, objects.try_next()).await? else {
+                break;
+            };
+            if let Some(key) = self.key(&object.location) {
+                found.push(ListedObject {
+                    key,
+                    size: object.size,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_once(&self, keys: &[Key]) -> Result<(), StoreError> {
+        let base = lock(&self.0.download).timeout(0);
+        let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
+        let mut deleted = self
+            .0
+            .store
+            .delete_stream(futures::stream::iter(paths).boxed());
+        loop {
+            match within(base, deleted.try_next()).await {
+                Ok(Some(_)) | Err(StoreError::NotFound { .. }) => {}
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn path(&self, key: &Key) -> Path {
+        let key = Path::from(key.as_str());
+        self.0.root.parts().chain(key.parts()).collect()
+    }
+
+    fn key(&self, path: &Path) -> Option<Key> {
+        let below = path.as_ref().strip_prefix(self.0.root.as_ref())?;
+        Some(Key::listed(below.trim_start_matches('/')))
+    }
+}
+
+/// One request and its repetitions.
+struct Attempt<'a> {
+    label: (Purpose, Operation),
+    key: &'a Key,
+    number: u32,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(purpose: Purpose, operation: Operation, key: &'a Key) -> Self {
+        Self {
+            label: (purpose, operation),
+            key,
+            number: 0,
+        }
+    }
+}
+
+async fn within<T>(
+    timeout: Duration,
+    request: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(timeout, request).await {
+        Ok(answer) => answer,
+        Err(_) => Err(broken(format!(
+            "no answer within {} ms",
+            timeout.as_millis()
+        ))),
+    }
+}
+
+fn broken(detail: String) -> StoreError {
+    StoreFailure {
+        effect: Effect::Unknown(UnclearKind::Timeout),
+        detail,
+    }
+    .into_error("bucket")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+use firn_proto::env::SystemClock;
+use firn_proto::ids::{Slot, StreamId};
+
+use super::testing::{Fault, FaultStore, On, Rule};
+use super::*;
+use crate::layout::{self, Place};
+
+const P: Purpose = Purpose::Wal;
+
+fn env() -> (Arc<dyn Clock>, Arc<Entropy>) {
+    (
+        Arc::new(SystemClock::new()),
+        Arc::new(Entropy::from_seed(1)),
+    )
+}
+
+fn memory() -> Bucket {
+    let (clock, entropy) = env();
+    Bucket::memory(clock, entropy)
+}
+
+fn faulty() -> (FaultStore, Bucket) {
+    let (clock, entropy) = env();
+    let store = FaultStore::in_memory();
+    (
+        store.clone(),
+        Bucket::from_store(Arc::new(store), clock, entropy),
+    )
+}
+
+fn slot(slot: u64) -> Key {
+    Place::WalSlot {
+        stream: StreamId(1),
+        slot: Slot(slot),
+    }
+    .key()
+}
+
+fn body(text: &'static str) -> Vec<Bytes> {
+    vec![Bytes::from_static(text.as_bytes())]
+}
+
+/// What every store must do for a log. The bucket must be empty.
+async fn conforms(bucket: &Bucket) {
+    creates_once(bucket).await;
+    reads_ranges(bucket).await;
+    lists_in_order(bucket).await;
+    deletes(bucket).await;
+    has_one_winner(bucket).await;
+}
+
+async fn creates_once(bucket: &Bucket) {
+    let key = slot(0);
+    assert_eq!(bucket.get(P, &key).await.unwrap(), None);
+    assert_eq!(bucket.size(P, &key).await.unwrap(), None);
+    let pieces = vec![
+        Bytes::from_static(b"fir"),
+        Bytes::new(),
+        Bytes::from_static(b"n"),
+    ];
+    assert!(matches!(
+        bucket.create_once(P, &key, pieces).await,
+        CreateOutcome::Created
+    ));
+    assert!(matches!(
+        bucket.create_once(P, &key, body("other")).await,
+        CreateOutcome::Exists
+    ));
+    assert_eq!(bucket.get(P, &key).await.unwrap().unwrap(), "firn");
+    assert_eq!(bucket.size(P, &key).await.unwrap(), Some(4));
+    let empty = slot(1);
+    assert!(matches!(
+        bucket.create_once(P, &empty, vec![]).await,
+        CreateOutcome::Created
+    ));
+    assert_eq!(bucket.get(P, &empty).await.unwrap().unwrap(), "");
+}
+
+async fn reads_ranges(bucket: &Bucket) {
+    let key = slot(0);
+    for (range, expected) in [
+        (0..2, "fi"),
+        (1..4, "irn"),
+        (2..100, "rn"),
+        (4..8, ""),
+        (1 << 33..1 << 34, ""),
+        (2..2, ""),
+    ] {
+        let got = bucket.get_range(P, &key, range.clone()).await.unwrap();
+        assert_eq!(got.unwrap(), expected, "{range:?}");
+    }
+    assert_eq!(bucket.get_range(P, &slot(99), 0..4).await.unwrap(), None);
+    assert_eq!(bucket.get_range(P, &slot(99), 4..4).await.unwrap(), None);
+}
+
+async fn lists_in_order(bucket: &Bucket) {
+    for n in [300, 20, 100] {
+        bucket.create_once(P, &slot(n), body("x")).await;
+    }
+    let folder = layout::wal_stream(StreamId(1));
+    let numbers = |objects: Vec<ListedObject>| -> Vec<u64> {
+        let places = objects.iter().map(|o| Place::parse(o.key.as_str()));
+        places
+            .map(|place| match place {
+                Some(Place::WalSlot { slot, .. }) => slot.0,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    };
+    let all = bucket.list(P, &folder, None, 100).await.unwrap();
+    assert_eq!(
+        all[0],
+        ListedObject {
+            key: slot(0),
+            size: 4
+        }
+    );
+    assert_eq!(numbers(all), [0, 1, 20, 100, 300]);
+    let some = bucket.list(P, &folder, Some(&slot(1)), 2).await.unwrap();
+    assert_eq!(numbers(some), [20, 100]);
+    let between = bucket.list(P, &folder, Some(&slot(21)), 2).await.unwrap();
+    assert_eq!(numbers(between), [100, 300]);
+    let elsewhere = layout::wal_stream(StreamId(2));
+    assert_eq!(bucket.list(P, &elsewhere, None, 100).await.unwrap(), []);
+}
+
+async fn deletes(bucket: &Bucket) {
+    bucket.delete(P, &[]).await.unwrap();
+    bucket
+        .delete(P, &[slot(20), slot(21), slot(100)])
+        .await
+        .unwrap();
+    assert_eq!(bucket.get(P, &slot(20)).await.unwrap(), None);
+    let folder = layout::wal_stream(StreamId(1));
+    assert_eq!(bucket.list(P, &folder, None, 100).await.unwrap().len(), 3);
+}
+
+async fn has_one_winner(bucket: &Bucket) {
+    for round in 1000..1010 {
+        let key = slot(round);
+        let attempts = (0..16_u8).map(|writer| {
+            let body = vec![Bytes::from(vec![writer; 5000])];
+            let key = &key;
+            async move { (writer, bucket.create_once(P, key, body).await) }
+        });
+        let outcomes = futures::future::join_all(attempts).await;
+        let winners: Vec<u8> = outcomes
+            .iter()
+            .filter(|(_, outcome)| matches!(outcome, CreateOutcome::Created))
+            .map(|(writer, _)| *writer)
+            .collect();
+        assert_eq!(winners.len(), 1, "{outcomes:?}");
+        let stored = bucket.get(P, &key).await.unwrap().unwrap();
+        assert_eq!(stored, vec![winners[0]; 5000]);
+    }
+}
+
+#[tokio::test]
+async fn memory_conforms() {
+    conforms(&memory()).await;
+}
+
+#[tokio::test]
+async fn a_directory_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, entropy) = env();
+    let bucket = Bucket::directory(&folder.path().join("a/b"), clock, entropy).unwrap();
+    conforms(&bucket).await;
+}
+
+#[tokio::test]
+async fn a_root_prefix_stays_out_of_keys() {
+    let (clock, entropy) = env();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let root = Path::from("some/prefix");
+    let inside = Bucket::new(
+        Arc::clone(&store),
+        root,
+        BucketKind::Given,
+        clock.clone(),
+        entropy.clone(),
+    );
+    conforms(&inside).await;
+    let outside = Bucket::from_store(store, clock, entropy);
+    assert_eq!(outside.get(P, &slot(0)).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unclear_create_is_never_called_done_or_refused() {
+    for (fault, kind, applied) in [
+        (Fault::AnswerLost, UnclearKind::Broken, true),
+        (Fault::RequestLost, UnclearKind::Broken, false),
+        (Fault::AppliedLater, UnclearKind::Broken, false),
+        (Fault::Conflict, UnclearKind::Conflict, false),
+        (Fault::Throttled, UnclearKind::Throttled, false),
+        (Fault::FailedBefore, UnclearKind::Failed, false),
+        (Fault::FailedAfter, UnclearKind::Failed, true),
+        (Fault::Hang, UnclearKind::Timeout, false),
+        (Fault::HangAfter, UnclearKind::Timeout, true),
+    ] {
+        let (store, bucket) = faulty();
+        store.inject(Rule::new(On::Put, fault).key("wal/"));
+        match bucket.create_once(P, &slot(0), body("x")).await {
+            CreateOutcome::Unclear(unclear) => assert_eq!(unclear.kind, kind, "{fault:?}"),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        let there = bucket.get(P, &slot(0)).await.unwrap().is_some();
+        assert_eq!(there, applied, "{fault:?}");
+        assert_eq!(
+            bucket.usage().requests(P, Operation::Create),
+            1,
+            "one attempt, no retry"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_held_back_put_arrives_later() {
+    let (store, bucket) = faulty();
+    store.inject(Rule::new(On::Put, Fault::AppliedLater));
+    bucket.create_once(P, &slot(0), body("first")).await;
+    assert!(matches!(
+        bucket.create_once(P, &slot(0), body("again")).await,
+        CreateOutcome::Created
+    ));
+    assert!(matches!(
+        store.deliver().await,
+        Some(Err(object_store::Error::AlreadyExists { .. }))
+    ));
+    assert_eq!(bucket.get(P, &slot(0)).await.unwrap().unwrap(), "again");
+    assert!(store.deliver().await.is_none());
+}
+
+#[tokio::test]
+async fn a_lack_of_rights_is_refused_at_once() {
+    let (store, bucket) = faulty();
+    store.inject(Rule::new(On::Put, Fault::Denied));
+    store.inject(Rule::new(On::Get, Fault::Denied));
+    assert!(matches!(
+        bucket.create_once(P, &slot(0), body("x")).await,
+        CreateOutcome::Refused(BucketError::Denied { .. })
+    ));
+    assert!(matches!(
+        bucket.get(P, &slot(0)).await,
+        Err(BucketError::Denied { .. })
+    ));
+    assert_eq!(bucket.usage().requests(P, Operation::Get), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_outlives_passing_trouble() {
+    let (store, bucket) = faulty();
+    bucket.create_once(P, &slot(0), body("firn")).await;
+    for fault in [
+        Fault::Throttled,
+        Fault::FailedBefore,
+        Fault::Hang,
+        Fault::Truncated,
+    ] {
+        store.inject(Rule::new(On::Get, fault).times(2));
+        assert_eq!(
+            bucket.get(P, &slot(0)).await.unwrap().unwrap(),
+            "firn",
+            "{fault:?}"
+        );
+        store.inject(Rule::new(On::Get, fault).times(2));
+        let range = bucket.get_range(P, &slot(0), 1..3).await.unwrap();
+        assert_eq!(range.unwrap(), "ir", "{fault:?}");
+    }
+    for fault in [Fault::Throttled, Fault::Hang] {
+        store.inject(Rule::new(On::List, fault).times(2));
+        let folder = layout::wal_stream(StreamId(1));
+        assert_eq!(
+            bucket.list(P, &folder, None, 10).await.unwrap().len(),
+            1,
+            "{fault:?}"
+        );
+        store.inject(Rule::new(On::Delete, fault));
+        bucket.delete(P, &[slot(7)]).await.unwrap();
+    }
+    assert!(!store.has_rules());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_ends_a_read_with_the_reason() {
+    let (store, bucket) = faulty();
+    store.set_outage(true);
+    let error = bucket.get(P, &slot(0)).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            BucketError::Unavailable {
+                attempts: retry::READ_ATTEMPTS_MAX,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    store.set_outage(false);
+    assert_eq!(bucket.get(P, &slot(0)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn requests_and_bytes_are_counted_by_purpose() {
+    let bucket = memory();
+    bucket
+        .create_once(Purpose::Wal, &slot(0), body("firn"))
+        .await;
+    bucket
+        .create_once(Purpose::Journal, &slot(0), body("firn"))
+        .await;
+    bucket
+        .get_range(Purpose::Fold, &slot(0), 0..2)
+        .await
+        .unwrap();
+    let usage = bucket.usage();
+    let row = |purpose| *usage.rows.iter().find(|r| r.purpose == purpose).unwrap();
+    assert_eq!(
+        (
+            row(Purpose::Wal).requests,
+            row(Purpose::Wal).errors,
+            row(Purpose::Wal).bytes_sent
+        ),
+        (1, 0, 4)
+    );
+    assert_eq!(
+        (
+            row(Purpose::Journal).errors,
+            row(Purpose::Journal).bytes_sent
+        ),
+        (1, 0)
+    );
+    assert_eq!(row(Purpose::Fold).bytes_received, 2);
+}

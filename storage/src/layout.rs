@@ -1,0 +1,292 @@
+//! Where everything lies: the one place that spells bucket keys and local file names.
+//!
+//! [`Place`] names an object, [`Place::key`] spells it and [`Place::parse`] reads it back, so that
+//! the two can never drift apart. Everything above deals in [`Key`]s, which only this file makes.
+//!
+//! Architecture invariant: pure functions; no IO. Keys are relative to the root prefix of the
+//! bucket's URL. Numbers are 16 lowercase hex digits, so that the order of keys is the order of
+//! numbers.
+
+use std::fmt;
+
+use firn_proto::ids::{ClusterId, CoordinatorEpoch, Incarnation, Slot, StreamId};
+
+/// The key of an object, or of a folder of objects, below the root prefix.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Box<str>);
+
+impl Key {
+    /// The key as text, without the root prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A key that a LIST of the bucket named. It need not be one of ours: see [`Place::parse`].
+    pub(crate) fn listed(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Every kind of object that Firn keeps in a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A slot of a broker's WAL stream.
+    WalSlot {
+        /// The stream.
+        stream: StreamId,
+        /// The slot in it.
+        slot: Slot,
+    },
+    /// The checkpoint object that a WAL slot names.
+    Checkpoint {
+        /// The stream whose slot names it.
+        stream: StreamId,
+        /// The slot that names it.
+        slot: Slot,
+    },
+    /// A slot of a coordinator epoch's journal stream.
+    JournalSlot {
+        /// The epoch whose stream this is.
+        epoch: CoordinatorEpoch,
+        /// The slot in it.
+        slot: Slot,
+    },
+    /// A snapshot of the coordinator's state after a journal slot.
+    Snapshot {
+        /// The epoch of the last slot covered.
+        epoch: CoordinatorEpoch,
+        /// The last slot covered.
+        slot: Slot,
+    },
+    /// The claim to a coordinator epoch: created once, never deleted.
+    EpochClaim(CoordinatorEpoch),
+    /// The id of the cluster that owns the bucket: created once.
+    Cluster,
+    /// Says that the full probe (I11) passed under the configuration with this hash.
+    ProbeMarker(u64),
+    /// What one incarnation of a broker tells its peers about itself.
+    Broker(Incarnation),
+    /// A scratch object of the probe, under a random name.
+    Scratch(u128),
+}
+
+const WAL: &str = "wal";
+const CHECKPOINT: &str = "checkpoint";
+const JOURNAL: &str = "meta/log";
+const SNAPSHOT: &str = "meta/snap";
+const EPOCH: &str = "meta/epoch";
+const CLUSTER: &str = "meta/cluster";
+const PROBE: &str = "meta/probe";
+const BROKER: &str = "meta/brokers";
+const SCRATCH: &str = "meta/scratch";
+
+impl Place {
+    /// The key of this object.
+    pub fn key(&self) -> Key {
+        let text = match *self {
+            Self::WalSlot { stream, slot } => {
+                format!("{WAL}/{}/{:016x}/{:016x}", spread(stream), stream.0, slot.0)
+            }
+            Self::Checkpoint { stream, slot } => {
+                format!(
+                    "{CHECKPOINT}/{}/{:016x}/{:016x}",
+                    spread(stream),
+                    stream.0,
+                    slot.0
+                )
+            }
+            Self::JournalSlot { epoch, slot } => {
+                format!("{JOURNAL}/{:016x}/{:016x}", epoch.0, slot.0)
+            }
+            Self::Snapshot { epoch, slot } => {
+                format!("{SNAPSHOT}/{:016x}-{:016x}", epoch.0, slot.0)
+            }
+            Self::EpochClaim(epoch) => format!("{EPOCH}/{:016x}", epoch.0),
+            Self::Cluster => CLUSTER.to_owned(),
+            Self::ProbeMarker(hash) => format!("{PROBE}/{hash:016x}"),
+            Self::Broker(incarnation) => format!("{BROKER}/{:016x}", incarnation.0),
+            Self::Scratch(name) => format!("{SCRATCH}/{name:032x}"),
+        };
+        Key(text.into())
+    }
+
+    /// What a key names; `None` if it is not one that [`Place::key`] spells.
+    pub fn parse(key: &str) -> Option<Self> {
+        let place = Self::parse_loosely(key)?;
+        (place.key().as_str() == key).then_some(place)
+    }
+
+    /// Reads the numbers of a key; the caller checks that they spell the same key again.
+    fn parse_loosely(key: &str) -> Option<Self> {
+        let parts: Vec<&str> = key.split('/').collect();
+        Some(match parts.as_slice() {
+            ["wal", _, stream, slot] => Self::WalSlot {
+                stream: StreamId(hex(stream)?),
+                slot: Slot(hex(slot)?),
+            },
+            ["checkpoint", _, stream, slot] => Self::Checkpoint {
+                stream: StreamId(hex(stream)?),
+                slot: Slot(hex(slot)?),
+            },
+            ["meta", "log", epoch, slot] => Self::JournalSlot {
+                epoch: CoordinatorEpoch(hex(epoch)?),
+                slot: Slot(hex(slot)?),
+            },
+            ["meta", "snap", name] => {
+                let (epoch, slot) = name.split_once('-')?;
+                Self::Snapshot {
+                    epoch: CoordinatorEpoch(hex(epoch)?),
+                    slot: Slot(hex(slot)?),
+                }
+            }
+            ["meta", "epoch", epoch] => Self::EpochClaim(CoordinatorEpoch(hex(epoch)?)),
+            ["meta", "cluster"] => Self::Cluster,
+            ["meta", "probe", hash] => Self::ProbeMarker(hex(hash)?),
+            ["meta", "brokers", incarnation] => Self::Broker(Incarnation(hex(incarnation)?)),
+            ["meta", "scratch", name] => Self::Scratch(u128::from_str_radix(name, 16).ok()?),
+            _ => return None,
+        })
+    }
+}
+
+/// The folder of a broker's WAL stream: all its slots, in order.
+pub fn wal_stream(stream: StreamId) -> Key {
+    Key(format!("{WAL}/{}/{:016x}", spread(stream), stream.0).into())
+}
+
+/// The folder of the checkpoint objects of a stream, in the order of their slots.
+pub fn checkpoints(stream: StreamId) -> Key {
+    Key(format!("{CHECKPOINT}/{}/{:016x}", spread(stream), stream.0).into())
+}
+
+/// The folder of one coordinator epoch's journal stream: all its slots, in order.
+pub fn journal_stream(epoch: CoordinatorEpoch) -> Key {
+    Key(format!("{JOURNAL}/{:016x}", epoch.0).into())
+}
+
+/// The folder of all snapshots, oldest first.
+pub fn snapshots() -> Key {
+    Key(SNAPSHOT.into())
+}
+
+/// The folder of all claims to coordinator epochs, in order.
+pub fn epoch_claims() -> Key {
+    Key(EPOCH.into())
+}
+
+/// The folder of what broker incarnations say about themselves.
+pub fn brokers() -> Key {
+    Key(BROKER.into())
+}
+
+/// The folder of the probe's scratch objects, which may be deleted at any time.
+pub fn scratch() -> Key {
+    Key(SCRATCH.into())
+}
+
+/// Name of the folder of the disk cache: carries the version of its byte layout, since foyer's is
+/// not stable between versions, and the cluster whose bytes it holds.
+pub fn disk_cache_dir(layout_version: &str, cluster: ClusterId) -> String {
+    format!("cache-{layout_version}-{cluster}")
+}
+
+/// What every name that [`disk_cache_dir`] makes begins with.
+pub const DISK_CACHE_PREFIX: &str = "cache-";
+
+/// Two hex digits that spread the streams over key prefixes: object stores count their request
+/// rates per prefix. The top byte of a Fibonacci hash, because stream ids are consecutive.
+fn spread(stream: StreamId) -> String {
+    format!("{:02x}", stream.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56)
+}
+
+fn hex(digits: &str) -> Option<u64> {
+    u64::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> Vec<Place> {
+        let stream = StreamId(0x1_0000_0002);
+        let slot = Slot(0xff);
+        let epoch = CoordinatorEpoch(7);
+        vec![
+            Place::WalSlot { stream, slot },
+            Place::Checkpoint { stream, slot },
+            Place::JournalSlot { epoch, slot },
+            Place::Snapshot { epoch, slot },
+            Place::EpochClaim(epoch),
+            Place::Cluster,
+            Place::ProbeMarker(u64::MAX),
+            Place::Broker(Incarnation(3)),
+            Place::Scratch(u128::MAX - 1),
+        ]
+    }
+
+    #[test]
+    fn every_key_reads_back_as_its_place() {
+        for place in places() {
+            assert_eq!(Place::parse(place.key().as_str()), Some(place), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_spelled_as_the_format_says() {
+        let spelled: Vec<String> = places().iter().map(|p| p.key().to_string()).collect();
+        assert_eq!(
+            spelled,
+            [
+                "wal/bb/0000000100000002/00000000000000ff",
+                "checkpoint/bb/0000000100000002/00000000000000ff",
+                "meta/log/0000000000000007/00000000000000ff",
+                "meta/snap/0000000000000007-00000000000000ff",
+                "meta/epoch/0000000000000007",
+                "meta/cluster",
+                "meta/probe/ffffffffffffffff",
+                "meta/brokers/0000000000000003",
+                "meta/scratch/fffffffffffffffffffffffffffffffe",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_not_spelled_exactly_is_not_ours() {
+        for key in [
+            "",
+            "wal",
+            "wal/00/0000000100000002/00000000000000ff",
+            "wal/15/100000002/ff",
+            "wal/bb/0000000100000002/00000000000000FF",
+            "wal/bb/0000000100000002/00000000000000ff/x",
+            "meta/snap/0000000000000007",
+            "meta/epoch/+000000000000007",
+        ] {
+            assert_eq!(Place::parse(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn slots_of_a_stream_lie_in_its_folder_in_order() {
+        let key = |slot| {
+            Place::WalSlot {
+                stream: StreamId(9),
+                slot: Slot(slot),
+            }
+            .key()
+        };
+        assert!(key(9) < key(10));
+        assert!(key(u64::from(u32::MAX)) < key(u64::from(u32::MAX) + 1));
+        assert!(
+            key(1)
+                .as_str()
+                .starts_with(wal_stream(StreamId(9)).as_str())
+        );
+    }
+}
