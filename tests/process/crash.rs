@@ -1,0 +1,116 @@
+//! `kill -9` in the middle of producing: nothing acknowledged is missing, doubled or out of order.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_tests::client::{Client, code};
+use firn_tests::history::History;
+use firn_tests::node::NodePlan;
+use firn_tests::producer::IdempotentProducer;
+use firn_tests::records::{ProducerFields, Record, encode_batch};
+use firn_tests::seed::Seed;
+use firn_tests::wait;
+
+use crate::{FIRN, assert_keeps, folder, forget_local_files, minio_for, node_on};
+
+const TOPIC: &str = "crash";
+const PARTITIONS: i32 = 3;
+const KILLS: usize = 10;
+
+#[test]
+fn ten_kills_lose_double_or_reorder_nothing_on_a_directory() {
+    let folder = folder();
+    let plan = NodePlan::on_directory(FIRN, folder.path());
+    let seed = Seed::from_environment("ten_kills_on_a_directory", 3);
+    ten_kills(&plan, seed, folder.path());
+}
+
+#[test]
+fn ten_kills_lose_double_or_reorder_nothing_on_s3() {
+    let folder = folder();
+    let test = "ten_kills_lose_double_or_reorder_nothing_on_s3";
+    let Some(minio) = minio_for(test, folder.path()) else {
+        return;
+    };
+    let plan = node_on(&minio, folder.path());
+    ten_kills(&plan, Seed::from_environment(test, 4), folder.path());
+}
+
+fn ten_kills(plan: &NodePlan, mut seed: Seed, folder: &Path) {
+    let mut node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(TOPIC, PARTITIONS, &[]);
+    let mut producer = IdempotentProducer::new(node.kafka(), TOPIC, PARTITIONS);
+    let mut written = 0;
+    for kill in 0..KILLS {
+        let before = producer.history.acknowledged_count();
+        for _ in 0..20 + seed.below(60) {
+            send_some(&mut producer, &mut seed, &mut written);
+        }
+        wait::pause(Duration::from_micros(seed.below(4000)));
+        node.kill();
+        // Half of the restarts find the disk as it was, half a new machine.
+        if kill % 2 == 1 {
+            forget_local_files(folder);
+        }
+        node = plan.start();
+        producer.reconnect();
+        assert!(producer.flush(), "the broker stays up after restart {kill}");
+        let acknowledged = producer.history.acknowledged_count() - before;
+        assert!(acknowledged > 0, "round {kill} acknowledged nothing");
+    }
+    let mut client = Client::connect(node.kafka()).unwrap();
+    assert_keeps(&producer.history, &mut client, TOPIC, PARTITIONS);
+    node.kill();
+    forget_local_files(folder);
+    let node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.wait_leaders(TOPIC, PARTITIONS);
+    assert_keeps(&producer.history, &mut client, TOPIC, PARTITIONS);
+    node.stop();
+}
+
+fn send_some(producer: &mut IdempotentProducer, seed: &mut Seed, written: &mut u64) {
+    let records: Vec<Record> = (0..1 + seed.below(8))
+        .map(|_| {
+            *written += 1;
+            Record::new("key", format!("value {written}"))
+        })
+        .collect();
+    let partition = i32::try_from(seed.below(PARTITIONS as u64)).unwrap();
+    assert!(producer.send(partition, &records), "the broker stays up");
+}
+
+/// acks=1 is answered after the local WAL's fsync: it survives a crash of the process, long
+/// before the slot is in the bucket.
+#[test]
+fn a_kill_loses_no_record_acknowledged_by_the_local_wal() {
+    let folder = folder();
+    let test = "a_kill_loses_no_record_acknowledged_by_the_local_wal";
+    let Some(minio) = minio_for(test, folder.path()) else {
+        return;
+    };
+    let plan = node_on(&minio, folder.path());
+    let mut history = History::default();
+    let mut node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(TOPIC, 1, &[]);
+    for round in 0..3 {
+        for at in 0..50 {
+            let value = Bytes::from(format!("round {round} record {at}"));
+            let record = Record::new("key", value.clone());
+            let batch = encode_batch(&[record], ProducerFields::NONE);
+            history.sent(0, std::slice::from_ref(&value));
+            let produced = client.produce_with_acks(TOPIC, 0, batch, 1).unwrap();
+            assert_eq!(produced.error, code::NONE);
+            history.acknowledged(0, produced.base_offset, &[value]);
+        }
+        node.kill();
+        node = plan.start();
+        client = Client::connect(node.kafka()).unwrap();
+        client.wait_leaders(TOPIC, 1);
+    }
+    assert_keeps(&history, &mut client, TOPIC, 1);
+    node.stop();
+}

@@ -1,0 +1,101 @@
+//! Starting and stopping: in order, and with an error that says what to do.
+
+use std::fs;
+use std::time::Duration;
+
+use firn_tests::client::{Client, code};
+use firn_tests::node::NodePlan;
+use firn_tests::records::{ProducerFields, Record, encode_batch};
+use firn_tests::wait;
+
+use crate::{FIRN, folder};
+
+#[test]
+fn sigterm_ends_the_broker_with_success_and_keeps_what_it_held() {
+    let folder = folder();
+    let plan = NodePlan::on_directory(FIRN, folder.path());
+    let node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic("kept", 1, &[]);
+    let batch = encode_batch(&[Record::new("k", "v")], ProducerFields::NONE);
+    assert_eq!(client.produce("kept", 0, batch).unwrap().error, code::NONE);
+    node.stop();
+    let node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.wait_leaders("kept", 1);
+    assert_eq!(client.read("kept", 0, 0).len(), 1);
+    node.stop();
+}
+
+#[test]
+fn sigterm_ends_the_broker_while_a_fetch_waits() {
+    let folder = folder();
+    let node = NodePlan::on_directory(FIRN, folder.path()).start();
+    let address = node.kafka();
+    let mut client = Client::connect(address).unwrap();
+    client.create_topic("quiet", 1, &[]);
+    let waiting = std::thread::spawn(move || {
+        let mut client = Client::connect(address).unwrap();
+        // Either answer is right: an empty one, or a closed connection.
+        while client.fetch("quiet", 0, 0).is_ok() {}
+    });
+    node.stop();
+    waiting.join().unwrap();
+}
+
+#[test]
+fn health_and_metrics_are_served() {
+    let folder = folder();
+    let node = NodePlan::on_directory(FIRN, folder.path()).start();
+    assert_eq!(node.http_get("/livez").unwrap().0, 200);
+    assert_eq!(node.http_get("/readyz").unwrap().0, 200);
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic("measured", 1, &[]);
+    let batch = encode_batch(&[Record::new("k", "v")], ProducerFields::NONE);
+    assert_eq!(client.produce("measured", 0, batch).unwrap().error, code::NONE);
+    let (status, metrics) = node.http_get("/metrics").unwrap();
+    assert_eq!(status, 200);
+    for word in ["# TYPE", "measured", "bucket", "wal"] {
+        assert!(metrics.contains(word), "no {word} in:\n{metrics}");
+    }
+    assert_eq!(node.http_get("/nothing").unwrap().0, 404);
+    node.stop();
+}
+
+#[test]
+fn an_unknown_setting_is_refused_with_a_suggestion() {
+    let folder = folder();
+    let plan = NodePlan::on_directory(FIRN, folder.path()).with_setting("wal.puts.per.secnd=1");
+    let mut node = plan.launch();
+    let status = node.process.wait(Duration::from_secs(20));
+    assert!(!status.success());
+    let output = node.process.output();
+    assert!(output.contains("wal.puts.per.second"), "no suggestion in:\n{output}");
+}
+
+#[test]
+fn an_open_door_to_the_world_needs_to_be_asked_for() {
+    let folder = folder();
+    let plan = NodePlan::on_directory(FIRN, folder.path())
+        .with_argument("--listener")
+        .with_argument("OUTSIDE=PLAINTEXT://0.0.0.0:0");
+    let mut node = plan.launch();
+    let status = node.process.wait(Duration::from_secs(20));
+    assert!(!status.success());
+    let output = node.process.output();
+    assert!(output.contains("--insecure"), "no way out in:\n{output}");
+}
+
+#[test]
+fn a_bucket_that_is_a_file_is_refused_by_name() {
+    let folder = folder();
+    let file = folder.path().join("not-a-folder");
+    fs::write(&file, "x").unwrap();
+    let plan = NodePlan::on_bucket(FIRN, folder.path(), &format!("file://{}", file.display()));
+    let mut node = plan.launch();
+    let status = node.process.wait(wait::PATIENCE);
+    assert!(!status.success());
+    let output = node.process.output();
+    assert!(output.contains("not-a-folder"), "the error names it:\n{output}");
+    assert!(!output.contains("panicked"), "{output}");
+}

@@ -1,0 +1,80 @@
+//! The real binary as a process of its own: the main job on real input, `kill -9`, hostile frames,
+//! a store that dies or lies, disks that fill up. Declared in `broker/Cargo.toml`, because cargo
+//! builds the `firn` binary only for targets of its own package.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the functions between tests panic as tests do"
+)]
+
+mod crash;
+mod damage;
+mod flights;
+mod groups;
+mod hostile;
+mod lifecycle;
+mod outage;
+
+use std::fs;
+use std::path::Path;
+
+use firn_tests::client::Client;
+use firn_tests::history::History;
+use firn_tests::minio::{self, Minio};
+use firn_tests::node::NodePlan;
+use firn_tests::requirement;
+use tempfile::TempDir;
+
+/// The binary under test.
+const FIRN: &str = env!("CARGO_BIN_EXE_firn");
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// A MinIO server, or the reason why the test does not run here.
+fn minio_for(test: &str, folder: &Path) -> Option<Minio> {
+    let Some(binary) = minio::binary() else {
+        requirement::skip(test, "MinIO");
+        return None;
+    };
+    Some(Minio::start(&binary, folder))
+}
+
+/// A broker on MinIO with its local WAL where [`forget_local_files`] finds it.
+fn node_on(minio: &Minio, folder: &Path) -> NodePlan {
+    minio
+        .node(FIRN, folder, "cluster")
+        .with_wal(&folder.join("wal"))
+}
+
+/// Deletes every local file of a broker in `folder`, the bucket and the logs aside.
+fn forget_local_files(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "bucket" || name == "minio" || name.ends_with(".log") {
+            continue;
+        }
+        if entry.path().is_dir() {
+            fs::remove_dir_all(entry.path()).unwrap();
+        } else {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+/// Reads every partition to its end and asserts that the log keeps to what was acknowledged.
+fn assert_keeps(history: &History, client: &mut Client, topic: &str, partitions: i32) {
+    let mut faults = Vec::new();
+    for partition in 0..partitions {
+        let log = client.read(topic, partition, 0);
+        faults.extend(history.faults(partition, &log));
+    }
+    assert!(
+        faults.is_empty(),
+        "{} faults in {topic}, first: {:#?}",
+        faults.len(),
+        &faults[..faults.len().min(10)]
+    );
+}

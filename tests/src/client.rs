@@ -1,0 +1,327 @@
+//! The oracle client: topics, produce, fetch, offsets. Blocking, one broker, no retry beyond what
+//! a method says: a test decides what an error means.
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    BrokerId, CreateTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, MetadataResponse, ProduceRequest, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use crate::records::{ProducerFields, StoredRecord, decode_batches};
+use crate::wait;
+use crate::wire::Connection;
+
+/// Produce with topics by name.
+pub const PRODUCE_VERSION: i16 = 9;
+const FETCH_VERSION: i16 = 12;
+const LIST_OFFSETS_VERSION: i16 = 7;
+const METADATA_VERSION: i16 = 12;
+const CREATE_TOPICS_VERSION: i16 = 7;
+const INIT_PRODUCER_ID_VERSION: i16 = 4;
+
+/// `ListOffsets` of the log's start.
+pub const EARLIEST: i64 = -2;
+/// `ListOffsets` of the next offset to read.
+pub const LATEST: i64 = -1;
+
+/// Errors of the protocol, as far as the tests tell them apart.
+pub mod code {
+    /// No error.
+    pub const NONE: i16 = 0;
+    /// The offset is outside the log.
+    pub const OFFSET_OUT_OF_RANGE: i16 = 1;
+    /// A batch fails its checksum or contradicts itself.
+    pub const CORRUPT_MESSAGE: i16 = 2;
+    /// No such topic or partition.
+    pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    /// The batch is larger than the topic takes.
+    pub const MESSAGE_TOO_LARGE: i16 = 10;
+    /// The group moves to its next generation.
+    pub const REBALANCE_IN_PROGRESS: i16 = 27;
+    /// This version of the API is not served.
+    pub const UNSUPPORTED_VERSION: i16 = 35;
+    /// The topic is there already.
+    pub const TOPIC_ALREADY_EXISTS: i16 = 36;
+    /// The record format is not taken.
+    pub const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
+    /// A sequence has a gap before it.
+    pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+    /// The join must be repeated with the member id that came with this.
+    pub const MEMBER_ID_REQUIRED: i16 = 79;
+    /// A record is refused.
+    pub const INVALID_RECORD: i16 = 87;
+}
+
+/// What the broker said to one batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Produced {
+    /// An error of [`code`].
+    pub error: i16,
+    /// The offset of the batch's first record.
+    pub base_offset: i64,
+}
+
+/// What the broker said to one fetch of one partition.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// An error of [`code`].
+    pub error: i16,
+    /// The end of what may be read.
+    pub high_watermark: i64,
+    /// Whole batches, the last perhaps cut.
+    pub batches: Bytes,
+}
+
+/// A client of one broker.
+#[derive(Debug)]
+pub struct Client {
+    /// The connection, for requests this type has no method for.
+    pub connection: Connection,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn connect(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            connection: Connection::open(address)?,
+        })
+    }
+
+    /// Makes a topic and waits until each partition has a leader.
+    ///
+    /// # Panics
+    /// When the broker refuses; a topic that is there already is no refusal.
+    pub fn create_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+        let configs = configs.iter().map(|(name, value)| {
+            CreatableTopicConfig::default()
+                .with_name(StrBytes::from_string((*name).to_owned()))
+                .with_value(Some(StrBytes::from_string((*value).to_owned())))
+        });
+        let topic = CreatableTopic::default()
+            .with_name(topic_name(name))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1)
+            .with_configs(configs.collect());
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![topic])
+            .with_timeout_ms(30_000);
+        let response = self.connection.call(CREATE_TOPICS_VERSION, &request);
+        let topic = response.expect("CreateTopics is answered").topics.remove(0);
+        assert!(
+            [code::NONE, code::TOPIC_ALREADY_EXISTS].contains(&topic.error_code),
+            "cannot create {name}: error {} {:?}",
+            topic.error_code,
+            topic.error_message
+        );
+        self.wait_leaders(name, partitions);
+    }
+
+    /// Waits until every partition of the topic has a leader.
+    pub fn wait_leaders(&mut self, name: &str, partitions: i32) {
+        wait::until("leaders of all partitions", wait::PATIENCE, || {
+            let metadata = self.metadata(name).expect("Metadata is answered");
+            let topic = metadata.topics.first()?;
+            let led = topic.partitions.iter().filter(|partition| {
+                partition.error_code == code::NONE && partition.leader_id.0 >= 0
+            });
+            (led.count() == partitions as usize).then_some(())
+        });
+    }
+
+    /// Metadata of one topic, which is not created by asking.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn metadata(&mut self, name: &str) -> io::Result<MetadataResponse> {
+        let topic = MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let request = MetadataRequest::default()
+            .with_topics(Some(vec![topic]))
+            .with_allow_auto_topic_creation(false);
+        self.connection.call(METADATA_VERSION, &request)
+    }
+
+    /// A new producer id for idempotent producing.
+    ///
+    /// # Panics
+    /// When the broker gives none within the harness's patience.
+    pub fn init_producer(&mut self) -> ProducerFields {
+        wait::until("a producer id", wait::PATIENCE, || {
+            let request = InitProducerIdRequest::default()
+                .with_transactional_id(None)
+                .with_transaction_timeout_ms(60_000);
+            let response = self
+                .connection
+                .call(INIT_PRODUCER_ID_VERSION, &request)
+                .expect("InitProducerId is answered");
+            (response.error_code == code::NONE).then_some(ProducerFields {
+                id: response.producer_id.0,
+                epoch: response.producer_epoch,
+                base_sequence: 0,
+            })
+        })
+    }
+
+    /// Produces one batch with acks=all and waits for the answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn produce(&mut self, topic: &str, partition: i32, batch: Bytes) -> io::Result<Produced> {
+        self.produce_with_acks(topic, partition, batch, -1)
+    }
+
+    /// Produces one batch and waits for the answer; `acks` is 1 or -1.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn produce_with_acks(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        batch: Bytes,
+        acks: i16,
+    ) -> io::Result<Produced> {
+        let request = produce_request(topic, partition, batch, acks);
+        self.connection.send(PRODUCE_VERSION, &request)?;
+        self.receive_produced()
+    }
+
+    /// Sends one batch with acks=all; [`Self::receive_produced`] has its answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn send_produce(&mut self, topic: &str, partition: i32, batch: Bytes) -> io::Result<()> {
+        let request = produce_request(topic, partition, batch, -1);
+        self.connection.send(PRODUCE_VERSION, &request)
+    }
+
+    /// The answer to the oldest batch that has none.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn receive_produced(&mut self) -> io::Result<Produced> {
+        let response = self.connection.receive::<ProduceRequest>(PRODUCE_VERSION)?;
+        let partition = &response.responses[0].partition_responses[0];
+        Ok(Produced {
+            error: partition.error_code,
+            base_offset: partition.base_offset,
+        })
+    }
+
+    /// Fetches from one partition, waiting up to half a second for a first byte.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> io::Result<Fetched> {
+        let wanted = FetchPartition::default()
+            .with_partition(partition)
+            .with_current_leader_epoch(-1)
+            .with_fetch_offset(offset)
+            .with_last_fetched_epoch(-1)
+            .with_log_start_offset(-1)
+            .with_partition_max_bytes(1024 * 1024);
+        let topic = FetchTopic::default()
+            .with_topic(topic_name(topic))
+            .with_partitions(vec![wanted]);
+        let request = FetchRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_max_wait_ms(500)
+            .with_min_bytes(1)
+            .with_max_bytes(16 * 1024 * 1024)
+            .with_session_id(0)
+            .with_session_epoch(-1)
+            .with_topics(vec![topic]);
+        let response = self.connection.call(FETCH_VERSION, &request)?;
+        let partition = &response.responses[0].partitions[0];
+        Ok(Fetched {
+            error: partition.error_code,
+            high_watermark: partition.high_watermark,
+            batches: partition.records.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Everything from `from` up to the partition's end as it is at the call.
+    ///
+    /// # Panics
+    /// When the broker answers an error, or no record where the log has one.
+    pub fn read(&mut self, topic: &str, partition: i32, from: i64) -> Vec<StoredRecord> {
+        let end = self.list_offset(topic, partition, LATEST);
+        let mut records = Vec::new();
+        let mut next = from;
+        while next < end {
+            let fetched = self
+                .fetch(topic, partition, next)
+                .expect("Fetch is answered");
+            assert_eq!(fetched.error, code::NONE, "{topic}/{partition} at {next}");
+            let before = records.len();
+            for stored in decode_batches(fetched.batches) {
+                // A batch that spans the asked offset is served whole.
+                if stored.offset >= next {
+                    records.push(stored);
+                }
+            }
+            assert!(
+                records.len() > before,
+                "{topic}/{partition}: nothing at {next} of {end}"
+            );
+            next = records[records.len() - 1].offset + 1;
+        }
+        records
+    }
+
+    /// The offset `ListOffsets` answers for a timestamp or for [`EARLIEST`], [`LATEST`].
+    ///
+    /// # Panics
+    /// When the broker answers an error.
+    pub fn list_offset(&mut self, topic: &str, partition: i32, timestamp: i64) -> i64 {
+        let wanted = ListOffsetsPartition::default()
+            .with_partition_index(partition)
+            .with_current_leader_epoch(-1)
+            .with_timestamp(timestamp);
+        let topic = ListOffsetsTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(vec![wanted]);
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_topics(vec![topic]);
+        let response = self.connection.call(LIST_OFFSETS_VERSION, &request);
+        let answer = response.expect("ListOffsets is answered");
+        let partition = &answer.topics[0].partitions[0];
+        assert_eq!(
+            partition.error_code,
+            code::NONE,
+            "ListOffsets of {timestamp}"
+        );
+        partition.offset
+    }
+}
+
+/// A produce request of one batch.
+pub fn produce_request(topic: &str, partition: i32, batch: Bytes, acks: i16) -> ProduceRequest {
+    let data = PartitionProduceData::default()
+        .with_index(partition)
+        .with_records(Some(batch));
+    let topic = TopicProduceData::default()
+        .with_name(topic_name(topic))
+        .with_partition_data(vec![data]);
+    ProduceRequest::default()
+        .with_acks(acks)
+        .with_timeout_ms(30_000)
+        .with_topic_data(vec![topic])
+}
+
+/// A topic's name as the protocol crate has it.
+pub fn topic_name(name: &str) -> TopicName {
+    TopicName(StrBytes::from_string(name.to_owned()))
+}

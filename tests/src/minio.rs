@@ -1,0 +1,94 @@
+//! A real S3 server: MinIO, started on free ports, frozen and killed at will.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::node::NodePlan;
+use crate::process::Process;
+use crate::requirement::{cache_folder, program};
+use crate::{ports, wait};
+
+/// User and password of the server.
+const SECRET: &str = "minioadmin";
+/// The bucket the tests use.
+const BUCKET: &str = "firn-test";
+
+/// The MinIO binary: `FIRN_MINIO`, else where `.ci/run` puts it, else of the search path.
+pub fn binary() -> Option<PathBuf> {
+    std::env::var_os("FIRN_MINIO")
+        .map(PathBuf::from)
+        .or_else(|| cache_folder().map(|folder| folder.join("bin/minio")))
+        .filter(|path| path.is_file())
+        .or_else(|| program("minio"))
+}
+
+/// A running server with one empty bucket. Dropping it kills it.
+#[derive(Debug)]
+pub struct Minio {
+    /// The process itself, for freezing.
+    pub process: Process,
+    binary: PathBuf,
+    folder: PathBuf,
+    address: SocketAddr,
+    console: SocketAddr,
+}
+
+impl Minio {
+    /// Starts a server that keeps its objects below `folder`.
+    pub fn start(binary: &Path, folder: &Path) -> Self {
+        // A folder of the server's folder is a bucket to MinIO.
+        fs::create_dir_all(folder.join("minio").join(BUCKET)).expect("a folder for the bucket");
+        let (address, console) = (ports::free(), ports::free());
+        let minio = Self {
+            process: launch(binary, folder, address, console),
+            binary: binary.to_path_buf(),
+            folder: folder.to_path_buf(),
+            address,
+            console,
+        };
+        minio.wait_open();
+        minio
+    }
+
+    /// Starts it again at the same address, over the same objects, after its process was killed.
+    pub fn restart(&mut self) {
+        self.process = launch(&self.binary, &self.folder, self.address, self.console);
+        self.wait_open();
+    }
+
+    /// The bucket's URL with `prefix`, as `--bucket` takes it.
+    pub fn url(&self, prefix: &str) -> String {
+        format!(
+            "s3://{BUCKET}/{prefix}?endpoint=http://{}&region=us-east-1&path_style=true",
+            self.address
+        )
+    }
+
+    /// A broker on this server's bucket.
+    pub fn node(&self, built: &str, folder: &Path, prefix: &str) -> NodePlan {
+        NodePlan::on_bucket(built, folder, &self.url(prefix))
+            .with_environment("AWS_ACCESS_KEY_ID", SECRET)
+            .with_environment("AWS_SECRET_ACCESS_KEY", SECRET)
+    }
+
+    fn wait_open(&self) {
+        wait::until("MinIO to serve", wait::PATIENCE, || {
+            let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+            stream.is_ok().then_some(())
+        });
+    }
+}
+
+fn launch(binary: &Path, folder: &Path, address: SocketAddr, console: SocketAddr) -> Process {
+    let mut command = Command::new(binary);
+    command
+        .args(["server", "--quiet", "--address", &address.to_string()])
+        .args(["--console-address", &console.to_string()])
+        .arg(folder.join("minio"))
+        .env("MINIO_ROOT_USER", SECRET)
+        .env("MINIO_ROOT_PASSWORD", SECRET);
+    Process::spawn("minio", command, &folder.join("minio.log"))
+}

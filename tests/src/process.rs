@@ -1,0 +1,140 @@
+//! A child process that never outlives its owner, what it wrote, and what it costs, read from
+//! `/proc`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crate::wait;
+
+/// Clock ticks per second of `/proc/<pid>/stat`: fixed on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A running child. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    output: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; what it writes goes to the file `output`, after what is there.
+    pub fn spawn(name: &str, mut command: Command, output: &Path) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(output)
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", output.display()));
+        let errors = file
+            .try_clone()
+            .expect("a second handle of the output file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(errors)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            output: output.to_path_buf(),
+        }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it wrote so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.output).unwrap_or_default()).into_owned()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    /// Sends the signal of that name (`TERM`, `STOP`, `CONT`).
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.id().to_string())
+            .status()
+            .expect("the kill program");
+        assert!(status.success(), "cannot send {name} to {}", self.name);
+    }
+
+    /// Ends it at once, as `kill -9` and a crash do.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it does not, with what it wrote.
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let started = wait::Stopwatch::start();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(
+                started.elapsed() < patience,
+                "{} did not end; it wrote:\n{}",
+                self.name,
+                self.output()
+            );
+            wait::pause(Duration::from_millis(5));
+        }
+    }
+
+    /// Resident memory in bytes, now.
+    pub fn resident_bytes(&self) -> u64 {
+        status_field(self.id(), "VmRSS:")
+    }
+
+    /// The most resident memory it ever had, in bytes.
+    pub fn resident_bytes_peak(&self) -> u64 {
+        status_field(self.id(), "VmHWM:")
+    }
+
+    /// CPU seconds it used so far, user and kernel, all threads.
+    pub fn cpu_seconds(&self) -> f64 {
+        cpu_seconds(self.id())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// CPU seconds of process `id` so far, user and kernel.
+pub fn cpu_seconds(id: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("a process that runs");
+    let after_name = stat.rsplit_once(')').expect("stat names the program").1;
+    let ticks: f64 = after_name
+        .split_ascii_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<f64>().expect("a number of ticks"))
+        .sum();
+    ticks / TICKS_PER_SECOND
+}
+
+fn status_field(id: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("a process that runs");
+    let line = status.lines().find(|line| line.starts_with(field));
+    let kibibytes: u64 = line
+        .and_then(|line| line.split_ascii_whitespace().nth(1))
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no {field} in /proc/{id}/status"));
+    kibibytes * 1024
+}
