@@ -78,7 +78,10 @@ fn a_damaged_wal_object_is_never_served() {
     let mut client = Client::connect(node.kafka()).unwrap();
     let whole = client.read(TOPIC, 1, 0);
     let faults = producer.history.faults(1, &whole);
-    assert!(faults.is_empty(), "the other partition is whole: {faults:?}");
+    assert!(
+        faults.is_empty(),
+        "the other partition is whole: {faults:?}"
+    );
     let log = node.process.output();
     assert!(log.contains("corrupt"), "the log names the damage:\n{log}");
     assert!(!log.contains("panicked"), "{log}");
@@ -102,7 +105,9 @@ fn a_damaged_front_of_any_object_serves_no_wrong_byte() {
             if !node.process.is_running() {
                 return Some(false);
             }
-            let ready = node.http_get("/readyz").is_some_and(|(status, _)| status == 200);
+            let ready = node
+                .http_get("/readyz")
+                .is_some_and(|(status, _)| status == 200);
             ready.then_some(true)
         });
         if served {

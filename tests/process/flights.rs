@@ -38,7 +38,11 @@ fn flights_come_back(plan: &NodePlan, forget: impl Fn()) {
     let mut client = Client::connect(node.kafka()).unwrap();
     client.create_topic(TOPIC, PARTITIONS, &[]);
     produce(node.kafka(), &expected);
-    assert_holds(&mut client, &expected, "hot, from the broker that took them");
+    assert_holds(
+        &mut client,
+        &expected,
+        "hot, from the broker that took them",
+    );
     node.stop();
 
     forget();
@@ -77,11 +81,22 @@ fn assert_holds(client: &mut Client, expected: &BTreeMap<i32, Vec<Flight>>, read
     for partition in 0..PARTITIONS {
         let log = client.read(TOPIC, partition, 0);
         let wanted = expected.get(&partition).map_or(&[][..], Vec::as_slice);
-        assert_eq!(log.len(), wanted.len(), "records of partition {partition}, read {read}");
+        assert_eq!(
+            log.len(),
+            wanted.len(),
+            "records of partition {partition}, read {read}"
+        );
         for (at, (stored, flight)) in log.iter().zip(wanted).enumerate() {
-            assert_eq!(stored.offset, i64::try_from(at).unwrap(), "offset, read {read}");
+            assert_eq!(
+                stored.offset,
+                i64::try_from(at).unwrap(),
+                "offset, read {read}"
+            );
             let record = Record::new(flight.origin.clone(), flight.line.clone());
-            assert_eq!(stored.record, record, "record {at} of {partition}, read {read}");
+            assert_eq!(
+                stored.record, record,
+                "record {at} of {partition}, read {read}"
+            );
         }
     }
 }

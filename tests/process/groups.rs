@@ -50,9 +50,17 @@ fn two_consumers_share_partitions_and_resume_after_a_restart() {
         }
     }
     resumed.sort_unstable();
-    assert_eq!(resumed, (0..PARTITIONS).collect::<Vec<_>>(), "each partition has one reader");
+    assert_eq!(
+        resumed,
+        (0..PARTITIONS).collect::<Vec<_>>(),
+        "each partition has one reader"
+    );
     for offsets in read.values() {
-        assert_eq!(*offsets, (0..RECORDS as i64).collect::<Vec<_>>(), "each record once");
+        assert_eq!(
+            *offsets,
+            (0..RECORDS as i64).collect::<Vec<_>>(),
+            "each record once"
+        );
     }
     first.leave();
     second.leave();

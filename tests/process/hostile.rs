@@ -30,7 +30,11 @@ fn broker() -> (TempDir, Node) {
 
 /// The broker lives, serves, and has not grown.
 fn assert_unharmed(node: &mut Node) {
-    assert!(node.process.is_running(), "it wrote:\n{}", node.process.output());
+    assert!(
+        node.process.is_running(),
+        "it wrote:\n{}",
+        node.process.output()
+    );
     let log = node.process.output();
     assert!(!log.contains("panicked"), "a panic is in the log:\n{log}");
     let peak = node.process.resident_bytes_peak();
@@ -70,7 +74,10 @@ fn assert_closed(node: &Node, what: &str, bytes: &[u8]) {
     let mut connection = Connection::open(node.kafka()).unwrap();
     let _ = connection.send_bytes(bytes);
     let closed = connection.wait_closed();
-    assert!(closed.is_ok(), "{what}: the connection stays open ({closed:?})");
+    assert!(
+        closed.is_ok(),
+        "{what}: the connection stays open ({closed:?})"
+    );
 }
 
 #[test]
@@ -91,7 +98,9 @@ fn hostile_array_lengths_take_no_memory_in_any_api() {
         &[0x7f, 0xff, 0xff, 0xff],
         &[0xff, 0xff, 0xff, 0xff, 0x0f],
         &[0, 0x7f, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff],
-        &[0, 0xff, 0xff, 0xff, 0xff, 0x07, 0xff, 0xff, 0xff, 0xff, 0x07],
+        &[
+            0, 0xff, 0xff, 0xff, 0xff, 0x07, 0xff, 0xff, 0xff, 0xff, 0x07,
+        ],
     ];
     for api in API_KEYS {
         for version in 0..18 {
@@ -140,7 +149,11 @@ fn an_unknown_version_of_api_versions_is_answered_in_version_0() {
     let mut connection = Connection::open(node.kafka()).unwrap();
     connection.send_bytes(&request(18, 99, &[0])).unwrap();
     let answer = connection.receive_frame().unwrap();
-    assert_eq!(&answer[..4], 7_i32.to_be_bytes(), "the correlation id comes back");
+    assert_eq!(
+        &answer[..4],
+        7_i32.to_be_bytes(),
+        "the correlation id comes back"
+    );
     assert_eq!(&answer[4..6], code::UNSUPPORTED_VERSION.to_be_bytes());
     // And the connection lives on, for the client that asks again.
     let next = ApiVersionsRequest::default();
@@ -224,12 +237,18 @@ fn a_batch_above_the_topics_limit_is_refused_and_a_large_one_within_it_is_taken(
 
     client.create_topic("large", 1, &[("max.message.bytes", "20000000")]);
     let larger_than_a_slot = Record::new("k", vec![b'y'; 12 * 1024 * 1024]);
-    let batch = encode_batch(std::slice::from_ref(&larger_than_a_slot), ProducerFields::NONE);
+    let batch = encode_batch(
+        std::slice::from_ref(&larger_than_a_slot),
+        ProducerFields::NONE,
+    );
     let produced = client.produce("large", 0, batch).unwrap();
     assert_eq!(produced.error, code::NONE);
     let log = client.read("large", 0, 0);
     assert_eq!(log.len(), 1);
-    assert!(log[0].record == larger_than_a_slot, "12 MiB come back as they were");
+    assert!(
+        log[0].record == larger_than_a_slot,
+        "12 MiB come back as they were"
+    );
     assert_unharmed(&mut node);
 }
 
@@ -301,7 +320,9 @@ fn a_pipelined_connection_is_answered_in_order() {
     let mut connection = Connection::open(node.kafka()).unwrap();
     for at in 0..50 {
         let batch = encode_batch(&[Record::new("k", format!("{at}"))], ProducerFields::NONE);
-        connection.send(9, &produce_request(TOPIC, 0, batch, -1)).unwrap();
+        connection
+            .send(9, &produce_request(TOPIC, 0, batch, -1))
+            .unwrap();
     }
     let mut offsets = Vec::new();
     for _ in 0..50 {
@@ -310,6 +331,9 @@ fn a_pipelined_connection_is_answered_in_order() {
         assert_eq!(partition.error_code, code::NONE);
         offsets.push(partition.base_offset);
     }
-    assert!(offsets.is_sorted(), "appends keep the order of the requests: {offsets:?}");
+    assert!(
+        offsets.is_sorted(),
+        "appends keep the order of the requests: {offsets:?}"
+    );
     assert_unharmed(&mut node);
 }

@@ -52,7 +52,10 @@ fn health_and_metrics_are_served() {
     let mut client = Client::connect(node.kafka()).unwrap();
     client.create_topic("measured", 1, &[]);
     let batch = encode_batch(&[Record::new("k", "v")], ProducerFields::NONE);
-    assert_eq!(client.produce("measured", 0, batch).unwrap().error, code::NONE);
+    assert_eq!(
+        client.produce("measured", 0, batch).unwrap().error,
+        code::NONE
+    );
     let (status, metrics) = node.http_get("/metrics").unwrap();
     assert_eq!(status, 200);
     for word in ["# TYPE", "measured", "bucket", "wal"] {
@@ -70,7 +73,10 @@ fn an_unknown_setting_is_refused_with_a_suggestion() {
     let status = node.process.wait(Duration::from_secs(20));
     assert!(!status.success());
     let output = node.process.output();
-    assert!(output.contains("wal.puts.per.second"), "no suggestion in:\n{output}");
+    assert!(
+        output.contains("wal.puts.per.second"),
+        "no suggestion in:\n{output}"
+    );
 }
 
 #[test]
@@ -96,6 +102,9 @@ fn a_bucket_that_is_a_file_is_refused_by_name() {
     let status = node.process.wait(wait::PATIENCE);
     assert!(!status.success());
     let output = node.process.output();
-    assert!(output.contains("not-a-folder"), "the error names it:\n{output}");
+    assert!(
+        output.contains("not-a-folder"),
+        "the error names it:\n{output}"
+    );
     assert!(!output.contains("panicked"), "{output}");
 }

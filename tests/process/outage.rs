@@ -29,7 +29,10 @@ fn producing_survives(plan: &NodePlan, outage: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let outage = scope.spawn(outage);
         send(&mut producer, "during", 200);
-        assert!(producer.flush(), "the broker stays up and answers in the end");
+        assert!(
+            producer.flush(),
+            "the broker stays up and answers in the end"
+        );
         outage.join().unwrap();
     });
     send(&mut producer, "after", 50);
@@ -56,8 +59,10 @@ fn send(producer: &mut IdempotentProducer, when: &str, count: usize) {
 #[test]
 fn a_store_that_freezes_and_thaws_loses_nothing() {
     let folder = folder();
-    let Some(minio) = minio_for("a_store_that_freezes_and_thaws_loses_nothing", folder.path())
-    else {
+    let Some(minio) = minio_for(
+        "a_store_that_freezes_and_thaws_loses_nothing",
+        folder.path(),
+    ) else {
         return;
     };
     let plan = node_on(&minio, folder.path());
@@ -71,8 +76,10 @@ fn a_store_that_freezes_and_thaws_loses_nothing() {
 #[test]
 fn a_store_that_dies_and_comes_back_loses_nothing() {
     let folder = folder();
-    let Some(mut minio) = minio_for("a_store_that_dies_and_comes_back_loses_nothing", folder.path())
-    else {
+    let Some(mut minio) = minio_for(
+        "a_store_that_dies_and_comes_back_loses_nothing",
+        folder.path(),
+    ) else {
         return;
     };
     let plan = node_on(&minio, folder.path());
@@ -87,8 +94,10 @@ fn a_store_that_dies_and_comes_back_loses_nothing() {
 #[test]
 fn a_broker_started_before_its_store_waits_for_it() {
     let folder = folder();
-    let Some(mut minio) = minio_for("a_broker_started_before_its_store_waits_for_it", folder.path())
-    else {
+    let Some(mut minio) = minio_for(
+        "a_broker_started_before_its_store_waits_for_it",
+        folder.path(),
+    ) else {
         return;
     };
     minio.process.kill();
@@ -96,7 +105,11 @@ fn a_broker_started_before_its_store_waits_for_it() {
     wait::until("a line about the bucket", wait::PATIENCE, || {
         node.process.output().contains("bucket").then_some(())
     });
-    assert!(node.process.is_running(), "it wrote:\n{}", node.process.output());
+    assert!(
+        node.process.is_running(),
+        "it wrote:\n{}",
+        node.process.output()
+    );
     minio.restart();
     node.wait_ready();
     node.stop();
@@ -140,12 +153,17 @@ fn a_disk_too_small_for_the_local_wal_is_named_at_start() {
     let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), "64k") else {
         return;
     };
-    let plan = minio.node(crate::FIRN, folder.path(), "cluster").with_wal(&disk.0);
+    let plan = minio
+        .node(crate::FIRN, folder.path(), "cluster")
+        .with_wal(&disk.0);
     let mut node = plan.launch();
     let status = node.process.wait(wait::PATIENCE);
     assert!(!status.success());
     let output = node.process.output();
-    assert!(output.contains("space"), "the error says what is full:\n{output}");
+    assert!(
+        output.contains("space"),
+        "the error says what is full:\n{output}"
+    );
     assert!(output.contains("small"), "the error says where:\n{output}");
 }
 
@@ -159,7 +177,9 @@ fn a_disk_that_fills_up_under_the_local_wal_loses_nothing() {
     let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), "300m") else {
         return;
     };
-    let plan = minio.node(crate::FIRN, folder.path(), "cluster").with_wal(&disk.0);
+    let plan = minio
+        .node(crate::FIRN, folder.path(), "cluster")
+        .with_wal(&disk.0);
     let ballast = disk.0.join("ballast");
     producing_survives(&plan, || {
         // Takes what is left of the disk until it is refused, and gives it back later.
