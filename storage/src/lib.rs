@@ -7,4 +7,5 @@
 pub mod bucket;
 pub mod layout;
 pub mod state;
+pub mod stream;
 pub mod wal;
