@@ -6,7 +6,9 @@
 
 pub mod cluster;
 pub mod env;
+pub mod error_code;
 pub mod ids;
 pub mod journal;
+pub mod kafka;
 pub mod limits;
 pub mod topic_name;

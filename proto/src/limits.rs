@@ -6,6 +6,15 @@
 /// Largest request frame a Kafka client may send, without the 4 bytes of its length
 /// (`socket.request.max.bytes`).
 pub const REQUEST_BYTES_MAX: usize = 100 * 1024 * 1024;
+/// What decoding a request may allocate, in bytes per byte of its frame: a list of names of ten
+/// characters takes four.
+pub const DECODE_EXPANSION_MAX: usize = 8;
+/// What decoding any request may allocate beyond that, in bytes.
+pub const DECODE_BYTES_FLOOR: usize = 64 * 1024;
+/// Tagged fields a structure on the wire may have; Kafka's have up to four.
+pub const TAGGED_FIELDS_MAX: usize = 64;
+/// Largest tagged field that is skipped because nobody here knows it.
+pub const TAGGED_FIELD_BYTES_MAX: usize = 64 * 1024;
 /// Default of `max.message.bytes`: the largest record batch a topic takes, as stored.
 pub const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// Largest `max.message.bytes` that a topic may be given.
