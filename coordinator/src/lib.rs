@@ -1,3 +1,11 @@
 //! Who owns what: the cluster state machine, its journal driver, and the group state machines.
 //!
 //! Architecture invariant: no socket, no Parquet, no bucket.
+//!
+//! - `command.rs`: the durable commands and their bytes
+//! - `state/`: the pure state machine that they change
+//! - `snapshot.rs`: the bytes of the whole state
+
+pub mod command;
+pub mod snapshot;
+pub mod state;

@@ -5,6 +5,7 @@
 //! who owns what.
 
 pub mod cluster;
+pub mod codec;
 pub mod env;
 pub mod error_code;
 pub mod ids;

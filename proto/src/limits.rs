@@ -34,6 +34,50 @@ pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Partitions in all fetch sessions of one broker together.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
 
+/// Longest command in the journal, in bytes.
+pub const JOURNAL_COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A journal slot of this size is put without waiting for more.
+pub const JOURNAL_SLOT_BYTES_TARGET: usize = 1024 * 1024;
+/// The journal since the last snapshot may always grow to this size before the next one, in bytes.
+pub const JOURNAL_SNAPSHOT_BYTES_MIN: usize = 1024 * 1024;
+/// Largest snapshot of the cluster's state that is read back, in bytes.
+pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// Requests that wait for the coordinator's loop.
+pub const COORDINATOR_QUEUE_MAX: usize = 1024;
+/// Requests whose answers wait for the journal, for a rebalance, or for an owner.
+pub const COORDINATOR_PARKED_MAX: usize = 200_000;
+
+/// Partitions of one topic.
+pub const TOPIC_PARTITIONS_MAX: i32 = 100_000;
+/// Partitions of the cluster.
+pub const CLUSTER_PARTITIONS_MAX: usize = 1_000_000;
+/// Configs of one topic, by number and by the bytes of their names and values.
+pub const TOPIC_CONFIGS_MAX: usize = 256;
+/// See [`TOPIC_CONFIGS_MAX`].
+pub const TOPIC_CONFIG_BYTES_MAX: usize = 64 * 1024;
+/// Producer ids that a broker gets at a time (Kafka's block size).
+pub const PRODUCER_ID_BLOCK: i64 = 1000;
+
+/// Longest id of a group, member, static member or client, in bytes.
+pub const GROUP_ID_BYTES_MAX: usize = 8 * 1024;
+/// Groups of the cluster.
+pub const GROUPS_MAX: usize = 100_000;
+/// Members of one group, those that have not come back with their id included.
+pub const GROUP_MEMBERS_MAX: usize = 10_000;
+/// Protocols that one member may offer.
+pub const GROUP_PROTOCOLS_MAX: usize = 64;
+/// What one member may say in all its protocols, in bytes.
+pub const GROUP_MEMBER_BYTES_MAX: usize = 1024 * 1024;
+/// What all members of a group may say, and all their assignments, each in bytes.
+pub const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest note on a committed offset, in bytes (`offset.metadata.max.bytes`).
+pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
+
+const _: () = assert!(
+    3 * GROUP_BYTES_MAX < JOURNAL_COMMAND_BYTES_MAX,
+    "a whole group must fit one journal command"
+);
+const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
 const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(
     MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX,

@@ -1,0 +1,256 @@
+use firn_proto::cluster::{
+    ConfigChange, Listener, ReleasePartition, Reply, RowReport, SecurityProtocol,
+};
+use firn_proto::ids::{DiskId, LeaderEpoch, ProducerId, TopicPartition};
+
+use super::*;
+use crate::snapshot::{decode_snapshot, encode_snapshot};
+use crate::state::State;
+
+const GOLDEN_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-1.slot");
+const GOLDEN_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-1.bin");
+
+/// One command of each kind, in an order that makes each of them change the state.
+fn every_kind() -> Vec<Stamped> {
+    let topic = TopicId::from_random(0x1111 << 64);
+    let tp = |partition| TopicPartition {
+        topic,
+        partition: PartitionIndex(partition),
+    };
+    let end = |partition, stream, end_offset| PartitionEnd {
+        tp: tp(partition),
+        epoch: LeaderEpoch(0),
+        stream: StreamId(stream),
+        end_offset,
+    };
+    let register = Command::RegisterBroker(RegisterBroker {
+        broker: Some(BrokerId(1)),
+        listeners: vec![Listener {
+            name: "PLAINTEXT".to_owned(),
+            security: SecurityProtocol::Plaintext,
+            host: "::1".to_owned(),
+            port: 9092,
+        }],
+        rack: Some("a".to_owned()),
+        disk: Some(DiskId([7; 16])),
+    });
+    let commands = vec![
+        register.clone(),
+        Command::CreateTopics(vec![IdentifiedTopic {
+            id: topic,
+            topic: NewTopic {
+                name: "flights".to_owned(),
+                partitions: 2,
+                replication_factor: 3,
+                owners: vec![BrokerId(1), BrokerId(1)],
+                configs: vec![("retention.ms".to_owned(), "-1".to_owned())],
+            },
+        }]),
+        Command::CreatePartitions(vec![GrowTopic {
+            name: "flights".to_owned(),
+            partitions: 3,
+            owners: Vec::new(),
+        }]),
+        Command::AlterConfigs(vec![AlterConfigs {
+            name: "flights".to_owned(),
+            replace_all: false,
+            changes: vec![ConfigChange {
+                name: "cleanup.policy".to_owned(),
+                value: Some("delete".to_owned()),
+            }],
+        }]),
+        Command::ReportProgress(ProgressReport {
+            incarnation: Incarnation(1),
+            stream: StreamId(1),
+            durable_end: Slot(1 << 33),
+            rows: vec![RowReport {
+                slot: Slot((1 << 33) - 1),
+                partitions: vec![tp(0), tp(1)],
+            }],
+        }),
+        Command::ReleasePartitions(ReleasePartitions {
+            incarnation: Incarnation(1),
+            released: vec![ReleasePartition {
+                end: end(0, 1, 1 << 40),
+                row: Some(Slot(1 << 33)),
+            }],
+        }),
+        Command::AssignPartitions(AssignPartitions {
+            ended: vec![end(0, 1, 1 << 40)],
+            to: Some(BrokerId(1)),
+        }),
+        Command::EndBroker(Incarnation(1)),
+        register,
+        Command::SealStream(SealStream {
+            stream: StreamId(1),
+            end: Slot((1 << 33) + 4),
+        }),
+        Command::ResumePartitions(ResumePartitions {
+            incarnation: Incarnation(2),
+            resumed: vec![ResumePartition {
+                end: end(1, 1, 3_000_000_000),
+            }],
+        }),
+        Command::AllocateProducerIds(ProducerIdsWanted { len: 1000 }),
+    ];
+    let mut stamped = stamp(commands, 1_700_000_000_000);
+    let groups = group_commands(topic);
+    let next_ms = 1_700_000_000_000 + 10 * stamped.len() as i64;
+    stamped.extend(stamp(groups, next_ms));
+    stamped
+}
+
+fn group_commands(topic: TopicId) -> Vec<Command> {
+    let offset = CommittedOffset {
+        offset: 1 << 35,
+        leader_epoch: LeaderEpoch(-1),
+        metadata: "ü".into(),
+    };
+    let put = |group: &str| {
+        Command::PutGroup(PutGroup {
+            group: group.into(),
+            row: GroupRow {
+                protocol_type: "consumer".into(),
+                generation: 2,
+                protocol: "range".into(),
+                leader: "m-1".into(),
+                members: vec![MemberRow {
+                    member: "m-1".into(),
+                    instance: Some("i".into()),
+                    client_id: "c".into(),
+                    client_host: "/127.0.0.1".into(),
+                    session_timeout_ms: 45_000,
+                    rebalance_timeout_ms: 300_000,
+                    metadata: [0, 1, 2].into(),
+                    assignment: [3, 4].into(),
+                }],
+            },
+        })
+    };
+    let old = TopicId::from_random(0x2222 << 64);
+    vec![
+        put("g"),
+        put("gone"),
+        Command::DropGroups(vec!["gone".into()]),
+        Command::CommitOffsets(CommitOffsets {
+            group: "g".into(),
+            retention_ms: Some(60_000),
+            topics: vec![(
+                topic,
+                vec![
+                    (PartitionIndex(0), offset.clone()),
+                    (PartitionIndex(1), offset),
+                ],
+            )],
+        }),
+        Command::DeleteOffsets(DeleteOffsets {
+            group: "g".into(),
+            topics: vec![(topic, vec![PartitionIndex(1)])],
+        }),
+        Command::CreateTopics(vec![IdentifiedTopic {
+            id: old,
+            topic: NewTopic {
+                name: "old".to_owned(),
+                partitions: 1,
+                replication_factor: 1,
+                owners: Vec::new(),
+                configs: Vec::new(),
+            },
+        }]),
+        Command::DeleteTopics(vec![old]),
+        Command::ConfirmDeleted(ConfirmDeleted {
+            incarnation: Incarnation(2),
+            topics: vec![old],
+        }),
+    ]
+}
+
+fn stamp(commands: Vec<Command>, from_ms: i64) -> Vec<Stamped> {
+    let commands = commands.into_iter().zip(0..);
+    commands
+        .map(|(command, at)| Stamped {
+            at_ms: from_ms + 10 * at,
+            command,
+        })
+        .collect()
+}
+
+fn slot_of(commands: &[Stamped]) -> Bytes {
+    let mut slot = SlotBuilder::new();
+    for stamped in commands {
+        slot.push(stamped).unwrap();
+    }
+    slot.take()
+}
+
+/// Durable bytes may gain kinds and versions, but what is there must read as it did. If this fails
+/// a command changed its bytes: give it a new version and keep the old one readable. The files are
+/// written by `FIRN_WRITE_GOLDEN=1 cargo test -p firn-coordinator golden`.
+#[test]
+fn the_golden_journal_has_these_bytes_and_replays() {
+    let commands = every_kind();
+    let bytes = slot_of(&commands);
+    let mut state = State::default();
+    for stamped in &commands {
+        assert!(state.apply(stamped).effects.changed, "{stamped:?}");
+    }
+    let snapshot = encode_snapshot(&state).unwrap();
+    if std::env::var_os("FIRN_WRITE_GOLDEN").is_some() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
+        std::fs::write(format!("{dir}/journal-1.slot"), &bytes).unwrap();
+        std::fs::write(format!("{dir}/snapshot-1.bin"), &snapshot).unwrap();
+        return;
+    }
+    assert_eq!(bytes, GOLDEN_JOURNAL);
+    assert_eq!(snapshot, GOLDEN_SNAPSHOT);
+    assert_eq!(decode_slot(GOLDEN_JOURNAL).unwrap(), commands);
+    assert_eq!(decode_snapshot(GOLDEN_SNAPSHOT).unwrap(), state);
+}
+
+#[test]
+fn the_golden_journal_gives_out_the_ids_it_always_gave_out() {
+    let mut state = State::default();
+    let mut replies = Vec::new();
+    for stamped in decode_slot(GOLDEN_JOURNAL).unwrap() {
+        replies.push(state.apply(&stamped).reply);
+    }
+    let blocks = replies.iter().filter_map(|reply| match reply {
+        Reply::ProducerIds(block) => Some(block.first),
+        _ => None,
+    });
+    assert_eq!(blocks.collect::<Vec<_>>(), [ProducerId(0)]);
+    let streams: Vec<_> = state.streams().iter().map(|(id, _)| id).collect();
+    assert_eq!(streams, [StreamId(1), StreamId(2)]);
+}
+
+#[test]
+fn bytes_that_are_no_slot_are_errors() {
+    assert_eq!(decode_slot(&[]), Err(CommandError::Truncated { at: 0 }));
+    assert_eq!(decode_slot(&[9, 0]), Err(CommandError::UnknownFormat(9)));
+    assert_eq!(
+        decode_slot(&[1, 0, 0xff, 0, 1, 0, 0, 0, 0, 0]),
+        Err(CommandError::UnknownKind {
+            kind: 255,
+            version: 1
+        })
+    );
+    let whole = slot_of(&every_kind());
+    let boundaries = 1 + every_kind().len();
+    let good = (0..=whole.len()).filter(|len| decode_slot(&whole[..*len]).is_ok());
+    assert_eq!(good.count(), boundaries, "only whole commands are read");
+}
+
+#[test]
+fn a_command_over_the_limit_leaves_the_slot_as_it_was() {
+    let mut slot = SlotBuilder::new();
+    let long = Stamped {
+        at_ms: 0,
+        command: Command::DropGroups(vec!["x".repeat(JOURNAL_COMMAND_BYTES_MAX).into()]),
+    };
+    assert!(matches!(
+        slot.push(&long),
+        Err(CommandError::TooLong { .. })
+    ));
+    assert!(slot.is_empty());
+    assert_eq!(slot.take(), slot_of(&[]));
+}

@@ -1,0 +1,560 @@
+//! Brokers, and which of their processes may append to which partition since when (I4).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use firn_proto::cluster::{
+    Assigned, AssignmentError, BrokerImage, EpochStart, Ownership, PartitionEnd, PartitionImage,
+    ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition, Reply, StreamError, Window,
+};
+use firn_proto::ids::{
+    BrokerId, ClusterId, Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId, TopicId,
+    TopicPartition,
+};
+
+use super::streams::{Phase, Stream, Streams};
+use super::topics::{PartitionMarks, Topics, partition_at};
+use super::{Effects, State};
+use crate::command::{AssignPartitions, ReleasePartitions, ResumePartitions};
+
+impl State {
+    pub(super) fn register_broker(
+        &mut self,
+        body: &RegisterBroker,
+        effects: &mut Effects,
+    ) -> Reply {
+        let broker = body.broker.unwrap_or_else(|| self.free_broker_id());
+        if let Some(before) = self.brokers.get(&broker) {
+            self.end_incarnation(before.incarnation, effects);
+        }
+        let incarnation = self.next.incarnation;
+        let stream = self.next.stream;
+        self.next.incarnation = Incarnation(incarnation.0 + 1);
+        self.next.stream = StreamId(stream.0 + 1);
+        let image = BrokerImage {
+            broker,
+            incarnation,
+            stream,
+            listeners: body.listeners.clone(),
+            rack: body.rack.clone(),
+            disk: body.disk,
+        };
+        self.brokers.insert(broker, Arc::new(image));
+        self.owned.insert(broker, 0);
+        let opened = Stream {
+            broker,
+            incarnation,
+            disk: body.disk,
+            floor: Slot(0),
+            durable_end: Slot(0),
+            phase: Phase::Live,
+        };
+        self.streams.open(stream, opened);
+        self.assign_never_owned(effects);
+        effects.brokers = true;
+        effects.changed = true;
+        Reply::RegisterBroker(RegisteredBroker {
+            cluster: ClusterId::ZERO,
+            broker,
+            incarnation,
+            stream,
+            seals: self.pending_seals(),
+        })
+    }
+
+    /// The process is gone: its partitions have no owner, its stream waits for its seal.
+    pub(super) fn end_incarnation(&mut self, incarnation: Incarnation, effects: &mut Effects) {
+        let alive = self.brokers.values();
+        let Some(image) = alive.into_iter().find(|b| b.incarnation == incarnation) else {
+            return;
+        };
+        let (broker, stream) = (image.broker, image.stream);
+        self.brokers.remove(&broker);
+        self.owned.remove(&broker);
+        self.streams.end(stream);
+        let owns = |p: &PartitionImage| p.owner.is_some_and(|o| o.incarnation == incarnation);
+        for (id, topic) in self.topics.iter_mut() {
+            if !topic.image.partitions.iter().any(owns) {
+                continue;
+            }
+            for partition in &mut Arc::make_mut(&mut topic.image).partitions {
+                if owns(partition) {
+                    partition.owner = None;
+                }
+            }
+            effects.topic(id);
+        }
+        effects.brokers = true;
+        effects.changed = true;
+    }
+
+    pub(super) fn seal_stream(
+        &mut self,
+        stream: StreamId,
+        end: Slot,
+        effects: &mut Effects,
+    ) -> Result<(), StreamError> {
+        if !self.streams.seal(stream, end)? {
+            return Ok(());
+        }
+        effects.changed = true;
+        self.topics.let_go(stream, None);
+        let open = |w: &Window| w.stream == stream && w.end_slot.is_none();
+        for (id, topic) in self.topics.iter_mut() {
+            let partitions = &topic.image.partitions;
+            if !partitions.iter().any(|p| p.windows.iter().any(open)) {
+                continue;
+            }
+            let image = Arc::make_mut(&mut topic.image);
+            let windows = image.partitions.iter_mut().flat_map(|p| &mut p.windows);
+            for window in windows.filter(|w| open(w)) {
+                window.end_slot = Some(end);
+            }
+            effects.topic(id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn report_progress(
+        &mut self,
+        body: &ProgressReport,
+        effects: &mut Effects,
+    ) -> Result<(), StreamError> {
+        self.check_live_stream(body.incarnation, body.stream)?;
+        effects.changed |= self.streams.raise_durable(body.stream, body.durable_end);
+        for report in &body.rows {
+            for tp in &report.partitions {
+                let at = SlotPosition {
+                    stream: body.stream,
+                    slot: report.slot,
+                };
+                if self.row_may_move(*tp, at) {
+                    self.move_row(*tp, at, effects);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the next epoch of every partition whose current one has ended as it is named (I4).
+    pub(super) fn assign(&mut self, body: &AssignPartitions, effects: &mut Effects) -> Reply {
+        let mut results = Vec::with_capacity(body.ended.len());
+        for ended in &body.ended {
+            let result = self
+                .check_ended(ended)
+                .and_then(|()| self.next_owner(ended.tp, body.to));
+            results.push(result.map(|owner| {
+                effects.topic(ended.tp.topic);
+                self.begin_epoch(ended.tp, &owner, ended.end_offset)
+            }));
+        }
+        Reply::Assigned(results)
+    }
+
+    pub(super) fn release(&mut self, body: &ReleasePartitions, effects: &mut Effects) -> Reply {
+        let mut results = Vec::with_capacity(body.released.len());
+        for released in &body.released {
+            let checked = self.check_release(body.incarnation, released);
+            if checked.is_ok() {
+                self.release_one(released, effects);
+            }
+            results.push(checked);
+        }
+        Reply::Released(results)
+    }
+
+    /// Gives the latest epoch of partitions a second window, in the stream of a broker that came
+    /// back with the disk of the first one (DESIGN §4).
+    pub(super) fn resume(&mut self, body: &ResumePartitions, effects: &mut Effects) -> Reply {
+        let owner = self.live(body.incarnation).cloned();
+        let mut results = Vec::with_capacity(body.resumed.len());
+        for resumed in &body.resumed {
+            let end = resumed.end;
+            let checked = match &owner {
+                Some(owner) => self.check_resume(&end, owner).map(|()| owner),
+                None => Err(AssignmentError::NoBroker),
+            };
+            results.push(checked.map(|owner| {
+                effects.topic(end.tp.topic);
+                self.open_window(end.tp, owner, end.epoch, end.end_offset)
+            }));
+        }
+        Reply::Assigned(results)
+    }
+
+    /// Forgets a topic; its windows and rows let go of their slots.
+    pub(super) fn forget_topic(&mut self, id: TopicId) {
+        let Some(topic) = self.topics.find(id) else {
+            return;
+        };
+        let mut held_by = BTreeSet::new();
+        for (partition, marks) in topic.image.partitions.iter().zip(&topic.marks) {
+            if let Some(owner) = partition.owner {
+                held_by.insert(owner.stream);
+                if let Some(count) = self.owned.get_mut(&owner.broker) {
+                    *count -= 1;
+                }
+            }
+            for window in &partition.windows {
+                self.streams.unpin(window.stream, window.lowest_slot);
+            }
+            if let Some(row) = marks.row {
+                self.streams.unpin(row.stream, row.slot);
+            }
+        }
+        self.topics.delete(id, held_by);
+        self.segments.runs.retain(|tp, _| tp.topic != id);
+    }
+
+    /// Gives a partition its first owner, if any broker lives.
+    pub(super) fn begin_first_epoch(&mut self, tp: TopicPartition, wanted: Option<BrokerId>) {
+        if let Ok(owner) = self.next_owner(tp, wanted) {
+            self.begin_epoch(tp, &owner, 0);
+        }
+    }
+
+    /// The stream of a live process.
+    pub(super) fn stream_of(&self, incarnation: Incarnation) -> Option<StreamId> {
+        self.live(incarnation).map(|broker| broker.stream)
+    }
+
+    /// Recounts what can be told from the rest of the state, after a snapshot was read.
+    pub(crate) fn rebuild_derived(&mut self) {
+        self.owned = self.brokers.keys().map(|id| (*id, 0)).collect();
+        for (_, topic) in self.topics.iter() {
+            for partition in &topic.image.partitions {
+                if let Some(owner) = partition.owner
+                    && let Some(count) = self.owned.get_mut(&owner.broker)
+                {
+                    *count += 1;
+                }
+                for window in &partition.windows {
+                    self.streams.pin(window.stream, window.lowest_slot);
+                }
+            }
+            for row in topic.marks.iter().filter_map(|marks| marks.row) {
+                self.streams.pin(row.stream, row.slot);
+            }
+        }
+        self.streams.settle();
+    }
+
+    fn live(&self, incarnation: Incarnation) -> Option<&Arc<BrokerImage>> {
+        self.brokers
+            .values()
+            .find(|broker| broker.incarnation == incarnation)
+    }
+
+    fn free_broker_id(&self) -> BrokerId {
+        let taken = |id: &BrokerId| self.brokers.contains_key(id);
+        let mut ids = (1..).map(BrokerId);
+        ids.find(|id| !taken(id)).unwrap_or(BrokerId(i32::MAX))
+    }
+
+    fn assign_never_owned(&mut self, effects: &mut Effects) {
+        let never_owned: Vec<_> = self
+            .topics
+            .iter()
+            .flat_map(|(id, topic)| {
+                let partitions = topic.image.partitions.iter().enumerate();
+                partitions
+                    .filter(|(_, partition)| partition.windows.is_empty())
+                    .map(move |(index, _)| partition_at(id, index))
+            })
+            .collect();
+        for tp in never_owned {
+            self.begin_first_epoch(tp, None);
+            effects.topic(tp.topic);
+        }
+    }
+
+    fn check_live_stream(
+        &self,
+        incarnation: Incarnation,
+        stream: StreamId,
+    ) -> Result<(), StreamError> {
+        if let Some(end) = self.streams.sealed_end(stream) {
+            return Err(StreamError::Sealed { stream, end });
+        }
+        match self.stream_of(incarnation) {
+            Some(own) if own == stream => Ok(()),
+            _ => Err(StreamError::Unknown(stream)),
+        }
+    }
+
+    /// The partition, if the epoch and stream named are still its latest.
+    fn current(
+        &self,
+        end: &PartitionEnd,
+    ) -> Result<(&PartitionImage, &PartitionMarks, Window), AssignmentError> {
+        let found = self.topics.partition(end.tp);
+        let (partition, marks) = found.ok_or(AssignmentError::Unknown)?;
+        match partition.windows.last() {
+            Some(last) if last.epoch == end.epoch && last.stream == end.stream => {
+                if end.end_offset < last.first_offset {
+                    return Err(AssignmentError::EndContradicts);
+                }
+                Ok((partition, marks, *last))
+            }
+            _ => Err(AssignmentError::NotCurrent),
+        }
+    }
+
+    fn check_ended(&self, ended: &PartitionEnd) -> Result<(), AssignmentError> {
+        let (_, marks, _) = self.current(ended)?;
+        match marks.released_end {
+            Some(end) if end == ended.end_offset => Ok(()),
+            Some(_) => Err(AssignmentError::EndContradicts),
+            None if self.streams.sealed_end(ended.stream).is_some() => Ok(()),
+            None => Err(AssignmentError::NotEnded),
+        }
+    }
+
+    fn check_release(
+        &self,
+        incarnation: Incarnation,
+        released: &ReleasePartition,
+    ) -> Result<(), AssignmentError> {
+        let (partition, marks, window) = self.current(&released.end)?;
+        let owns = partition
+            .owner
+            .is_some_and(|owner| owner.incarnation == incarnation);
+        if !owns || self.streams.sealed_end(window.stream).is_some() {
+            return Err(AssignmentError::NotCurrent);
+        }
+        match released.row {
+            Some(slot) => {
+                let at = SlotPosition {
+                    stream: window.stream,
+                    slot,
+                };
+                let known = marks.row == Some(at);
+                let movable = self.row_may_move_once_durable(released.end.tp, at);
+                (known || movable)
+                    .then_some(())
+                    .ok_or(AssignmentError::RowNotDurable)
+            }
+            None if marks.row.is_none() && released.end.end_offset == window.first_offset => Ok(()),
+            None => Err(AssignmentError::RowNotDurable),
+        }
+    }
+
+    fn check_resume(&self, end: &PartitionEnd, owner: &BrokerImage) -> Result<(), AssignmentError> {
+        let (_, marks, _) = self.current(end)?;
+        if marks.released_end.is_some() || self.streams.sealed_end(end.stream).is_none() {
+            return Err(AssignmentError::NotEnded);
+        }
+        let disk = self.streams.find(end.stream).and_then(|s| s.disk);
+        if disk.is_none() || disk != owner.disk {
+            return Err(AssignmentError::AnotherDisk);
+        }
+        Ok(())
+    }
+
+    /// Evenly and stickily: back to the broker that had it unless others have clearly less.
+    fn next_owner(
+        &self,
+        tp: TopicPartition,
+        wanted: Option<BrokerId>,
+    ) -> Result<Arc<BrokerImage>, AssignmentError> {
+        let (partition, _) = self.topics.partition(tp).ok_or(AssignmentError::Unknown)?;
+        let id = match wanted {
+            Some(id) => id,
+            None => {
+                let total: usize = self.owned.values().sum::<usize>() + 1;
+                let fair = total.div_ceil(self.owned.len().max(1));
+                match self.owned.get(&partition.preferred) {
+                    Some(count) if *count < fair => partition.preferred,
+                    _ => {
+                        let least = self.owned.iter().min_by_key(|(id, count)| (**count, **id));
+                        *least.ok_or(AssignmentError::NoBroker)?.0
+                    }
+                }
+            }
+        };
+        let image = self.brokers.get(&id).ok_or(AssignmentError::NoBroker)?;
+        Ok(Arc::clone(image))
+    }
+
+    /// Starts the epoch after the current one at `start_offset`.
+    fn begin_epoch(
+        &mut self,
+        tp: TopicPartition,
+        owner: &BrokerImage,
+        start_offset: i64,
+    ) -> Assigned {
+        let mut epoch = LeaderEpoch(0);
+        if let Some(partition) = partition_mut(&mut self.topics, tp) {
+            epoch = LeaderEpoch(partition.epoch.0 + 1);
+            partition.epoch = epoch;
+            let last = partition.epochs.last();
+            assert!(
+                last.is_none_or(|last| last.start_offset <= start_offset),
+                "I4: epoch {epoch} of {tp} would start at {start_offset}, before the one it follows"
+            );
+            // An epoch without records needs no entry: nothing was ever written in it.
+            partition.epochs.retain(|e| e.start_offset < start_offset);
+            partition.epochs.push(EpochStart {
+                epoch,
+                start_offset,
+            });
+        }
+        self.open_window(tp, owner, epoch, start_offset)
+    }
+
+    /// Makes `owner` the owner, from the slots on that its stream has not filled yet.
+    fn open_window(
+        &mut self,
+        tp: TopicPartition,
+        owner: &BrokerImage,
+        epoch: LeaderEpoch,
+        first_offset: i64,
+    ) -> Assigned {
+        let lowest_slot = self
+            .streams
+            .find(owner.stream)
+            .map_or(Slot(0), |stream| stream.durable_end);
+        if let Some(partition) = partition_mut(&mut self.topics, tp) {
+            assert!(
+                partition.owner.is_none(),
+                "I4: {tp} gets an owner while it has one"
+            );
+            partition.owner = Some(Ownership {
+                broker: owner.broker,
+                incarnation: owner.incarnation,
+                stream: owner.stream,
+            });
+            partition.preferred = owner.broker;
+            partition.windows.push(Window {
+                epoch,
+                stream: owner.stream,
+                first_offset,
+                lowest_slot,
+                end_slot: None,
+            });
+            self.streams.pin(owner.stream, lowest_slot);
+            *self.owned.entry(owner.broker).or_default() += 1;
+        }
+        if let Some(marks) = marks_mut(&mut self.topics, tp) {
+            marks.released_end = None;
+        }
+        self.drop_empty_windows(tp);
+        Assigned {
+            tp,
+            epoch,
+            owner: owner.incarnation,
+            stream: owner.stream,
+            start_offset: first_offset,
+        }
+    }
+
+    fn release_one(&mut self, released: &ReleasePartition, effects: &mut Effects) {
+        let PartitionEnd {
+            tp,
+            stream,
+            end_offset,
+            ..
+        } = released.end;
+        if let Some(slot) = released.row {
+            self.streams.raise_durable(stream, slot.next());
+            let at = SlotPosition { stream, slot };
+            if self.row_may_move(tp, at) {
+                self.move_row(tp, at, effects);
+            }
+        }
+        let durable_end = self
+            .streams
+            .find(stream)
+            .map_or(Slot(0), |stream| stream.durable_end);
+        if let Some(marks) = marks_mut(&mut self.topics, tp) {
+            marks.released_end = Some(end_offset);
+        }
+        if let Some(partition) = partition_mut(&mut self.topics, tp) {
+            if let Some(owner) = partition.owner.take()
+                && let Some(count) = self.owned.get_mut(&owner.broker)
+            {
+                *count -= 1;
+            }
+            if let Some(window) = partition.windows.last_mut() {
+                window.end_slot = Some(released.row.map_or(durable_end, Slot::next));
+            }
+        }
+        effects.topic(tp.topic);
+    }
+
+    /// Whether the last state row of the partition may be this one: it lies in the durable part of
+    /// the stream that holds the latest epoch, above the one known.
+    fn row_may_move(&self, tp: TopicPartition, at: SlotPosition) -> bool {
+        let stream = self.streams.find(at.stream);
+        stream.is_some_and(|stream| at.slot < stream.durable_end)
+            && self.row_may_move_once_durable(tp, at)
+    }
+
+    fn row_may_move_once_durable(&self, tp: TopicPartition, at: SlotPosition) -> bool {
+        let Some((partition, marks)) = self.topics.partition(tp) else {
+            return false;
+        };
+        let latest = partition.windows.last();
+        let floor = self.streams.find(at.stream).map(|stream| stream.floor);
+        latest.is_some_and(|window| window.stream == at.stream)
+            && floor.is_some_and(|floor| floor <= at.slot)
+            && marks
+                .row
+                .is_none_or(|row| row.stream != at.stream || row.slot < at.slot)
+    }
+
+    /// The old row is let go of only here, where the new one is known to be durable.
+    fn move_row(&mut self, tp: TopicPartition, at: SlotPosition, effects: &mut Effects) {
+        if let Some(marks) = marks_mut(&mut self.topics, tp) {
+            if let Some(old) = marks.row.replace(at) {
+                self.streams.unpin(old.stream, old.slot);
+            }
+            self.streams.pin(at.stream, at.slot);
+            effects.changed = true;
+            self.drop_empty_windows(tp);
+        }
+    }
+
+    /// Forgets windows that ended without an offset. A window in whose stream the last state row
+    /// lies stays, because the fold starts there.
+    fn drop_empty_windows(&mut self, tp: TopicPartition) {
+        let Some((partition, marks)) = self.topics.partition(tp) else {
+            return;
+        };
+        let row_stream = marks.row.map(|row| row.stream);
+        let pairs = partition.windows.windows(2);
+        let empty = |first: &Window, next: &Window| {
+            first.first_offset == next.first_offset && Some(first.stream) != row_stream
+        };
+        let keep: Vec<bool> = pairs
+            .map(|pair| !empty(&pair[0], &pair[1]))
+            .chain([true])
+            .collect();
+        if keep.iter().all(|keep| *keep) {
+            return;
+        }
+        let streams = &mut self.streams;
+        if let Some(partition) = partition_mut(&mut self.topics, tp) {
+            let mut keep = keep.into_iter();
+            partition
+                .windows
+                .retain(|window| keep.next().unwrap_or(true) || !let_go(streams, window));
+        }
+    }
+}
+
+fn let_go(streams: &mut Streams, window: &Window) -> bool {
+    streams.unpin(window.stream, window.lowest_slot);
+    true
+}
+
+fn partition_mut(topics: &mut Topics, tp: TopicPartition) -> Option<&mut PartitionImage> {
+    let topic = topics.find_mut(tp.topic)?;
+    let index = usize::try_from(tp.partition.0).ok()?;
+    Arc::make_mut(&mut topic.image).partitions.get_mut(index)
+}
+
+fn marks_mut(topics: &mut Topics, tp: TopicPartition) -> Option<&mut PartitionMarks> {
+    let topic = topics.find_mut(tp.topic)?;
+    topic.marks.get_mut(usize::try_from(tp.partition.0).ok()?)
+}

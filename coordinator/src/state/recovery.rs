@@ -1,0 +1,76 @@
+//! What a takeover has to do: streams that wait for their seal, partitions that wait for a fold.
+//! Derived from the state, so that a new leader finds unfinished work by itself.
+
+use firn_proto::cluster::{FoldRange, PartitionFold, PartitionImage, StreamToSeal, Window};
+use firn_proto::ids::{Slot, TopicPartition};
+
+use super::State;
+use super::streams::Phase;
+use super::topics::{PartitionMarks, partition_at};
+
+impl State {
+    /// Streams of ended incarnations without an end.
+    pub fn pending_seals(&self) -> Vec<StreamToSeal> {
+        let streams = self.streams.iter();
+        streams
+            .filter(|(_, stream)| stream.phase == Phase::Ended)
+            .map(|(id, stream)| StreamToSeal {
+                stream: id,
+                broker: stream.broker,
+                floor: stream.floor,
+                durable_end: stream.durable_end,
+                disk: stream.disk,
+            })
+            .collect()
+    }
+
+    /// Partitions whose current stream is sealed and that have no next epoch yet.
+    pub fn pending_folds(&self) -> Vec<PartitionFold> {
+        let mut folds = Vec::new();
+        for (id, topic) in self.topics.iter() {
+            let partitions = topic.image.partitions.iter().zip(&topic.marks);
+            for (index, (partition, marks)) in partitions.enumerate() {
+                folds.extend(self.fold_of(partition_at(id, index), partition, marks));
+            }
+        }
+        folds
+    }
+
+    fn fold_of(
+        &self,
+        tp: TopicPartition,
+        partition: &PartitionImage,
+        marks: &PartitionMarks,
+    ) -> Option<PartitionFold> {
+        let last = partition.windows.last()?;
+        if marks.released_end.is_some() || self.streams.sealed_end(last.stream).is_none() {
+            return None;
+        }
+        // Windows before the one with the row are in the row already.
+        let in_row = |window: &Window| {
+            marks.row.is_some_and(|row| {
+                row.stream == window.stream && window.end_slot.is_none_or(|end| row.slot < end)
+            })
+        };
+        let first = partition.windows.iter().position(in_row).unwrap_or(0);
+        let ranges = partition.windows[first..].iter().map(|window| {
+            let after_row = match marks.row {
+                Some(row) if row.stream == window.stream => row.slot.next(),
+                _ => Slot(0),
+            };
+            FoldRange {
+                epoch: window.epoch,
+                stream: window.stream,
+                from: window.lowest_slot.max(after_row),
+                end: window.end_slot.unwrap_or(Slot(0)),
+            }
+        });
+        Some(PartitionFold {
+            tp,
+            epoch: last.epoch,
+            stream: last.stream,
+            row: marks.row,
+            ranges: ranges.filter(|range| range.from < range.end).collect(),
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! Streams: how far each is durable, where it ends, and its floor.
+//!
+//! A floor is the least slot that a window or a state row names (I7). Every such name is a *pin*;
+//! pins are counted per slot, so that a floor costs a look-up and not a walk over all partitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bincode::{Decode, Encode};
+use firn_proto::cluster::StreamError;
+use firn_proto::ids::{BrokerId, DiskId, Incarnation, Slot, StreamId};
+
+/// Where a stream is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Phase {
+    /// Its writer's incarnation has ended; the stream waits for its seal.
+    Ended,
+    /// Its writer lives.
+    Live,
+    /// It ends before this slot.
+    Sealed {
+        /// The first slot that does not count.
+        end: Slot,
+    },
+}
+
+/// One incarnation's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Stream {
+    /// The broker that writes it.
+    pub broker: BrokerId,
+    /// The process that writes it.
+    pub incarnation: Incarnation,
+    /// The disk that the process showed.
+    pub disk: Option<DiskId>,
+    /// Slots below are not needed any more.
+    pub floor: Slot,
+    /// The first slot that is not known to be durable.
+    pub durable_end: Slot,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// All streams, live and ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    by_id: BTreeMap<StreamId, Stream>,
+    /// How many windows and state rows name each slot. Derived: rebuilt from them.
+    pins: BTreeMap<StreamId, BTreeMap<Slot, u32>>,
+    /// Streams whose floor may have moved in this command. Empty between commands.
+    moved: BTreeSet<StreamId>,
+}
+
+impl Streams {
+    /// The streams of a snapshot, as yet without pins.
+    pub(crate) fn from_rows(rows: Vec<(StreamId, Stream)>) -> Self {
+        Self {
+            by_id: rows.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// All streams, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = (StreamId, &Stream)> {
+        self.by_id.iter().map(|(id, stream)| (*id, stream))
+    }
+
+    /// The stream of that id.
+    pub fn find(&self, id: StreamId) -> Option<&Stream> {
+        self.by_id.get(&id)
+    }
+
+    /// The end of a sealed stream.
+    pub fn sealed_end(&self, id: StreamId) -> Option<Slot> {
+        match self.by_id.get(&id)?.phase {
+            Phase::Sealed { end } => Some(end),
+            Phase::Ended | Phase::Live => None,
+        }
+    }
+
+    pub(super) fn open(&mut self, id: StreamId, stream: Stream) {
+        let known = self.by_id.insert(id, stream);
+        assert!(
+            known.is_none(),
+            "I6: stream {id:?} has been given out before"
+        );
+    }
+
+    /// Ends a live stream; it waits for its seal from now on.
+    pub(super) fn end(&mut self, id: StreamId) {
+        if let Some(stream) = self.by_id.get_mut(&id)
+            && stream.phase == Phase::Live
+        {
+            stream.phase = Phase::Ended;
+        }
+    }
+
+    /// Seals a stream. True if that is news.
+    pub(super) fn seal(&mut self, id: StreamId, end: Slot) -> Result<bool, StreamError> {
+        let stream = self.by_id.get_mut(&id).ok_or(StreamError::Unknown(id))?;
+        match stream.phase {
+            Phase::Live => return Err(StreamError::Live(id)),
+            Phase::Sealed { end: known } if known == end => return Ok(false),
+            Phase::Sealed { end } => return Err(StreamError::Sealed { stream: id, end }),
+            Phase::Ended => {}
+        }
+        let refused = |reason: String| StreamError::EndTooLow {
+            stream: id,
+            end,
+            reason,
+        };
+        if end < stream.floor {
+            return Err(refused(format!("its floor is {}", stream.floor)));
+        }
+        if end < stream.durable_end {
+            return Err(refused(format!(
+                "its writer reported slots below {} durable",
+                stream.durable_end
+            )));
+        }
+        stream.phase = Phase::Sealed { end };
+        self.moved.insert(id);
+        Ok(true)
+    }
+
+    /// Notes that slots below `end` are durable. False if that was known.
+    pub(super) fn raise_durable(&mut self, id: StreamId, end: Slot) -> bool {
+        match self.by_id.get_mut(&id) {
+            Some(stream) if stream.durable_end < end => {
+                stream.durable_end = end;
+                self.moved.insert(id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A window or state row names the slot from now on.
+    pub(super) fn pin(&mut self, id: StreamId, slot: Slot) {
+        *self.pins.entry(id).or_default().entry(slot).or_default() += 1;
+        self.moved.insert(id);
+    }
+
+    /// A window or state row no longer names the slot.
+    pub(super) fn unpin(&mut self, id: StreamId, slot: Slot) {
+        let pins = self.pins.entry(id).or_default();
+        let count = pins.get_mut(&slot);
+        assert!(
+            count.is_some(),
+            "I7: slot {slot} of stream {id} was let go of more often than it was named"
+        );
+        if let Some(count) = count {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&slot);
+            }
+        }
+        self.moved.insert(id);
+    }
+
+    /// Raises the floors that may have moved; the last step of every command.
+    pub(super) fn settle(&mut self) {
+        for id in std::mem::take(&mut self.moved) {
+            let Some(stream) = self.by_id.get_mut(&id) else {
+                continue;
+            };
+            let pins = self.pins.get(&id);
+            let least = pins.and_then(|pins| pins.first_key_value());
+            let resolved = match stream.phase {
+                Phase::Sealed { end } => end,
+                Phase::Ended | Phase::Live => stream.durable_end,
+            };
+            let floor = least.map_or(resolved, |(slot, _)| *slot);
+            assert!(
+                stream.floor <= floor && floor <= resolved,
+                "I7: the floor of stream {id} must rise from {} and stay at or below {resolved}, \
+                 but windows and rows put it at {floor}",
+                stream.floor
+            );
+            stream.floor = floor;
+            if pins.is_some_and(BTreeMap::is_empty) {
+                self.pins.remove(&id);
+            }
+        }
+    }
+}

@@ -1,0 +1,799 @@
+use std::sync::Arc;
+
+use firn_proto::cluster::{
+    AssignmentError, CommittedOffset, ConfigChange, EpochStart, Listener, NewTopic, PartitionEnd,
+    PartitionImage, ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition,
+    ResumePartition, RowReport, SecurityProtocol, StreamError, Window,
+};
+use firn_proto::ids::{DiskId, LeaderEpoch, PartitionIndex, Slot, TopicPartition};
+use proptest::prelude::*;
+
+use super::*;
+use crate::command::{
+    AssignPartitions, ConfirmDeleted, ProducerIdsWanted, ReleasePartitions, ResumePartitions,
+    SealStream, SlotBuilder, decode_slot,
+};
+use crate::snapshot::{decode_snapshot, encode_snapshot};
+
+/// A state together with the journal that made it.
+#[derive(Default)]
+struct World {
+    state: State,
+    journal: Vec<Stamped>,
+    topics: u64,
+}
+
+impl World {
+    fn apply(&mut self, command: Command) -> Applied {
+        let stamped = Stamped {
+            at_ms: self.state.at_ms + 1,
+            command,
+        };
+        let applied = self.state.apply(&stamped);
+        if applied.effects.changed {
+            self.journal.push(stamped);
+        }
+        applied
+    }
+
+    fn register(&mut self, broker: i32, disk: Option<u8>) -> RegisteredBroker {
+        let body = RegisterBroker {
+            broker: Some(BrokerId(broker)),
+            listeners: vec![Listener {
+                name: "PLAINTEXT".to_owned(),
+                security: SecurityProtocol::Plaintext,
+                host: "127.0.0.1".to_owned(),
+                port: 9092,
+            }],
+            rack: None,
+            disk: disk.map(|byte| DiskId([byte; 16])),
+        };
+        match self.apply(Command::RegisterBroker(body)).reply {
+            Reply::RegisterBroker(registered) => registered,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn create(&mut self, name: &str, partitions: i32) -> Result<TopicId, TopicError> {
+        self.topics += 1;
+        let id = TopicId::from_random(u128::from(self.topics) << 96);
+        let topic = new_topic(name, partitions);
+        let body = vec![IdentifiedTopic { id, topic }];
+        match self.apply(Command::CreateTopics(body)).reply {
+            Reply::CreateTopics(mut results) => match results.remove(0) {
+                Ok(created) => Ok(created.id),
+                Err(refusal) => Err(refusal.error),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn report(&mut self, who: &RegisteredBroker, end: u64, rows: &[(u64, TopicPartition)]) {
+        let row = |(slot, tp): &(u64, TopicPartition)| RowReport {
+            slot: Slot(*slot),
+            partitions: vec![*tp],
+        };
+        let body = ProgressReport {
+            incarnation: who.incarnation,
+            stream: who.stream,
+            durable_end: Slot(end),
+            rows: rows.iter().map(row).collect(),
+        };
+        self.apply(Command::ReportProgress(body));
+    }
+
+    fn seal(&mut self, stream: StreamId, end: u64) -> Result<(), StreamError> {
+        let body = SealStream {
+            stream,
+            end: Slot(end),
+        };
+        match self.apply(Command::SealStream(body)).reply {
+            Reply::Stream(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn assign(&mut self, end: PartitionEnd) -> Result<LeaderEpoch, AssignmentError> {
+        let body = AssignPartitions {
+            ended: vec![end],
+            to: None,
+        };
+        match self.apply(Command::AssignPartitions(body)).reply {
+            Reply::Assigned(mut results) => results.remove(0).map(|assigned| assigned.epoch),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn release(
+        &mut self,
+        who: &RegisteredBroker,
+        end: PartitionEnd,
+        row: Option<u64>,
+    ) -> Result<(), AssignmentError> {
+        let body = ReleasePartitions {
+            incarnation: who.incarnation,
+            released: vec![ReleasePartition {
+                end,
+                row: row.map(Slot),
+            }],
+        };
+        match self.apply(Command::ReleasePartitions(body)).reply {
+            Reply::Released(mut results) => results.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn windows(&self, tp: TopicPartition) -> Vec<Window> {
+        self.partition(tp).windows.clone()
+    }
+
+    fn partition(&self, tp: TopicPartition) -> &PartitionImage {
+        self.state.topics.partition(tp).unwrap().0
+    }
+
+    fn floor(&self, stream: StreamId) -> u64 {
+        self.state.streams.find(stream).unwrap().floor.0
+    }
+}
+
+fn new_topic(name: &str, partitions: i32) -> NewTopic {
+    NewTopic {
+        name: name.to_owned(),
+        partitions,
+        replication_factor: 1,
+        owners: Vec::new(),
+        configs: Vec::new(),
+    }
+}
+
+fn first(topic: TopicId) -> TopicPartition {
+    TopicPartition {
+        topic,
+        partition: PartitionIndex(0),
+    }
+}
+
+fn end(tp: TopicPartition, epoch: i32, stream: StreamId, end_offset: i64) -> PartitionEnd {
+    PartitionEnd {
+        tp,
+        epoch: LeaderEpoch(epoch),
+        stream,
+        end_offset,
+    }
+}
+
+#[test]
+fn a_restart_seals_folds_and_begins_the_next_epoch_at_the_folded_end() {
+    let mut world = World::default();
+    let old = world.register(1, None);
+    let tp = first(world.create("a", 2).unwrap());
+    world.report(&old, 5, &[(3, tp)]);
+    let new = world.register(1, None);
+    assert_eq!(new.seals.len(), 1);
+    assert_eq!(new.seals[0].stream, old.stream);
+    assert_eq!(new.seals[0].durable_end, Slot(5));
+    assert_eq!(world.partition(tp).owner, None);
+
+    world.seal(old.stream, 7).unwrap();
+    let folds = world.state.pending_folds();
+    assert_eq!(folds.len(), 2);
+    assert_eq!(folds[0].tp, tp);
+    let range = folds[0].ranges[0];
+    assert_eq!(
+        (range.from, range.end),
+        (Slot(4), Slot(7)),
+        "the fold starts behind the row"
+    );
+    assert_eq!(folds[1].ranges[0].from, Slot(0));
+
+    assert_eq!(world.assign(end(tp, 0, old.stream, 40)), Ok(LeaderEpoch(1)));
+    let partition = world.partition(tp);
+    assert_eq!(partition.owner.unwrap().incarnation, new.incarnation);
+    assert_eq!(partition.epochs.len(), 2);
+    assert_eq!(partition.epochs[1].start_offset, 40);
+    assert_eq!(
+        world.assign(end(tp, 0, old.stream, 40)),
+        Err(AssignmentError::NotCurrent),
+        "the same end begins no second epoch"
+    );
+}
+
+#[test]
+fn a_live_stream_is_not_sealed_and_ends_no_epoch() {
+    let mut world = World::default();
+    let broker = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    assert_eq!(
+        world.seal(broker.stream, 9),
+        Err(StreamError::Live(broker.stream))
+    );
+    assert_eq!(
+        world.assign(end(tp, 0, broker.stream, 0)),
+        Err(AssignmentError::NotEnded)
+    );
+}
+
+#[test]
+fn a_seal_below_the_reported_prefix_is_refused() {
+    let mut world = World::default();
+    let old = world.register(1, None);
+    world.report(&old, 5, &[]);
+    world.register(1, None);
+    assert!(matches!(
+        world.seal(old.stream, 4),
+        Err(StreamError::EndTooLow { .. })
+    ));
+    assert_eq!(world.seal(old.stream, 5), Ok(()));
+    assert_eq!(
+        world.seal(old.stream, 5),
+        Ok(()),
+        "repeating it is harmless"
+    );
+    assert!(matches!(
+        world.seal(old.stream, 6),
+        Err(StreamError::Sealed { .. })
+    ));
+}
+
+#[test]
+fn a_zombie_reports_in_vain() {
+    let mut world = World::default();
+    let old = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    world.register(1, None);
+    let before = world.state.clone();
+    world.report(&old, 9, &[(8, tp)]);
+    assert_eq!(world.state, before);
+}
+
+#[test]
+fn a_released_partition_moves_at_its_released_end_only() {
+    let mut world = World::default();
+    let one = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    let two = world.register(2, None);
+    let stream = one.stream;
+    assert_eq!(
+        world.release(&two, end(tp, 0, stream, 10), Some(4)),
+        Err(AssignmentError::NotCurrent),
+        "only the owner releases"
+    );
+    assert_eq!(
+        world.release(&one, end(tp, 0, stream, 10), None),
+        Err(AssignmentError::RowNotDurable)
+    );
+    assert_eq!(world.release(&one, end(tp, 0, stream, 10), Some(4)), Ok(()));
+    assert_eq!(
+        world.assign(end(tp, 0, stream, 11)),
+        Err(AssignmentError::EndContradicts)
+    );
+    world.apply(Command::AssignPartitions(AssignPartitions {
+        ended: vec![end(tp, 0, stream, 10)],
+        to: Some(BrokerId(2)),
+    }));
+    let windows = world.windows(tp);
+    assert_eq!(windows[0].end_slot, Some(Slot(5)));
+    assert_eq!(windows[1].stream, two.stream);
+    assert_eq!(windows[1].first_offset, 10);
+
+    world.register(1, None);
+    assert!(
+        matches!(world.seal(stream, 4), Err(StreamError::EndTooLow { .. })),
+        "a seal at or below the slot a release names is refused"
+    );
+}
+
+#[test]
+fn a_release_after_the_seal_is_refused() {
+    let mut world = World::default();
+    let old = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    world.register(1, None);
+    world.seal(old.stream, 3).unwrap();
+    assert_eq!(
+        world.release(&old, end(tp, 0, old.stream, 0), Some(2)),
+        Err(AssignmentError::NotCurrent)
+    );
+}
+
+#[test]
+fn resume_needs_the_disk_of_the_epoch() {
+    for (disk, expected) in [
+        (Some(7), Ok(LeaderEpoch(0))),
+        (Some(8), Err(AssignmentError::AnotherDisk)),
+        (None, Err(AssignmentError::AnotherDisk)),
+    ] {
+        let mut world = World::default();
+        let old = world.register(1, Some(7));
+        let tp = first(world.create("a", 1).unwrap());
+        world.report(&old, 3, &[(1, tp)]);
+        let new = world.register(1, disk);
+        world.seal(old.stream, 3).unwrap();
+        let body = ResumePartitions {
+            incarnation: new.incarnation,
+            resumed: vec![ResumePartition {
+                end: end(tp, 0, old.stream, 20),
+            }],
+        };
+        let reply = world.apply(Command::ResumePartitions(body)).reply;
+        let Reply::Assigned(results) = reply else {
+            panic!("{reply:?}")
+        };
+        assert_eq!(results[0].map(|assigned| assigned.epoch), expected);
+        if expected.is_ok() {
+            let windows = world.windows(tp);
+            assert_eq!(windows.len(), 2);
+            assert_eq!(windows[1].epoch, LeaderEpoch(0));
+            assert_eq!(windows[1].first_offset, 20);
+            assert_eq!(
+                world.release(&new, end(tp, 0, new.stream, 25), Some(0)),
+                Ok(())
+            );
+            assert_eq!(world.assign(end(tp, 0, new.stream, 25)), Ok(LeaderEpoch(1)));
+        }
+    }
+}
+
+#[test]
+fn a_floor_waits_for_the_last_window_and_the_last_row() {
+    let mut world = World::default();
+    let one = world.register(1, None);
+    let a = first(world.create("a", 1).unwrap());
+    world.report(&one, 10, &[]);
+    let b = first(world.create("b", 1).unwrap());
+    world.report(&one, 20, &[(12, a), (15, b)]);
+    assert_eq!(world.floor(one.stream), 0, "a's window names slot 0");
+    world.apply(Command::DeleteTopics(vec![a.topic]));
+    assert_eq!(world.floor(one.stream), 10, "b's window names slot 10");
+    world.apply(Command::DeleteTopics(vec![b.topic]));
+    assert_eq!(world.floor(one.stream), 20, "nothing is needed any more");
+}
+
+#[test]
+fn epochs_and_windows_without_records_leave_no_trace() {
+    let mut world = World::default();
+    let mut broker = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    for epoch in 0..20 {
+        let next = world.register(1, None);
+        world.seal(broker.stream, 0).unwrap();
+        assert_eq!(
+            world.assign(end(tp, epoch, broker.stream, 0)),
+            Ok(LeaderEpoch(epoch + 1))
+        );
+        broker = next;
+    }
+    assert_eq!(world.partition(tp).epochs.len(), 1);
+    assert_eq!(world.windows(tp).len(), 1);
+}
+
+#[test]
+fn a_name_is_free_once_the_owner_confirms_or_its_stream_is_sealed() {
+    let mut world = World::default();
+    let broker = world.register(1, None);
+    for sealed in [false, true] {
+        let id = world.create("a.b", 1).unwrap();
+        let reply = world.apply(Command::DeleteTopics(vec![id])).reply;
+        let Reply::DeleteTopics(results) = reply else {
+            panic!("{reply:?}")
+        };
+        assert!(!results[0].as_ref().unwrap().name_free);
+        assert_eq!(world.create("a.b", 1), Err(TopicError::AlreadyExists));
+        if sealed {
+            world.register(1, None);
+            world.seal(broker.stream, 0).unwrap();
+        } else {
+            world.apply(Command::ConfirmDeleted(ConfirmDeleted {
+                incarnation: broker.incarnation,
+                topics: vec![id],
+            }));
+        }
+        let again = world.create("a.b", 1).unwrap();
+        assert_ne!(again, id);
+        if !sealed {
+            world.apply(Command::DeleteTopics(vec![again]));
+            world.apply(Command::ConfirmDeleted(ConfirmDeleted {
+                incarnation: broker.incarnation,
+                topics: vec![again],
+            }));
+        }
+    }
+}
+
+#[test]
+fn offsets_go_with_their_topic_and_commits_to_it_are_skipped() {
+    let mut world = World::default();
+    world.register(1, None);
+    let id = world.create("a", 1).unwrap();
+    let commit = CommitOffsets {
+        group: "g".into(),
+        retention_ms: None,
+        topics: vec![(id, vec![(PartitionIndex(0), committed(5_000_000_000))])],
+    };
+    world.apply(Command::CommitOffsets(commit.clone()));
+    assert!(world.state.offsets.of_group("g").is_some());
+    world.apply(Command::DeleteTopics(vec![id]));
+    assert!(world.state.offsets.of_group("g").is_none());
+    let late = world.apply(Command::CommitOffsets(commit));
+    assert!(!late.effects.changed);
+}
+
+#[test]
+fn bad_topics_are_refused_one_by_one() {
+    let mut world = World::default();
+    world.register(1, None);
+    world.create("a_b", 1).unwrap();
+    let mut topics = vec![
+        new_topic("ok", 1),
+        new_topic("ok", 1),
+        new_topic("a/b", 1),
+        new_topic("a_b", 1),
+        new_topic("a.b", 1),
+        new_topic("none", 0),
+        new_topic("many", i32::MAX),
+        new_topic("rf", 1),
+        new_topic("owner", 1),
+    ];
+    topics[7].replication_factor = 0;
+    topics[8].owners = vec![BrokerId(9)];
+    let results = world.state.check_create(&topics);
+    let errors: Vec<_> = results.iter().map(|r| r.as_ref().err()).collect();
+    assert_eq!(errors[0], None);
+    let error = |index: usize| &errors[index].unwrap().error;
+    assert_eq!(*error(1), TopicError::NamedTwice);
+    assert!(matches!(error(2), TopicError::InvalidName(_)));
+    assert_eq!(*error(3), TopicError::AlreadyExists);
+    assert!(matches!(error(4), TopicError::InvalidName(_)));
+    assert!(matches!(error(5), TopicError::InvalidPartitions(_)));
+    assert!(matches!(error(6), TopicError::InvalidPartitions(_)));
+    assert_eq!(*error(7), TopicError::InvalidReplicationFactor(0));
+    assert!(matches!(error(8), TopicError::InvalidReplicaAssignment(_)));
+}
+
+#[test]
+fn ten_thousand_partitions_are_created_and_reassigned_evenly_in_two_commands() {
+    let mut world = World::default();
+    let one = world.register(1, None);
+    let id = world.create("big", 10_000).unwrap();
+    let two = world.register(2, None);
+    world.apply(Command::EndBroker(one.incarnation));
+    let three = world.register(3, None);
+    world.seal(one.stream, 0).unwrap();
+    let folds = world.state.pending_folds();
+    assert_eq!(folds.len(), 10_000);
+    let ended = folds.iter().map(|fold| end(fold.tp, 0, fold.stream, 0));
+    let body = AssignPartitions {
+        ended: ended.collect(),
+        to: None,
+    };
+    world.apply(Command::AssignPartitions(body));
+    let topic = world.state.topics.find(id).unwrap();
+    let owned = |who: &RegisteredBroker| {
+        let partitions = topic.image.partitions.iter();
+        partitions
+            .filter(|p| p.owner.unwrap().incarnation == who.incarnation)
+            .count()
+    };
+    assert_eq!((owned(&two), owned(&three)), (5_000, 5_000));
+}
+
+#[test]
+fn producer_ids_are_given_out_once() {
+    let mut world = World::default();
+    let mut next = 0;
+    for _ in 0..3 {
+        let wanted = ProducerIdsWanted { len: 1000 };
+        let reply = world.apply(Command::AllocateProducerIds(wanted)).reply;
+        let Reply::ProducerIds(block) = reply else {
+            panic!("{reply:?}")
+        };
+        assert_eq!((block.first.0, block.len), (next, 1000));
+        next += 1000;
+    }
+}
+
+fn committed(offset: i64) -> CommittedOffset {
+    CommittedOffset {
+        offset,
+        leader_epoch: LeaderEpoch(3),
+        metadata: "note".into(),
+    }
+}
+
+/// A step of a random history; numbers choose among what exists.
+#[derive(Clone, Debug)]
+enum Step {
+    Register(u8, Option<u8>),
+    End(u8),
+    Report(u8, u8, u8),
+    Seal(u8, u8),
+    AssignAll(u8),
+    Release(u8, u8),
+    ResumeAll(u8),
+    Create(u8, u8),
+    Delete(u8),
+    Grow(u8),
+    Configure(u8),
+    Commit(u8, u8),
+    PutGroup(u8),
+    DropGroup(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..3u8, proptest::option::of(0..2u8)).prop_map(|(b, d)| Step::Register(b, d)),
+        (0..3u8).prop_map(Step::End),
+        (any::<u8>(), 0..4u8, any::<u8>()).prop_map(|(b, s, p)| Step::Report(b, s, p)),
+        (any::<u8>(), 0..4u8).prop_map(|(s, e)| Step::Seal(s, e)),
+        (0..5u8).prop_map(Step::AssignAll),
+        (any::<u8>(), 0..4u8).prop_map(|(p, e)| Step::Release(p, e)),
+        any::<u8>().prop_map(Step::ResumeAll),
+        (0..6u8, 1..5u8).prop_map(|(n, p)| Step::Create(n, p)),
+        any::<u8>().prop_map(Step::Delete),
+        any::<u8>().prop_map(Step::Grow),
+        any::<u8>().prop_map(Step::Configure),
+        (0..3u8, any::<u8>()).prop_map(|(g, t)| Step::Commit(g, t)),
+        (0..3u8).prop_map(Step::PutGroup),
+        (0..3u8).prop_map(Step::DropGroup),
+    ]
+}
+
+impl World {
+    fn brokers(&self) -> Vec<Arc<BrokerImage>> {
+        self.state.brokers.values().cloned().collect()
+    }
+
+    fn all_partitions(&self) -> Vec<TopicPartition> {
+        let topics = self.state.topics.iter();
+        topics
+            .flat_map(|(id, topic)| {
+                (0..topic.marks.len()).map(move |i| topics::partition_at(id, i))
+            })
+            .collect()
+    }
+
+    fn topic_ids(&self) -> Vec<TopicId> {
+        self.state.topics.iter().map(|(id, _)| id).collect()
+    }
+
+    fn folded_ends(&self, by: u8) -> Vec<PartitionEnd> {
+        let folds = self.state.pending_folds();
+        let ends = folds.iter().map(|fold| {
+            let window = *self.windows(fold.tp).last().unwrap();
+            let end_offset = window.first_offset + i64::from(by);
+            end(fold.tp, fold.epoch.0, fold.stream, end_offset)
+        });
+        ends.collect()
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Register(broker, disk) => drop(self.register(i32::from(broker), disk)),
+            Step::End(broker) => {
+                if let Some(broker) = self.state.brokers.get(&BrokerId(i32::from(broker))) {
+                    let command = Command::EndBroker(broker.incarnation);
+                    self.apply(command);
+                }
+            }
+            Step::Report(broker, ahead, partition) => self.step_report(broker, ahead, partition),
+            Step::Seal(stream, ahead) => {
+                if let Some(seal) = pick(&self.state.pending_seals(), stream) {
+                    let end = seal.durable_end.0 + u64::from(ahead);
+                    self.seal(seal.stream, end).unwrap();
+                }
+            }
+            Step::AssignAll(by) => {
+                let ended = self.folded_ends(by);
+                self.apply(Command::AssignPartitions(AssignPartitions {
+                    ended,
+                    to: None,
+                }));
+            }
+            Step::Release(partition, by) => self.step_release(partition, by),
+            Step::ResumeAll(broker) => {
+                if let Some(broker) = pick(&self.brokers(), broker) {
+                    let ends = self.folded_ends(1).into_iter();
+                    self.apply(Command::ResumePartitions(ResumePartitions {
+                        incarnation: broker.incarnation,
+                        resumed: ends.map(|end| ResumePartition { end }).collect(),
+                    }));
+                }
+            }
+            Step::Create(name, partitions) => {
+                drop(self.create(&format!("t{name}"), i32::from(partitions)));
+            }
+            _ => self.step_topics_and_groups(step),
+        }
+    }
+
+    fn step_topics_and_groups(&mut self, step: &Step) {
+        match *step {
+            Step::Delete(topic) => {
+                if let Some(id) = pick(&self.topic_ids(), topic) {
+                    self.apply(Command::DeleteTopics(vec![id]));
+                }
+                for broker in self.brokers() {
+                    self.apply(Command::ConfirmDeleted(ConfirmDeleted {
+                        incarnation: broker.incarnation,
+                        topics: self.state.topics.deleting().map(|(id, _)| id).collect(),
+                    }));
+                }
+            }
+            Step::Grow(topic) => {
+                if let Some(name) = self.topic_name(topic) {
+                    self.apply(Command::CreatePartitions(vec![GrowTopic {
+                        name,
+                        partitions: 6,
+                        owners: Vec::new(),
+                    }]));
+                }
+            }
+            Step::Configure(topic) => {
+                if let Some(name) = self.topic_name(topic) {
+                    self.apply(Command::AlterConfigs(vec![AlterConfigs {
+                        name,
+                        replace_all: topic.is_multiple_of(2),
+                        changes: vec![ConfigChange {
+                            name: format!("c{}", topic % 3),
+                            value: (topic % 5 != 0).then(|| topic.to_string()),
+                        }],
+                    }]));
+                }
+            }
+            Step::Commit(group, topic) => {
+                if let Some(id) = pick(&self.topic_ids(), topic) {
+                    self.apply(Command::CommitOffsets(CommitOffsets {
+                        group: format!("g{group}").into(),
+                        retention_ms: (topic.is_multiple_of(2)).then_some(1000),
+                        topics: vec![(id, vec![(PartitionIndex(0), committed(1 << 40))])],
+                    }));
+                }
+            }
+            Step::PutGroup(group) => {
+                self.apply(Command::PutGroup(put_group(group)));
+            }
+            Step::DropGroup(group) => {
+                self.apply(Command::DropGroups(vec![format!("g{group}").into()]));
+            }
+            _ => unreachable!("handled by the caller"),
+        }
+    }
+
+    fn step_report(&mut self, broker: u8, ahead: u8, partition: u8) {
+        let Some(broker) = pick(&self.brokers(), broker) else {
+            return;
+        };
+        let durable = self
+            .state
+            .streams
+            .find(broker.stream)
+            .unwrap()
+            .durable_end
+            .0;
+        let end = durable + u64::from(ahead);
+        let rows = pick(&self.all_partitions(), partition).map(|tp| RowReport {
+            slot: Slot(end.saturating_sub(u64::from(partition % 3))),
+            partitions: vec![tp],
+        });
+        self.apply(Command::ReportProgress(ProgressReport {
+            incarnation: broker.incarnation,
+            stream: broker.stream,
+            durable_end: Slot(end),
+            rows: rows.into_iter().collect(),
+        }));
+    }
+
+    fn step_release(&mut self, partition: u8, by: u8) {
+        let Some(tp) = pick(&self.all_partitions(), partition) else {
+            return;
+        };
+        let image = self.partition(tp);
+        let (Some(owner), Some(window)) = (image.owner, image.windows.last()) else {
+            return;
+        };
+        let durable = self.state.streams.find(window.stream).unwrap().durable_end;
+        let released = ReleasePartition {
+            end: end(
+                tp,
+                window.epoch.0,
+                window.stream,
+                window.first_offset + i64::from(by),
+            ),
+            row: Some(durable),
+        };
+        let ended = vec![released.end];
+        self.apply(Command::ReleasePartitions(ReleasePartitions {
+            incarnation: owner.incarnation,
+            released: vec![released],
+        }));
+        if by.is_multiple_of(2) {
+            self.apply(Command::AssignPartitions(AssignPartitions {
+                ended,
+                to: None,
+            }));
+        }
+    }
+
+    fn topic_name(&self, topic: u8) -> Option<String> {
+        let id = pick(&self.topic_ids(), topic)?;
+        Some(self.state.topics.find(id)?.image.name.to_string())
+    }
+}
+
+fn put_group(group: u8) -> PutGroup {
+    PutGroup {
+        group: format!("g{group}").into(),
+        row: GroupRow {
+            protocol_type: "consumer".into(),
+            generation: 4,
+            protocol: "range".into(),
+            leader: "m".into(),
+            members: Vec::new(),
+        },
+    }
+}
+
+fn pick<T: Clone>(items: &[T], by: u8) -> Option<T> {
+    let index = usize::from(by).checked_rem(items.len())?;
+    items.get(index).cloned()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn the_journal_replays_to_the_same_state(
+        steps in proptest::collection::vec(step(), 1..60),
+        per_slot in 1..5usize,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut world = World::default();
+        for step in &steps {
+            world.step(step);
+        }
+        let mut slots = Vec::new();
+        for commands in world.journal.chunks(per_slot) {
+            let mut slot = SlotBuilder::new();
+            for stamped in commands {
+                slot.push(stamped).unwrap();
+            }
+            slots.push(slot.take());
+        }
+        let cut = cut.index(slots.len() + 1);
+        let mut replayed = State::default();
+        for (index, slot) in slots.iter().enumerate() {
+            if index == cut {
+                replayed = decode_snapshot(&encode_snapshot(&replayed).unwrap()).unwrap();
+            }
+            for stamped in decode_slot(slot).unwrap() {
+                prop_assert!(replayed.apply(&stamped).effects.changed);
+            }
+        }
+        prop_assert_eq!(&replayed, &world.state);
+    }
+
+    #[test]
+    fn epochs_windows_and_floors_only_ever_rise(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let mut world = World::default();
+        for step in &steps {
+            let before = world.state.clone();
+            world.step(step);
+            for (id, stream) in before.streams.iter() {
+                prop_assert!(stream.floor <= world.state.streams.find(id).unwrap().floor);
+            }
+            for tp in world.all_partitions() {
+                let now = world.partition(tp);
+                let rise = |a: &EpochStart, b: &EpochStart| {
+                    a.epoch < b.epoch && a.start_offset < b.start_offset
+                };
+                prop_assert!(now.epochs.is_sorted_by(rise));
+                prop_assert!(now.windows.is_sorted_by(|a, b| a.first_offset <= b.first_offset));
+                if let Some((was, _)) = before.topics.partition(tp) {
+                    prop_assert!(was.epoch <= now.epoch);
+                }
+            }
+        }
+    }
+}
