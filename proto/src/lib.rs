@@ -12,4 +12,5 @@ pub mod ids;
 pub mod journal;
 pub mod kafka;
 pub mod limits;
+pub mod record;
 pub mod topic_name;

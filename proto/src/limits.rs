@@ -20,6 +20,12 @@ pub const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// Largest `max.message.bytes` that a topic may be given.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Bytes that the records of one batch may have once decompressed, wherever they are decompressed.
+/// Kafka's clients compress what fits their `batch.size`, so that real batches stay far below.
+pub const BATCH_PLAIN_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Least bytes of a record: its length, attributes, two deltas, two lengths and a count.
+pub const RECORD_BYTES_MIN: usize = 7;
+
 /// A WAL object of this size is put at once. A batch that is larger gets an object of its own.
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;
 /// Slots of one stream that may be in flight at a time.
@@ -82,6 +88,10 @@ const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(
     MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX,
     "a legal batch must fit a request"
+);
+const _: () = assert!(
+    MESSAGE_BYTES_MAX <= BATCH_PLAIN_BYTES_MAX,
+    "a legal batch must be legal when it does not compress"
 );
 const _: () = assert!(
     WALL_DISTANCE > SLOTS_IN_FLIGHT_MAX as u64,

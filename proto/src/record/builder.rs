@@ -1,0 +1,277 @@
+//! New record batches, and old ones under another codec.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use thiserror::Error;
+
+use super::batch::{BatchView, crc32c};
+use super::compression::{Codec, Compression, CompressionError, compress};
+use super::header::{
+    ATTRIBUTES_AT, Attributes, BatchHeader, CRC_AT, HEADER_BYTES, HeaderError, LENGTH_END, MAGIC,
+};
+use super::varint::{put_i32, put_i64};
+use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
+
+/// A record to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewRecord<'a> {
+    /// In milliseconds since 1970.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub value: Option<&'a [u8]>,
+    /// Its headers.
+    pub headers: &'a [NewHeader<'a>],
+}
+
+/// A header to be written: its key and value.
+pub type NewHeader<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// Why a batch could not be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// Without a record there is no batch.
+    #[error("a batch needs a record")]
+    Empty,
+    /// A byte string, the number of records or the batch is longer than 31 bits can say.
+    #[error("the batch is too large for its format")]
+    TooLarge,
+    /// Two timestamps are further apart than 64 bits can say.
+    #[error("timestamp {0} is too far from the first one of the batch")]
+    Timestamp(i64),
+    /// Offsets must rise.
+    #[error("offset delta {found} does not follow {after}")]
+    OffsetDelta {
+        /// The one given.
+        found: i32,
+        /// The one before.
+        after: i32,
+    },
+    /// The codec failed.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
+    /// What was built is not a batch, which is a fault of this module.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+}
+
+/// Collects records into one batch.
+#[derive(Clone, Debug)]
+pub struct BatchBuilder {
+    header: BatchHeader,
+    compression: Compression,
+    plain: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self::new(Codec::None)
+    }
+}
+
+impl BatchBuilder {
+    /// An empty batch at offset 0, of a producer without state.
+    pub fn new(compression: impl Into<Compression>) -> Self {
+        let compression = compression.into();
+        Self {
+            header: BatchHeader {
+                base_offset: 0,
+                length: 0,
+                leader_epoch: LeaderEpoch(-1),
+                crc: 0,
+                attributes: Attributes(compression.codec.number()),
+                last_offset_delta: -1,
+                base_timestamp: -1,
+                max_timestamp: -1,
+                producer_id: ProducerId(-1),
+                producer_epoch: ProducerEpoch(-1),
+                base_sequence: -1,
+                record_count: 0,
+            },
+            compression,
+            plain: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Sets the offset of the first record.
+    #[must_use]
+    pub fn base_offset(mut self, offset: i64) -> Self {
+        self.header.base_offset = offset;
+        self
+    }
+
+    /// Sets the owner's epoch.
+    #[must_use]
+    pub fn leader_epoch(mut self, epoch: LeaderEpoch) -> Self {
+        self.header.leader_epoch = epoch;
+        self
+    }
+
+    /// Makes it a batch of a producer with state.
+    #[must_use]
+    pub fn producer(mut self, id: ProducerId, epoch: ProducerEpoch, base_sequence: i32) -> Self {
+        self.header.producer_id = id;
+        self.header.producer_epoch = epoch;
+        self.header.base_sequence = base_sequence;
+        self
+    }
+
+    /// Makes it a batch of a transaction.
+    #[must_use]
+    pub fn transactional(mut self) -> Self {
+        self.header.attributes.0 |= Attributes::TRANSACTIONAL;
+        self
+    }
+
+    /// Makes it a control batch.
+    #[must_use]
+    pub fn control(mut self) -> Self {
+        self.header.attributes.0 |= Attributes::CONTROL;
+        self
+    }
+
+    /// Adds a record behind the others, with the next offset.
+    ///
+    /// # Errors
+    /// It does not fit the format; the batch is then as before.
+    pub fn push(&mut self, record: &NewRecord<'_>) -> Result<(), BuildError> {
+        let delta = self.header.last_offset_delta.checked_add(1);
+        self.push_at(delta.ok_or(BuildError::TooLarge)?, record)
+    }
+
+    /// Adds a record at `offset_delta`, as compaction leaves them: with gaps.
+    ///
+    /// # Errors
+    /// It does not fit the format or does not follow the last; the batch is then as before.
+    pub fn push_at(&mut self, offset_delta: i32, record: &NewRecord<'_>) -> Result<(), BuildError> {
+        let first = self.header.record_count == 0;
+        if offset_delta <= self.header.last_offset_delta {
+            return Err(BuildError::OffsetDelta {
+                found: offset_delta,
+                after: self.header.last_offset_delta,
+            });
+        }
+        let base_timestamp = if first {
+            record.timestamp
+        } else {
+            self.header.base_timestamp
+        };
+        let timestamp_delta = record
+            .timestamp
+            .checked_sub(base_timestamp)
+            .ok_or(BuildError::Timestamp(record.timestamp))?;
+        self.scratch.clear();
+        put_record(&mut self.scratch, timestamp_delta, offset_delta, record)?;
+        put_i32(&mut self.plain, signed(self.scratch.len())?);
+        self.plain.extend_from_slice(&self.scratch);
+        let header = &mut self.header;
+        header.base_timestamp = base_timestamp;
+        header.max_timestamp = if first {
+            record.timestamp
+        } else {
+            header.max_timestamp.max(record.timestamp)
+        };
+        header.last_offset_delta = offset_delta;
+        // never more than deltas, which are 31 bits
+        header.record_count += 1;
+        Ok(())
+    }
+
+    /// Bytes of the records so far, before compression.
+    pub fn plain_bytes(&self) -> usize {
+        self.plain.len()
+    }
+
+    /// Number of records so far.
+    pub fn record_count(&self) -> i32 {
+        self.header.record_count
+    }
+
+    /// The batch.
+    ///
+    /// # Errors
+    /// There is no record, or the batch is too large for its format.
+    pub fn build(self) -> Result<BatchView, BuildError> {
+        if self.header.record_count == 0 {
+            return Err(BuildError::Empty);
+        }
+        let stored = compress(self.compression, &self.plain)?;
+        encode(&self.header, &stored)
+    }
+}
+
+/// The same records under another codec (`compression.type` of a topic). Needs no look at them.
+///
+/// # Errors
+/// The batch does not decompress into `plain_bytes_max` bytes.
+pub fn recompress(
+    batch: &BatchView,
+    compression: Compression,
+    plain_bytes_max: usize,
+) -> Result<BatchView, BuildError> {
+    let plain = batch.plain_records(plain_bytes_max)?;
+    let stored = compress(compression, &plain)?;
+    let mut header = *batch.header();
+    header.attributes.0 =
+        (header.attributes.0 & !Attributes::CODEC_MASK) | compression.codec.number();
+    encode(&header, &stored)
+}
+
+fn put_record(
+    out: &mut Vec<u8>,
+    timestamp_delta: i64,
+    offset_delta: i32,
+    record: &NewRecord<'_>,
+) -> Result<(), BuildError> {
+    out.put_i8(0);
+    put_i64(out, timestamp_delta);
+    put_i32(out, offset_delta);
+    put_bytes(out, record.key)?;
+    put_bytes(out, record.value)?;
+    put_i32(out, signed(record.headers.len())?);
+    for (key, value) in record.headers {
+        put_bytes(out, Some(key))?;
+        put_bytes(out, *value)?;
+    }
+    Ok(())
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) -> Result<(), BuildError> {
+    match bytes {
+        None => put_i32(out, -1),
+        Some(bytes) => {
+            put_i32(out, signed(bytes.len())?);
+            out.extend_from_slice(bytes);
+        }
+    }
+    Ok(())
+}
+
+/// Writes `header`, with length and CRC set anew, and the stored records behind it.
+fn encode(header: &BatchHeader, stored: &[u8]) -> Result<BatchView, BuildError> {
+    let total = HEADER_BYTES + stored.len();
+    let mut out = BytesMut::with_capacity(total);
+    out.put_i64(header.base_offset);
+    out.put_i32(signed(total - LENGTH_END)?);
+    out.put_i32(header.leader_epoch.0);
+    out.put_i8(MAGIC);
+    out.put_u32(0);
+    out.put_i16(header.attributes.0);
+    out.put_i32(header.last_offset_delta);
+    out.put_i64(header.base_timestamp);
+    out.put_i64(header.max_timestamp);
+    out.put_i64(header.producer_id.0);
+    out.put_i16(header.producer_epoch.0);
+    out.put_i32(header.base_sequence);
+    out.put_i32(header.record_count);
+    out.put_slice(stored);
+    let crc = crc32c(&out[ATTRIBUTES_AT..]);
+    out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+    Ok(BatchView::take(&mut Bytes::from(out))?)
+}
+
+fn signed(len: usize) -> Result<i32, BuildError> {
+    i32::try_from(len).map_err(|_| BuildError::TooLarge)
+}
