@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::batch::BatchView;
 use super::compression::Codec;
 use super::header::{Attributes, HEADER_BYTES, HeaderError, TimestampType};
+use crate::error_code::ErrorCode;
 use crate::limits::{BATCH_PLAIN_BYTES_MAX, RECORD_BYTES_MIN};
 
 /// What a topic asks of a batch.
@@ -88,6 +89,26 @@ pub enum BatchError {
         /// Latest accepted now.
         most: i64,
     },
+}
+
+impl BatchError {
+    /// The code for the client. Only a batch that was damaged on its way is worth sending again,
+    /// so that the others are not retriable.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Header(HeaderError::Length(_)) | Self::Crc(_) => ErrorCode::CorruptMessage,
+            Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            Self::Codec(_) => ErrorCode::UnsupportedCompressionType,
+            Self::TimestampType | Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
+            Self::Header(_)
+            | Self::SeveralBatches(_)
+            | Self::BaseOffset(_)
+            | Self::Count { .. }
+            | Self::Control
+            | Self::DeleteHorizon
+            | Self::Producer { .. } => ErrorCode::InvalidRecord,
+        }
+    }
 }
 
 /// Checks what a producer sent for one partition. `now_ms` is the broker's wall time.

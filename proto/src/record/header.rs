@@ -158,7 +158,8 @@ impl BatchHeader {
         {
             return Err(HeaderError::Magic(i8::from_be_bytes([*magic])));
         }
-        let raw: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or_else(|| truncated(HEADER_BYTES))?;
+        let raw: &[u8; HEADER_BYTES] =
+            bytes.first_chunk().ok_or_else(|| truncated(HEADER_BYTES))?;
         let header = Self::from_raw(raw);
         match usize::try_from(header.length) {
             Ok(length) if length >= HEADER_BYTES - LENGTH_END => {

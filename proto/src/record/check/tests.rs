@@ -202,3 +202,20 @@ fn timestamps_outside_the_topics_bounds_are_refused() {
     };
     assert!(with(&broker_time, &[0, i64::MAX]));
 }
+
+#[test]
+fn each_refusal_has_kafkas_code() {
+    let code = |bytes| check(bytes).unwrap_err().code();
+    let with = |at, value: &[u8]| code(changed(&batch(&[NOW]), at, value));
+    assert_eq!(code(Bytes::new()), ErrorCode::InvalidRecord);
+    assert_eq!(with(16, &[1]), ErrorCode::InvalidRecord);
+    assert_eq!(with(8, &[0, 0, 0, 1]), ErrorCode::CorruptMessage);
+    assert_eq!(with(21, &[0, 7]), ErrorCode::UnsupportedCompressionType);
+    assert_eq!(with(21, &[0, 8]), ErrorCode::InvalidTimestamp);
+    assert_eq!(with(21, &[0, 0x20]), ErrorCode::InvalidRecord);
+    assert_eq!(with(57, &[0; 4]), ErrorCode::InvalidRecord);
+    assert_eq!(
+        code(batch(&[NOW; 200]).into_bytes()),
+        ErrorCode::MessageTooLarge
+    );
+}
