@@ -9,17 +9,22 @@
 //! Architecture invariant: nothing here knows what the bytes mean. Keys come from `layout.rs`. Every
 //! request carries a [`Purpose`] and is counted under it.
 //!
-//! - `url.rs`, `s3.rs`: from a URL to a store
+//! - `url.rs`, `s3.rs`, `open.rs`: from a URL to a store
 //! - `file.rs`: a local directory as a store whose creates survive power loss
 //! - `error.rs`: answers of a store, sorted by what they mean
 //! - `retry.rs`: attempt timeouts and pauses (pure)
-//! - `probe.rs`: the store proves itself (I11)
+//! - `probe.rs`, `report.rs`: the store proves itself (I11), one line per check
 //! - `admin.rs`: creating the bucket, checks of lifecycle and versioning
 //! - `testing.rs`: a store that fails as told
 
+mod admin;
 mod error;
 mod file;
+mod open;
+mod probe;
+mod report;
 mod retry;
+mod s3;
 #[doc(hidden)]
 pub mod testing;
 mod url;
@@ -33,18 +38,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_proto::env::{Clock, Entropy};
 use futures::{StreamExt, TryStreamExt};
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     Error as StoreError, GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload,
 };
 
 use crate::layout::Key;
+use admin::Admin;
 use error::Failure;
 pub use error::{BucketError, CreateOutcome, Effect, StoreFailure, Unclear, UnclearKind};
 pub use file::FileStore;
+pub use open::BucketOptions;
+pub use probe::Depth;
+pub use report::{Check, Report, Verdict};
 use retry::AttemptTimer;
 pub use retry::backoff;
+pub use s3::Environment;
 pub use url::{BucketUrl, S3Url};
 use usage::Counters;
 pub use usage::{BucketUsage, Operation, Purpose, UsageRow};
@@ -84,6 +93,10 @@ struct Inner {
     counters: Counters,
     upload: Mutex<AttemptTimer>,
     download: Mutex<AttemptTimer>,
+    /// What surrounds an S3 bucket.
+    admin: Option<Admin>,
+    /// Names the configuration that a passed probe speaks for.
+    configuration: u64,
 }
 
 impl fmt::Debug for Bucket {
@@ -102,35 +115,6 @@ impl Bucket {
         Self::new(store, Path::default(), BucketKind::Given, clock, entropy)
     }
 
-    /// A bucket in the memory of this process.
-    pub fn memory(clock: Arc<dyn Clock>, entropy: Arc<Entropy>) -> Self {
-        let store = Arc::new(InMemory::new());
-        Self::new(store, Path::default(), BucketKind::Memory, clock, entropy)
-    }
-
-    /// A bucket in a local directory, which is made if it is missing.
-    ///
-    /// # Errors
-    /// [`BucketError::Disk`] with the operating system's words.
-    pub fn directory(
-        directory: &std::path::Path,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<Entropy>,
-    ) -> Result<Self, BucketError> {
-        let store = FileStore::open(directory).map_err(|error| BucketError::Disk {
-            operation: Operation::Create,
-            key: directory.display().to_string(),
-            detail: error.to_string(),
-        })?;
-        Ok(Self::new(
-            Arc::new(store),
-            Path::default(),
-            BucketKind::File,
-            clock,
-            entropy,
-        ))
-    }
-
     fn new(
         store: Arc<dyn ObjectStore>,
         root: Path,
@@ -147,7 +131,19 @@ impl Bucket {
             counters: Counters::new(),
             upload: Mutex::new(AttemptTimer::new()),
             download: Mutex::new(AttemptTimer::new()),
+            admin: None,
+            configuration: 0,
         }))
+    }
+
+    /// Adds what only an S3 bucket has. Only before the bucket is shared.
+    fn with_admin(self, admin: Admin, configuration: u64) -> Self {
+        let mut inner = self.0;
+        if let Some(inner) = Arc::get_mut(&mut inner) {
+            inner.admin = Some(admin);
+            inner.configuration = configuration;
+        }
+        Self(inner)
     }
 
     /// What stands behind this bucket.

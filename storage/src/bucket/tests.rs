@@ -1,5 +1,9 @@
 use firn_proto::env::SystemClock;
 use firn_proto::ids::{Slot, StreamId};
+use object_store::memory::InMemory;
+
+mod s3;
+mod s3_server;
 
 use super::testing::{Fault, FaultStore, On, Rule};
 use super::*;
@@ -331,4 +335,93 @@ async fn requests_and_bytes_are_counted_by_purpose() {
         (1, 0)
     );
     assert_eq!(row(Purpose::Fold).bytes_received, 2);
+}
+
+#[tokio::test]
+async fn the_probe_passes_on_memory_and_on_a_directory() {
+    let (clock, entropy) = env();
+    let options = BucketOptions::default();
+    Bucket::open("memory://", &options, clock, entropy)
+        .await
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().join("data").display());
+    for expected in [18, 5] {
+        let (clock, entropy) = env();
+        let bucket = Bucket::open(&url, &options, clock, entropy).await.unwrap();
+        let creates = bucket.usage().requests(Purpose::Probe, Operation::Create);
+        assert_eq!(creates, expected);
+    }
+}
+
+#[tokio::test]
+async fn every_check_of_a_report_is_one_line() {
+    let report = memory().examine(Depth::Full).await.unwrap();
+    let lines: Vec<String> = report.to_string().lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 4);
+    assert!(
+        lines.iter().all(|line| line.starts_with("ok ")),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
+async fn each_broken_promise_of_a_store_fails_its_own_check() {
+    for (on, fault, skip, check) in [
+        (On::Put, Fault::ConditionIgnored, 0, "one winner per create"),
+        (
+            On::Put,
+            Fault::ConditionIgnored,
+            16,
+            "second create refused",
+        ),
+        (On::Get, Fault::Unseen, 0, "get after put"),
+        (On::Get, Fault::BitFlip, 0, "one winner per create"),
+        (On::List, Fault::Unseen, 0, "list after put"),
+    ] {
+        let (store, bucket) = faulty();
+        store.inject(
+            Rule::new(on, fault)
+                .key("scratch")
+                .after(skip)
+                .times(u64::MAX),
+        );
+        let error = bucket
+            .examine(Depth::Full)
+            .await
+            .unwrap()
+            .into_result()
+            .unwrap_err();
+        assert!(
+            matches!(error, BucketError::Unfit { check: failed, .. } if failed == check),
+            "{fault:?}: {error}"
+        );
+        let marker = Place::ProbeMarker(1).key();
+        assert_eq!(
+            bucket.get(P, &marker).await.unwrap(),
+            None,
+            "no marker after a failure"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_in_trouble_is_probed_again_and_not_called_unfit() {
+    for fault in [
+        Fault::Throttled,
+        Fault::AnswerLost,
+        Fault::FailedAfter,
+        Fault::Conflict,
+    ] {
+        let (store, bucket) = faulty();
+        store.inject(Rule::new(On::Put, fault).key("scratch").times(20));
+        let report = bucket.examine(Depth::Full).await.unwrap();
+        assert!(report.is_usable(), "{fault:?}: {report}");
+    }
+    let (store, bucket) = faulty();
+    store.set_outage(true);
+    assert!(matches!(
+        bucket.examine(Depth::Full).await,
+        Err(BucketError::Unavailable { .. })
+    ));
 }

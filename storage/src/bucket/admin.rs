@@ -1,0 +1,253 @@
+//! What is set up around a bucket and not in it: its creation, its lifecycle rules, its versioning.
+//! Never on the data path.
+//!
+//! A lifecycle rule that expires or moves objects is the one thing that can take acknowledged
+//! records and seals away behind Firn's back, so a bucket with such a rule over Firn's prefix is
+//! refused. The only rule Firn sets itself removes unfinished multipart uploads.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Builder;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::types::{
+    AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint,
+    BucketVersioningStatus, CreateBucketConfiguration, ExpirationStatus, LifecycleRule,
+    LifecycleRuleFilter,
+};
+
+use super::Operation;
+use super::error::BucketError;
+use super::report::{Report, Verdict};
+use super::s3::Connection;
+use super::url::S3Url;
+
+const LIFECYCLE: &str = "lifecycle rules";
+const VERSIONING: &str = "versioning";
+const ABORT_AFTER_DAYS: i32 = 1;
+
+/// The administrative side of an S3 bucket.
+#[derive(Clone)]
+pub(super) struct Admin {
+    client: Client,
+    url: S3Url,
+}
+
+/// What a lifecycle rule does, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RuleView {
+    pub(super) id: String,
+    pub(super) enabled: bool,
+    pub(super) prefix: String,
+    /// Applies only to objects with a tag, which Firn's never have.
+    pub(super) needs_tag: bool,
+    pub(super) expires: bool,
+    pub(super) moves: bool,
+}
+
+impl Admin {
+    pub(super) fn new(connection: &Connection) -> Self {
+        let config = Builder::from(&connection.sdk)
+            .force_path_style(connection.url.path_style)
+            .build();
+        Self {
+            client: Client::from_conf(config),
+            url: connection.url.clone(),
+        }
+    }
+
+    /// Creates the bucket unless it is there.
+    pub(super) async fn create_bucket(&self) -> Result<(), BucketError> {
+        let name = &self.url.bucket;
+        if Box::pin(self.client.head_bucket().bucket(name).send())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let mut request = self.client.create_bucket().bucket(name);
+        let region = self.url.region.as_deref().unwrap_or_default();
+        // AWS wants the region named except in the oldest one; other stores do not know theirs.
+        if self.url.endpoint.is_none() && region != "us-east-1" {
+            let place = BucketLocationConstraint::from(region);
+            let place = CreateBucketConfiguration::builder()
+                .location_constraint(place)
+                .build();
+            request = request.create_bucket_configuration(place);
+        }
+        match Box::pin(request.send()).await {
+            Ok(_) => tracing::info!(bucket = name, "created the bucket"),
+            Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => return Ok(()),
+            Err(error) => {
+                return Err(BucketError::Unavailable {
+                    operation: Operation::Create,
+                    key: format!("bucket {name}"),
+                    attempts: 1,
+                    detail: words(&error),
+                });
+            }
+        }
+        self.set_abort_rule().await;
+        Ok(())
+    }
+
+    /// Best effort: some stores know no lifecycle rules, and Firn works without.
+    async fn set_abort_rule(&self) {
+        let abort = AbortIncompleteMultipartUpload::builder()
+            .days_after_initiation(ABORT_AFTER_DAYS)
+            .build();
+        let rule = LifecycleRule::builder()
+            .id("firn-abort-incomplete-multipart")
+            .status(ExpirationStatus::Enabled)
+            .filter(
+                LifecycleRuleFilter::builder()
+                    .prefix(self.url.prefix.clone())
+                    .build(),
+            )
+            .abort_incomplete_multipart_upload(abort)
+            .build();
+        let rules =
+            rule.and_then(|rule| BucketLifecycleConfiguration::builder().rules(rule).build());
+        let Ok(rules) = rules else {
+            return;
+        };
+        let request = self
+            .client
+            .put_bucket_lifecycle_configuration()
+            .bucket(&self.url.bucket)
+            .lifecycle_configuration(rules);
+        if let Err(error) = Box::pin(request.send()).await {
+            tracing::debug!(
+                error = words(&error),
+                "the store takes no rule for unfinished multipart uploads"
+            );
+        }
+    }
+
+    /// Adds the checks of what surrounds the bucket to `report`.
+    pub(super) async fn check(&self, report: &mut Report) {
+        self.check_lifecycle(report).await;
+        self.check_versioning(report).await;
+    }
+
+    async fn check_lifecycle(&self, report: &mut Report) {
+        let request = self
+            .client
+            .get_bucket_lifecycle_configuration()
+            .bucket(&self.url.bucket);
+        match Box::pin(request.send()).await {
+            Ok(rules) => {
+                let rules: Vec<RuleView> = rules.rules().iter().map(view).collect();
+                match first_dangerous(&rules, &self.url.prefix) {
+                    None => report.add(LIFECYCLE, Verdict::Passed, "none touches the prefix"),
+                    Some((rule, what)) => report.add_with_fix(
+                        LIFECYCLE,
+                        Verdict::Failed,
+                        format!("rule '{}' {what} objects under the prefix", rule.id),
+                        "remove the rule or narrow it to other prefixes: it would destroy records",
+                    ),
+                }
+            }
+            Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => {
+                report.add(LIFECYCLE, Verdict::Passed, "there are none");
+            }
+            Err(error) if is_unknown(error.code()) => {
+                report.add(LIFECYCLE, Verdict::Skipped, "the store knows none");
+            }
+            Err(error) => report.add_with_fix(
+                LIFECYCLE,
+                Verdict::Warned,
+                format!("not readable: {}", words(&error)),
+                "allow s3:GetLifecycleConfiguration, so that a rule that expires records is seen",
+            ),
+        }
+    }
+
+    async fn check_versioning(&self, report: &mut Report) {
+        let request = self.client.get_bucket_versioning().bucket(&self.url.bucket);
+        match Box::pin(request.send()).await {
+            Ok(answer) if answer.status() == Some(&BucketVersioningStatus::Enabled) => {
+                report.add_with_fix(
+                    VERSIONING,
+                    Verdict::Warned,
+                    "on: deleted objects stay as old versions and are billed",
+                    "add a lifecycle rule that expires noncurrent versions, and nothing else",
+                );
+            }
+            Ok(_) => report.add(VERSIONING, Verdict::Passed, "off"),
+            Err(error) if is_unknown(error.code()) => {
+                report.add(VERSIONING, Verdict::Skipped, "the store knows none");
+            }
+            Err(error) => {
+                report.add(
+                    VERSIONING,
+                    Verdict::Warned,
+                    format!("not readable: {}", words(&error)),
+                );
+            }
+        }
+    }
+}
+
+fn is_unknown(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some("NotImplemented" | "MethodNotAllowed" | "XNotImplemented")
+    )
+}
+
+/// The words of an SDK error; the request, which could hold secrets, is not among them.
+fn words<E>(error: &SdkError<E>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ => DisplayErrorContext(error)
+            .to_string()
+            .chars()
+            .take(300)
+            .collect(),
+    }
+}
+
+fn view(rule: &LifecycleRule) -> RuleView {
+    #[expect(deprecated, reason = "old rules still carry their prefix here")]
+    let old_prefix = rule.prefix();
+    let filter = rule.filter();
+    let both = filter.and_then(LifecycleRuleFilter::and);
+    let prefix = filter
+        .and_then(LifecycleRuleFilter::prefix)
+        .or_else(|| both.and_then(|and| and.prefix()))
+        .or(old_prefix);
+    RuleView {
+        id: rule.id().unwrap_or_default().to_owned(),
+        enabled: *rule.status() == ExpirationStatus::Enabled,
+        prefix: prefix.unwrap_or_default().to_owned(),
+        needs_tag: filter.is_some_and(|f| f.tag().is_some())
+            || both.is_some_and(|and| !and.tags().is_empty()),
+        // A rule that only removes expired delete markers expires no object.
+        expires: rule
+            .expiration()
+            .is_some_and(|e| e.days().is_some() || e.date().is_some()),
+        moves: !rule.transitions().is_empty(),
+    }
+}
+
+/// The first rule that would take objects under `root` away, and what it does to them.
+pub(super) fn first_dangerous<'a>(
+    rules: &'a [RuleView],
+    root: &str,
+) -> Option<(&'a RuleView, &'static str)> {
+    rules
+        .iter()
+        .filter(|rule| rule.enabled && !rule.needs_tag)
+        .filter(|rule| rule.prefix.starts_with(root) || root.starts_with(&rule.prefix))
+        .find_map(|rule| match (rule.expires, rule.moves) {
+            (true, _) => Some((rule, "expires")),
+            (_, true) => Some((rule, "moves")),
+            _ => None,
+        })
+}
+
+#[cfg(test)]
+mod tests;
