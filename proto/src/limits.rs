@@ -15,6 +15,9 @@ pub const DECODE_BYTES_FLOOR: usize = 64 * 1024;
 pub const TAGGED_FIELDS_MAX: usize = 64;
 /// Largest tagged field that is skipped because nobody here knows it.
 pub const TAGGED_FIELD_BYTES_MAX: usize = 64 * 1024;
+/// Requests of one Kafka connection that may wait for their answers; no more are read until some
+/// have been written.
+pub const PENDING_REPLIES_MAX: usize = 128;
 /// Default of `max.message.bytes`: the largest record batch a topic takes, as stored.
 pub const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// Largest `max.message.bytes` that a topic may be given.

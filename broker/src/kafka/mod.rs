@@ -1,11 +1,19 @@
 //! The Kafka door: every existing Kafka client, unchanged, over TCP. Frames in, answers out, one
 //! file per API.
 //!
+//! - `listener`: binds, accepts, limits the number of connections
+//! - `connection`: one client; frames in, answers in order out
+//! - `frame`, `reply`, `memory`: its parts: cutting frames, chunks on their way out, bytes in use
 //! - `context`: what handlers may use; they hold no state of their own
 //! - `data/`: produce, fetch and what goes with them
 //! - `admin/`: metadata, topics, configs
 //! - `group/`: consumer groups
 
 pub mod admin;
+pub mod connection;
 pub mod context;
 pub mod data;
+pub mod frame;
+pub mod listener;
+pub mod memory;
+pub mod reply;

@@ -1,0 +1,348 @@
+//! One client connection: reads frames, starts their requests in the order in which they arrive,
+//! writes the answers in that same order.
+//!
+//! Two halves run in one task. The reading half cuts frames and *starts* each request, which for
+//! Produce means appending it; the writing half finishes requests one after the other. So Produce
+//! requests are appended while earlier ones wait for their acknowledgement, and a parked Fetch or
+//! JoinGroup holds up only what comes behind it. A client that does not read its answers, or asks
+//! for more than may be in progress, is not read from: the queue between the halves is bounded.
+//!
+//! Knows nothing about what a request means; that is [`Service`].
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use firn_proto::env::{Clock, Mono};
+use firn_proto::limits::PENDING_REPLIES_MAX;
+use futures::future::BoxFuture;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::context::ConnectionState;
+use super::frame::{BadLength, FrameReader, Next};
+use super::memory::{ByteBudget, Reserved};
+use super::reply::{Outgoing, Reply};
+use crate::metrics::Metrics;
+
+/// What requests mean. One implementation serves clients; tests have their own.
+pub trait Service: Send + Sync + 'static {
+    /// Starts the request in `frame`. Called one frame at a time, in the order of arrival; the
+    /// next frame is not looked at until this is done.
+    fn start(
+        &self,
+        conn: &Arc<ConnectionState>,
+        frame: Bytes,
+        memory: Reserved,
+    ) -> impl Future<Output = Started> + Send;
+}
+
+/// What becomes of a request that has been started.
+pub enum Started {
+    /// It is answered, or not (acks=0), once this is done. Polled only after every earlier
+    /// request of the connection has its answer. An error closes the connection.
+    Pending(BoxFuture<'static, Result<Option<Reply>, Refusal>>),
+    /// The connection cannot go on.
+    Refused(Refusal),
+}
+
+/// Why the broker closes a connection: the client broke the protocol, or asked for what cannot be
+/// answered in it. For the log.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub enum Ended {
+    /// The client closed it.
+    #[error("closed by the client")]
+    ByClient,
+    /// No request for `connections.max.idle.ms`.
+    #[error("idle")]
+    Idle,
+    /// Nothing was sent for a while after the connection was opened.
+    #[error("nothing was sent")]
+    Silent,
+    /// A frame did not arrive in reasonable time.
+    #[error("a request arrived too slowly")]
+    SlowRequest,
+    /// The client did not take its answers in reasonable time.
+    #[error("answers were not read")]
+    SlowReader,
+    /// The broker is stopping.
+    #[error("the broker is stopping")]
+    Stopping,
+    /// The client broke the protocol.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl From<BadLength> for Ended {
+    fn from(bad: BadLength) -> Self {
+        Self::Refused(Refusal(bad.to_string()))
+    }
+}
+
+/// What connections share.
+pub struct Shared<S> {
+    /// What requests mean.
+    pub service: S,
+    /// Bytes of all requests in progress.
+    pub memory: ByteBudget,
+    /// The reader of time.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Largest request frame.
+    pub request_bytes_max: usize,
+    /// A connection without a request for this long is closed.
+    pub idle_max: Duration,
+    /// Cancelled when the broker stops: no more requests are read, those in progress are answered.
+    pub stop: CancellationToken,
+}
+
+/// Serves one client until either side closes, and says why it ended.
+pub async fn serve<S, IO>(shared: &Shared<S>, conn: Arc<ConnectionState>, socket: IO) -> Ended
+where
+    S: Service,
+    IO: AsyncRead + AsyncWrite + Send,
+{
+    let (reader, writer) = tokio::io::split(socket);
+    serve_halves(shared, conn, reader, writer).await
+}
+
+/// [`serve`], for a socket that has two halves of its own.
+pub async fn serve_halves<S, R, W>(
+    shared: &Shared<S>,
+    conn: Arc<ConnectionState>,
+    reader: R,
+    writer: W,
+) -> Ended
+where
+    S: Service,
+    R: AsyncRead + Send + Unpin,
+    W: AsyncWrite + Send + Unpin,
+{
+    let (requests, replies) = mpsc::channel(PENDING_REPLIES_MAX);
+    let in_progress = AtomicUsize::new(0);
+    let reading = Reading {
+        shared,
+        conn,
+        frames: FrameReader::new(shared.request_bytes_max),
+        socket: reader,
+        requests,
+        in_progress: &in_progress,
+        had_request: false,
+    };
+    let writing = Writing {
+        shared,
+        socket: writer,
+        replies,
+        in_progress: &in_progress,
+    };
+    let writing = writing.run();
+    tokio::pin!(writing);
+    let ended = tokio::select! {
+        ended = reading.run() => ended,
+        failed = &mut writing => return failed.err().unwrap_or(Ended::ByClient),
+    };
+    // What was started is still answered: the client may have closed only its sending side.
+    if !matches!(ended, Ended::Refused(_) | Ended::Io(_))
+        && let Ok(Err(failed)) = timeout(LAST_ANSWERS_MAX, writing).await
+        && !matches!(ended, Ended::ByClient)
+    {
+        return failed;
+    }
+    ended
+}
+
+struct Reading<'a, S, R> {
+    shared: &'a Shared<S>,
+    conn: Arc<ConnectionState>,
+    frames: FrameReader,
+    socket: R,
+    requests: mpsc::Sender<Pending>,
+    in_progress: &'a AtomicUsize,
+    had_request: bool,
+}
+
+type Pending = BoxFuture<'static, Result<Option<Reply>, Refusal>>;
+
+impl<S: Service, R: AsyncRead + Send + Unpin> Reading<'_, S, R> {
+    async fn run(mut self) -> Ended {
+        loop {
+            let stop = &self.shared.stop;
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ended::Stopping,
+                next = next_frame(self.shared, &mut self.frames, &mut self.socket, self.in_progress, self.had_request) => next,
+            };
+            let (frame, memory) = match next {
+                Ok(next) => next,
+                Err(ended) => return ended,
+            };
+            self.had_request = true;
+            self.in_progress.fetch_add(1, Ordering::Relaxed);
+            match self.shared.service.start(&self.conn, frame, memory).await {
+                Started::Pending(pending) => {
+                    if self.requests.send(pending).await.is_err() {
+                        return Ended::ByClient;
+                    }
+                }
+                Started::Refused(refusal) => return refusal.into(),
+            }
+        }
+    }
+}
+
+/// Reads the next frame and reserves memory for it.
+async fn next_frame<S>(
+    shared: &Shared<S>,
+    frames: &mut FrameReader,
+    socket: &mut (impl AsyncRead + Unpin),
+    in_progress: &AtomicUsize,
+    had_request: bool,
+) -> Result<(Bytes, Reserved), Ended> {
+    let mut memory = None;
+    let mut begun: Option<(Mono, usize)> = None;
+    loop {
+        match frames.next_step()? {
+            Next::Frame(frame) => {
+                let memory = match memory {
+                    Some(memory) => memory,
+                    None => shared.memory.reserve(frame.len()).await,
+                };
+                return Ok((frame, memory));
+            }
+            Next::Reserve(len) => {
+                memory = Some(shared.memory.reserve(len).await);
+                frames.reserved(len);
+                begun = Some((shared.clock.mono(), len));
+            }
+            Next::Read => {
+                let patience = match begun {
+                    Some((since, len)) => patience_left(shared.clock.mono(), since, len)?,
+                    None if frames.is_inside() => STALL_MAX,
+                    None if had_request => shared.idle_max,
+                    None => FIRST_BYTE_MAX.min(shared.idle_max),
+                };
+                let mut buffer = frames.buffer();
+                let Ok(read) = timeout(patience, socket.read_buf(&mut buffer)).await else {
+                    if frames.is_inside() {
+                        return Err(Ended::SlowRequest);
+                    }
+                    if in_progress.load(Ordering::Relaxed) > 0 {
+                        // It waits for an answer: not idle.
+                        continue;
+                    }
+                    return Err(if had_request {
+                        Ended::Idle
+                    } else {
+                        Ended::Silent
+                    });
+                };
+                match read? {
+                    0 if frames.is_inside() => {
+                        return Err(Ended::Refused(Refusal(
+                            "closed in the middle of a request".to_owned(),
+                        )));
+                    }
+                    0 => return Err(Ended::ByClient),
+                    n => shared.metrics.bytes_received.inc_by(n as u64),
+                };
+            }
+        }
+    }
+}
+
+/// How long the next bytes of a long frame may take: it must not stall, nor trickle in so slowly
+/// that it holds its memory for ever.
+fn patience_left(now: Mono, since: Mono, len: usize) -> Result<Duration, Ended> {
+    let allowed = STALL_MAX + Duration::from_secs(len as u64 / FRAME_BYTES_PER_SECOND_MIN);
+    let left = allowed.saturating_sub(now.since(since));
+    if left.is_zero() {
+        return Err(Ended::SlowRequest);
+    }
+    Ok(left.min(STALL_MAX))
+}
+
+struct Writing<'a, S, W> {
+    shared: &'a Shared<S>,
+    socket: W,
+    replies: mpsc::Receiver<Pending>,
+    in_progress: &'a AtomicUsize,
+}
+
+impl<S: Service, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
+    /// Answers until there is nothing more to answer, or nobody to answer to.
+    async fn run(mut self) -> Result<(), Ended> {
+        let mut outgoing = Outgoing::default();
+        let mut waiting: Option<Pending> = None;
+        loop {
+            let pending = match waiting.take() {
+                Some(pending) => pending,
+                None => match self.replies.recv().await {
+                    Some(pending) => pending,
+                    None => return Ok(()),
+                },
+            };
+            self.finish(pending.await?, &mut outgoing);
+            // Whatever else is ready goes out with the same write.
+            while outgoing.remaining() < WRITE_BYTES_TARGET {
+                let Ok(mut next) = self.replies.try_recv() else {
+                    break;
+                };
+                match futures::poll!(&mut next) {
+                    std::task::Poll::Ready(reply) => self.finish(reply?, &mut outgoing),
+                    std::task::Poll::Pending => {
+                        waiting = Some(next);
+                        break;
+                    }
+                }
+            }
+            self.write(&mut outgoing).await?;
+        }
+    }
+
+    fn finish(&self, reply: Option<Reply>, outgoing: &mut Outgoing) {
+        self.in_progress.fetch_sub(1, Ordering::Relaxed);
+        if let Some(reply) = reply {
+            outgoing.push(reply);
+        }
+    }
+
+    async fn write(&mut self, outgoing: &mut Outgoing) -> Result<(), Ended> {
+        while outgoing.has_remaining() {
+            let written = timeout(STALL_MAX, self.socket.write_buf(outgoing)).await;
+            match written.map_err(|_| Ended::SlowReader)?? {
+                0 => return Err(Ended::ByClient),
+                n => self.shared.metrics.bytes_sent.inc_by(n as u64),
+            };
+        }
+        outgoing.written();
+        Ok(())
+    }
+}
+
+/// A client that says nothing for this long after it connected is not one.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+/// The longest pause within a request or an answer.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// Over its whole length a long frame comes at least this fast.
+const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// How long requests in progress may still be answered once no more are read.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(5);
+/// Answers are collected up to this size while more of them are ready.
+const WRITE_BYTES_TARGET: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests;

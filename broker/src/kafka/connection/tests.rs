@@ -1,0 +1,290 @@
+//! Order, limits and ends of connections, over pipes in memory and paused time.
+
+use std::sync::{Mutex, OnceLock};
+
+use firn_proto::env::SystemClock;
+use firn_proto::kafka::{Response, SyncGroupResponse};
+use futures::FutureExt;
+use tokio::io::DuplexStream;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::config::HostPort;
+use crate::kafka::context::OpenListener;
+
+/// An answer that carries what was sent: SyncGroup's is the smallest with bytes in it.
+fn echo(sent: &Bytes) -> Reply {
+    let response = SyncGroupResponse {
+        assignment: sent.clone(),
+        ..SyncGroupResponse::default()
+    };
+    Response::SyncGroup(response).encode(0, 0).into()
+}
+
+/// Answers `p…` (a Produce: started at once) and `f…` (a Fetch: does nothing until it is its turn)
+/// with the frame itself; what starts with `w` waits for `go` first; `0` has no answer; `x` is
+/// refused when started and `l` when finished.
+#[derive(Default)]
+struct Echo {
+    started: Mutex<Vec<Bytes>>,
+    go: Arc<Notify>,
+}
+
+impl Service for Echo {
+    async fn start(&self, _: &Arc<ConnectionState>, frame: Bytes, memory: Reserved) -> Started {
+        self.started.lock().unwrap().push(frame.clone());
+        let go = Arc::clone(&self.go);
+        match frame.first() {
+            Some(b'x') => Started::Refused(Refusal("x".to_owned())),
+            Some(b'l') => Started::Pending(async { Err(Refusal("l".to_owned())) }.boxed()),
+            Some(b'0') => Started::Pending(async { Ok(None) }.boxed()),
+            Some(b'w') => Started::Pending(
+                async move {
+                    go.notified().await;
+                    drop(memory);
+                    Ok(Some(echo(&frame)))
+                }
+                .boxed(),
+            ),
+            _ => Started::Pending(async move { Ok(Some(echo(&frame))) }.boxed()),
+        }
+    }
+}
+
+struct Client {
+    shared: Arc<Shared<Echo>>,
+    pipe: DuplexStream,
+    server: JoinHandle<Ended>,
+}
+
+impl Client {
+    fn connect() -> Self {
+        Self::connect_with(1 << 20)
+    }
+
+    fn connect_with(memory: usize) -> Self {
+        let shared = Arc::new(Shared {
+            service: Echo::default(),
+            memory: ByteBudget::new(memory),
+            clock: Arc::new(SystemClock::new()),
+            metrics: Arc::new(Metrics::new()),
+            request_bytes_max: 100_000,
+            idle_max: Duration::from_secs(600),
+            stop: CancellationToken::new(),
+        });
+        let (pipe, far) = tokio::io::duplex(64 * 1024);
+        let address = "127.0.0.1:9092".parse().unwrap();
+        let listener = OpenListener {
+            name: "TEST".to_owned(),
+            bound: address,
+            advertised: HostPort {
+                host: "localhost".to_owned(),
+                port: 9092,
+            },
+        };
+        let conn = ConnectionState {
+            id: 1,
+            listener: Arc::new(listener),
+            peer: address,
+            software: OnceLock::new(),
+        };
+        let server = {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { serve(&shared, Arc::new(conn), far).await })
+        };
+        Self {
+            shared,
+            pipe,
+            server,
+        }
+    }
+
+    async fn send(&mut self, frame: &[u8]) {
+        let len = u32::try_from(frame.len()).unwrap();
+        self.pipe.write_all(&len.to_be_bytes()).await.unwrap();
+        self.pipe.write_all(frame).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> Vec<u8> {
+        let len = self.pipe.read_u32().await.unwrap();
+        let mut answer = vec![0; len as usize];
+        self.pipe.read_exact(&mut answer).await.unwrap();
+        // Correlation id, error code and the length of what follows.
+        answer.split_off(4 + 2 + 4)
+    }
+
+    fn started(&self) -> usize {
+        self.shared.service.started.lock().unwrap().len()
+    }
+}
+
+/// Lets every task do what it can without waiting for time to pass.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn answers_come_in_the_order_of_requests() {
+    let mut client = Client::connect();
+    for frame in [b"p1", b"w2", b"p3", b"f4"] {
+        client.send(frame).await;
+    }
+    assert_eq!(client.answer().await, b"p1");
+    client.shared.service.go.notify_one();
+    assert_eq!(client.answer().await, b"w2");
+    assert_eq!(client.answer().await, b"p3");
+    assert_eq!(client.answer().await, b"f4");
+}
+
+#[tokio::test]
+async fn requests_are_started_while_an_earlier_one_waits() {
+    let mut client = Client::connect();
+    for frame in [b"w1", b"p2", b"p3"] {
+        client.send(frame).await;
+    }
+    settle().await;
+    assert_eq!(client.started(), 3);
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_leaves_no_trace() {
+    let mut client = Client::connect();
+    for frame in [b"p1", b"00", b"p3"] {
+        client.send(frame).await;
+    }
+    assert_eq!(client.answer().await, b"p1");
+    assert_eq!(client.answer().await, b"p3");
+}
+
+#[tokio::test]
+async fn a_long_frame_comes_back_whole() {
+    let mut client = Client::connect();
+    let frame: Vec<u8> = (0..90_000u32)
+        .map(|n| u8::try_from(n % 251).unwrap())
+        .collect();
+    let writes = async { client.send(&frame).await };
+    writes.await;
+    assert_eq!(client.answer().await, frame);
+}
+
+#[tokio::test]
+async fn the_number_of_requests_in_progress_is_bounded() {
+    let mut client = Client::connect();
+    for _ in 0..PENDING_REPLIES_MAX + 50 {
+        client.send(b"w").await;
+    }
+    settle().await;
+    assert!(
+        client.started() <= PENDING_REPLIES_MAX + 2,
+        "{}",
+        client.started()
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_finds_no_memory_is_not_read() {
+    let mut client = Client::connect_with(40_000);
+    client.send(&[b'w'; 15_000]).await;
+    client.send(&[b'w'; 15_000]).await;
+    settle().await;
+    assert_eq!(client.started(), 1);
+    client.shared.service.go.notify_one();
+    client.answer().await;
+    settle().await;
+    assert_eq!(client.started(), 2);
+}
+
+#[tokio::test]
+async fn a_refused_request_closes_the_connection() {
+    for frame in [b"x", b"l"] {
+        let mut client = Client::connect();
+        client.send(frame).await;
+        assert!(matches!(client.server.await.unwrap(), Ended::Refused(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_hostile_length_closes_the_connection() {
+    let mut client = Client::connect();
+    client
+        .pipe
+        .write_all(&i32::MAX.to_be_bytes())
+        .await
+        .unwrap();
+    let Ended::Refused(reason) = client.server.await.unwrap() else {
+        panic!("not refused")
+    };
+    assert_eq!(
+        reason.0,
+        "a frame of 2147483647 bytes was announced; the largest allowed is 100000"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_still_gets_its_answers() {
+    let mut client = Client::connect();
+    client.send(b"w1").await;
+    client.pipe.shutdown().await.unwrap();
+    settle().await;
+    client.shared.service.go.notify_one();
+    assert_eq!(client.answer().await, b"w1");
+    assert!(matches!(client.server.await.unwrap(), Ended::ByClient));
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_was_started_and_reads_no_more() {
+    let mut client = Client::connect();
+    client.send(b"w1").await;
+    settle().await;
+    client.shared.stop.cancel();
+    client.send(b"p2").await;
+    settle().await;
+    client.shared.service.go.notify_one();
+    assert_eq!(client.answer().await, b"w1");
+    assert!(matches!(client.server.await.unwrap(), Ended::Stopping));
+    assert_eq!(client.shared.service.started.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_closed_before_an_idle_one() {
+    let silent = Client::connect();
+    assert!(matches!(silent.server.await.unwrap(), Ended::Silent));
+    let mut idle = Client::connect();
+    idle.send(b"p").await;
+    idle.answer().await;
+    assert!(matches!(idle.server.await.unwrap(), Ended::Idle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_for_an_answer_is_not_idle() {
+    let mut client = Client::connect();
+    client.send(b"w").await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    client.shared.service.go.notify_one();
+    assert_eq!(client.answer().await, b"w");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_stalls_is_given_up() {
+    let mut client = Client::connect();
+    client.pipe.write_all(&[0, 0, 1]).await.unwrap();
+    assert!(matches!(client.server.await.unwrap(), Ended::SlowRequest));
+    let mut client = Client::connect();
+    client
+        .pipe
+        .write_all(&90_000u32.to_be_bytes())
+        .await
+        .unwrap();
+    client.pipe.write_all(&[0; 60_000]).await.unwrap();
+    assert!(matches!(client.server.await.unwrap(), Ended::SlowRequest));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_its_answers_is_given_up() {
+    let mut client = Client::connect();
+    client.send(&[b'p'; 90_000]).await;
+    assert!(matches!(client.server.await.unwrap(), Ended::SlowReader));
+}

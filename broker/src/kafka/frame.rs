@@ -1,0 +1,247 @@
+//! Cuts the byte stream of a client into request frames (4 bytes of length, big endian, then that
+//! many bytes). Pure: the driver reads the socket into [`FrameReader::buffer`].
+//!
+//! Memory follows what was received, never what was claimed: a frame that fits the small buffer of
+//! the connection is copied out of it; a longer one moves into a buffer of its own, which grows to
+//! at most [`GROWTH`] times the bytes it holds and becomes the frame without another copy, so that
+//! the batches of a Produce request are slices of it. Before that buffer exists the driver is told
+//! to reserve memory for the whole frame ([`Next::Reserve`]).
+
+use bytes::buf::Limit;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use thiserror::Error;
+
+/// Cuts one client's bytes into frames.
+#[derive(Debug)]
+pub struct FrameReader {
+    bytes_max: usize,
+    small: BytesMut,
+    large: Option<Large>,
+}
+
+/// What the driver has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Read more bytes into [`FrameReader::buffer`].
+    Read,
+    /// Reserve this many bytes of memory, then call [`FrameReader::reserved`].
+    Reserve(usize),
+    /// A frame, without its length.
+    Frame(Bytes),
+}
+
+/// A length that no frame has. The connection cannot go on: nothing tells where the next begins.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("a frame of {claimed} bytes was announced; the largest allowed is {bytes_max}")]
+pub struct BadLength {
+    /// What the client announced.
+    pub claimed: i32,
+    /// `socket.request.max.bytes`.
+    pub bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Large {
+    len: usize,
+    body: BytesMut,
+}
+
+impl FrameReader {
+    /// A reader that refuses frames beyond `bytes_max`.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            small: BytesMut::new(),
+            large: None,
+        }
+    }
+
+    /// Says what comes next; call again after doing it.
+    ///
+    /// # Errors
+    /// A length that no frame has.
+    pub fn next_step(&mut self) -> Result<Next, BadLength> {
+        if let Some(large) = self.large.take_if(|large| large.body.len() == large.len) {
+            return Ok(Next::Frame(large.body.freeze()));
+        }
+        if self.large.is_some() {
+            return Ok(Next::Read);
+        }
+        let Some(prefix) = self.small.first_chunk::<PREFIX>() else {
+            return Ok(Next::Read);
+        };
+        let claimed = i32::from_be_bytes(*prefix);
+        let len = usize::try_from(claimed)
+            .ok()
+            .filter(|len| *len <= self.bytes_max)
+            .ok_or(BadLength {
+                claimed,
+                bytes_max: self.bytes_max,
+            })?;
+        if self.small.len() >= PREFIX + len {
+            self.small.advance(PREFIX);
+            let frame = Bytes::copy_from_slice(&self.small[..len]);
+            self.small.advance(len);
+            return Ok(Next::Frame(frame));
+        }
+        if PREFIX + len <= SMALL_BYTES {
+            return Ok(Next::Read);
+        }
+        Ok(Next::Reserve(len))
+    }
+
+    /// Goes on with the frame for which [`Next::Reserve`] asked.
+    pub fn reserved(&mut self, len: usize) {
+        assert!(self.large.is_none() && self.small.len() < PREFIX + len);
+        self.small.advance(PREFIX);
+        let mut body = BytesMut::with_capacity(len.min(LARGE_START_BYTES));
+        body.extend_from_slice(&self.small);
+        self.small.clear();
+        self.large = Some(Large { len, body });
+    }
+
+    /// Where to read to. Never empty, never more than the frame in progress may take.
+    pub fn buffer(&mut self) -> Limit<&mut BytesMut> {
+        match &mut self.large {
+            Some(Large { len, body }) => {
+                if body.len() == body.capacity() {
+                    let wanted = (body.len() * GROWTH).min(*len);
+                    body.reserve(wanted - body.len());
+                }
+                let room = body.capacity().min(*len) - body.len();
+                body.limit(room)
+            }
+            None => {
+                let room = SMALL_BYTES - self.small.len();
+                self.small.reserve(room);
+                (&mut self.small).limit(room)
+            }
+        }
+    }
+
+    /// Whether a frame has begun and is not complete.
+    pub fn is_inside(&self) -> bool {
+        self.large.is_some() || !self.small.is_empty()
+    }
+}
+
+const PREFIX: usize = 4;
+/// Frames up to this size, with their length, are copied out of the buffer of the connection.
+const SMALL_BYTES: usize = 8 * 1024;
+/// A longer frame starts with a buffer of this size, if it is that long.
+const LARGE_START_BYTES: usize = 64 * 1024;
+/// A full buffer grows by this factor: fewer copies than doubling, still bound to what was received.
+const GROWTH: usize = 4;
+
+const _: () = assert!(LARGE_START_BYTES >= SMALL_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds `stream` in pieces of the given sizes (the last one repeats) and collects the frames.
+    fn cut(bytes_max: usize, stream: &[u8], pieces: &[usize]) -> Result<Vec<Bytes>, BadLength> {
+        let mut reader = FrameReader::new(bytes_max);
+        let mut frames = Vec::new();
+        let mut rest = stream;
+        let mut pieces = pieces
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(pieces[pieces.len() - 1]));
+        loop {
+            match reader.next_step()? {
+                Next::Frame(frame) => frames.push(frame),
+                Next::Reserve(len) => reader.reserved(len),
+                Next::Read if rest.is_empty() => return Ok(frames),
+                Next::Read => {
+                    let mut buffer = reader.buffer();
+                    let room = buffer.remaining_mut();
+                    assert!(
+                        room > 0,
+                        "the driver would take a read of nothing for the end"
+                    );
+                    let n = pieces.next().unwrap().clamp(1, rest.len()).min(room);
+                    buffer.put_slice(&rest[..n]);
+                    rest = &rest[n..];
+                    let held = reader.large.as_ref().map_or(0, |large| large.body.len());
+                    let capacity = reader
+                        .large
+                        .as_ref()
+                        .map_or(0, |large| large.body.capacity());
+                    assert!(capacity <= (held * GROWTH).max(2 * LARGE_START_BYTES));
+                }
+            }
+        }
+    }
+
+    fn stream_of(frames: &[Vec<u8>]) -> Vec<u8> {
+        let mut stream = Vec::new();
+        for frame in frames {
+            stream.extend_from_slice(&u32::try_from(frame.len()).unwrap().to_be_bytes());
+            stream.extend_from_slice(frame);
+        }
+        stream
+    }
+
+    #[test]
+    fn a_claimed_length_takes_no_memory() {
+        let mut reader = FrameReader::new(100 << 20);
+        reader.buffer().put_slice(&(100i32 << 20).to_be_bytes());
+        assert_eq!(reader.next_step(), Ok(Next::Reserve(100 << 20)));
+        reader.reserved(100 << 20);
+        assert!(reader.buffer().remaining_mut() <= LARGE_START_BYTES);
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_or_below_zero_is_refused() {
+        for claimed in [101, i32::MAX, -1, i32::MIN] {
+            let bad = cut(100, &claimed.to_be_bytes(), &[1]);
+            assert_eq!(
+                bad,
+                Err(BadLength {
+                    claimed,
+                    bytes_max: 100
+                })
+            );
+        }
+        assert!(cut(100, &100i32.to_be_bytes(), &[1]).is_ok());
+    }
+
+    #[test]
+    fn a_long_frame_is_handed_over_without_a_copy_of_its_own() {
+        let frame = vec![7u8; 1 << 20];
+        let frames = cut(
+            1 << 20,
+            &stream_of(std::slice::from_ref(&frame)),
+            &[64 * 1024],
+        )
+        .unwrap();
+        assert_eq!(frames, [frame]);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in(
+            lens in prop::collection::vec(prop_oneof![0usize..300, 8_000usize..8_400, 60_000usize..300_000], 1..6),
+            pieces in prop::collection::vec(prop_oneof![1usize..10, 1usize..100_000], 1..20),
+        ) {
+            let frames: Vec<Vec<u8>> = lens
+                .iter()
+                .enumerate()
+                .map(|(n, len)| (0..*len).map(|i| u8::try_from((i * 31 + n) % 251).unwrap()).collect())
+                .collect();
+            let out = cut(1 << 20, &stream_of(&frames), &pieces).unwrap();
+            prop_assert_eq!(out, frames);
+        }
+
+        #[test]
+        fn bytes_of_any_kind_never_panic(
+            stream in prop::collection::vec(any::<u8>(), 0..20_000),
+            pieces in prop::collection::vec(1usize..5_000, 1..10),
+        ) {
+            let _ = cut(64 * 1024, &stream, &pieces);
+        }
+    }
+}

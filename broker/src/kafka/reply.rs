@@ -1,0 +1,123 @@
+//! An answer on its way to the client: chunks that are written as they are, without being copied
+//! into one buffer.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+use firn_proto::kafka::Frame;
+
+use super::memory::Reserved;
+
+/// One answer: its frame, and the memory that is held until it has been written.
+#[derive(Debug)]
+pub struct Reply {
+    /// What is written.
+    pub frame: Frame,
+    /// What is given back then.
+    pub memory: Option<Reserved>,
+}
+
+impl From<Frame> for Reply {
+    /// An answer that holds no memory worth counting.
+    fn from(frame: Frame) -> Self {
+        Self {
+            frame,
+            memory: None,
+        }
+    }
+}
+
+/// Answers that are ready to be written, as one buffer of many chunks.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+    memory: Vec<Reserved>,
+}
+
+impl Outgoing {
+    /// Adds an answer behind what is there.
+    pub(super) fn push(&mut self, reply: Reply) {
+        self.bytes += reply.frame.len();
+        self.chunks.extend(reply.frame.into_chunks());
+        self.memory.extend(reply.memory);
+    }
+
+    /// Gives the memory back; everything has been written.
+    pub(super) fn written(&mut self) {
+        assert_eq!(self.bytes, 0, "chunks are left");
+        self.memory.clear();
+    }
+}
+
+impl Buf for Outgoing {
+    fn remaining(&self) -> usize {
+        self.bytes
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.chunks.front().map_or(&[], |chunk| chunk)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let filled = slices.len().min(self.chunks.len());
+        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slice = IoSlice::new(chunk);
+        }
+        filled
+    }
+
+    fn advance(&mut self, mut by: usize) {
+        assert!(by <= self.bytes, "cannot advance beyond the end");
+        self.bytes -= by;
+        while by > 0 {
+            let Some(front) = self.chunks.front_mut() else {
+                return;
+            };
+            if by < front.len() {
+                front.advance(by);
+                return;
+            }
+            by -= front.len();
+            self.chunks.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::kafka::{HeartbeatResponse, Response};
+
+    use super::*;
+
+    fn reply(correlation_id: i32) -> Reply {
+        Response::Heartbeat(HeartbeatResponse::default())
+            .encode(0, correlation_id)
+            .into()
+    }
+
+    #[test]
+    fn answers_are_written_one_behind_the_other() {
+        let mut outgoing = Outgoing::default();
+        outgoing.push(reply(1));
+        outgoing.push(reply(2));
+        let all = outgoing.copy_to_bytes(outgoing.remaining());
+        assert_eq!(
+            &all[..],
+            b"\0\0\0\x06\0\0\0\x01\0\0\0\0\0\x06\0\0\0\x02\0\0"
+        );
+        outgoing.written();
+    }
+
+    #[test]
+    fn a_short_write_goes_on_in_the_middle_of_a_chunk() {
+        let mut outgoing = Outgoing::default();
+        outgoing.push(reply(1));
+        outgoing.push(reply(2));
+        outgoing.advance(13);
+        assert_eq!(outgoing.chunk(), b"\x06\0\0\0\x02\0\0");
+        let mut slices = [IoSlice::new(&[]); 4];
+        assert_eq!(outgoing.chunks_vectored(&mut slices), 1);
+    }
+}
