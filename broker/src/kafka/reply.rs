@@ -87,7 +87,8 @@ impl Buf for Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use firn_proto::kafka::{HeartbeatResponse, Response};
+    use firn_proto::kafka::Response;
+    use firn_proto::kafka::heartbeat::HeartbeatResponse;
 
     use super::*;
 

@@ -3,7 +3,8 @@
 use std::sync::{Mutex, OnceLock};
 
 use firn_proto::env::SystemClock;
-use firn_proto::kafka::{Response, SyncGroupResponse};
+use firn_proto::kafka::Response;
+use firn_proto::kafka::sync_group::SyncGroupResponse;
 use futures::FutureExt;
 use tokio::io::DuplexStream;
 use tokio::sync::Notify;
