@@ -24,3 +24,6 @@ pub use messages::*;
 #[cfg(feature = "samples")]
 pub use sample::Sample;
 pub use wire::{DecodeError, Field, Form, Frame, Nullable, Reader, Records, Writer};
+
+#[cfg(test)]
+mod tests;
