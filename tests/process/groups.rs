@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use firn_tests::client::{Client, code};
 use firn_tests::group::GroupMember;
 use firn_tests::node::{Node, NodePlan};
-use firn_tests::records::{ProducerFields, Record, encode_batch};
+use firn_tests::records::Record;
 use firn_tests::wait;
 
 use crate::{FIRN, folder, forget_local_files};
@@ -92,9 +92,7 @@ fn fill(node: &Node) {
     for partition in 0..PARTITIONS {
         for at in 0..RECORDS {
             let record = Record::new("key", format!("{partition}/{at}"));
-            let batch = encode_batch(&[record], ProducerFields::NONE);
-            let produced = client.produce(TOPIC, partition, batch).unwrap();
-            assert_eq!(produced.error, code::NONE);
+            client.append(TOPIC, partition, &[record]);
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use firn_tests::client::{Client, code};
+use firn_tests::client::Client;
 use firn_tests::node::NodePlan;
-use firn_tests::records::{ProducerFields, Record, encode_batch};
+use firn_tests::records::Record;
 use firn_tests::wait;
 
 use crate::{FIRN, folder};
@@ -17,8 +17,7 @@ fn sigterm_ends_the_broker_with_success_and_keeps_what_it_held() {
     let node = plan.start();
     let mut client = Client::connect(node.kafka()).unwrap();
     client.create_topic("kept", 1, &[]);
-    let batch = encode_batch(&[Record::new("k", "v")], ProducerFields::NONE);
-    assert_eq!(client.produce("kept", 0, batch).unwrap().error, code::NONE);
+    client.append("kept", 0, &[Record::new("k", "v")]);
     node.stop();
     let node = plan.start();
     let mut client = Client::connect(node.kafka()).unwrap();
@@ -51,11 +50,7 @@ fn health_and_metrics_are_served() {
     assert_eq!(node.http_get("/readyz").unwrap().0, 200);
     let mut client = Client::connect(node.kafka()).unwrap();
     client.create_topic("measured", 1, &[]);
-    let batch = encode_batch(&[Record::new("k", "v")], ProducerFields::NONE);
-    assert_eq!(
-        client.produce("measured", 0, batch).unwrap().error,
-        code::NONE
-    );
+    client.append("measured", 0, &[Record::new("k", "v")]);
     let (status, metrics) = node.http_get("/metrics").unwrap();
     assert_eq!(status, 200);
     for word in ["# TYPE", "measured", "bucket", "wal"] {

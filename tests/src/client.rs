@@ -16,7 +16,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use crate::records::{ProducerFields, StoredRecord, decode_batches};
+use crate::records::{ProducerFields, Record, StoredRecord, decode_batches, encode_batch};
 use crate::wait;
 use crate::wire::Connection;
 
@@ -59,6 +59,8 @@ pub mod code {
     pub const MEMBER_ID_REQUIRED: i16 = 79;
     /// A record is refused.
     pub const INVALID_RECORD: i16 = 87;
+    /// Answers after which the same batch is sent again, and the same group request.
+    pub const RETRIABLE: [i16; 11] = [3, 5, 6, 7, 13, 14, 15, 16, 19, 20, 56];
 }
 
 /// What the broker said to one batch.
@@ -170,6 +172,25 @@ impl Client {
                 epoch: response.producer_epoch,
                 base_sequence: 0,
             })
+        })
+    }
+
+    /// Appends records as one batch with acks=all, again while the partition is on its way to its
+    /// leader. Returns the offset of the first.
+    ///
+    /// # Panics
+    /// When the broker refuses for good, or the connection breaks.
+    pub fn append(&mut self, topic: &str, partition: i32, records: &[Record]) -> i64 {
+        wait::until("a batch to be taken", wait::PATIENCE, || {
+            let batch = encode_batch(records, ProducerFields::NONE);
+            let produced = self
+                .produce(topic, partition, batch)
+                .expect("Produce is answered");
+            if code::RETRIABLE.contains(&produced.error) {
+                return None;
+            }
+            assert_eq!(produced.error, code::NONE, "Produce to {topic}/{partition}");
+            Some(produced.base_offset)
         })
     }
 

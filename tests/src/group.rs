@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
@@ -81,7 +82,8 @@ impl GroupMember {
             .expect("the join is sent");
     }
 
-    /// Takes the answer to a join, and asks again where the broker first gave a member id.
+    /// Takes the answer to a join; asks again where the broker first gave a member id, or is not
+    /// ready for the group yet.
     /// Returns the ids of all members if this one leads, else nothing.
     ///
     /// # Panics
@@ -90,6 +92,11 @@ impl GroupMember {
         let response = self.receive_join().expect("JoinGroup is answered");
         if response.error_code == code::MEMBER_ID_REQUIRED {
             self.member = response.member_id;
+            self.ask_to_join();
+            return self.joined();
+        }
+        if code::RETRIABLE.contains(&response.error_code) {
+            wait::pause(Duration::from_millis(50));
             self.ask_to_join();
             return self.joined();
         }

@@ -16,9 +16,6 @@ use crate::wait;
 /// Batches in flight, as `max.in.flight.requests.per.connection` allows with idempotence.
 const IN_FLIGHT_MAX: usize = 5;
 
-/// Answers after which the same batch is sent again.
-const RETRIABLE: [i16; 9] = [3, 5, 6, 7, 13, 14, 19, 20, 56];
-
 #[derive(Debug)]
 struct InFlight {
     partition: i32,
@@ -130,7 +127,7 @@ impl IdempotentProducer {
         let Some(produced) = self.keep_if_ok(answer) else {
             return false;
         };
-        if RETRIABLE.contains(&produced.error) {
+        if code::RETRIABLE.contains(&produced.error) {
             self.client = None;
             wait::pause(std::time::Duration::from_millis(20));
             self.reconnect();

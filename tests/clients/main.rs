@@ -1,0 +1,93 @@
+//! Clients written by others, against the real binary: kcat (librdkafka), Kafka's own Java tools,
+//! Python's confluent-kafka. What a machine lacks is skipped by name, or installed by `.ci/run`.
+//!
+//! `FIRN_CLIENTS_AGAINST=kafka` runs what needs no restart against Apache Kafka instead: what
+//! fails there too is the test's fault.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the functions between tests panic as tests do"
+)]
+
+mod java;
+mod kcat;
+mod oracle;
+mod python;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use firn_tests::client::Client;
+use firn_tests::kafka::{Kafka, KafkaJars};
+use firn_tests::node::{Node, NodePlan};
+use firn_tests::requirement;
+
+/// The binary under test.
+const FIRN: &str = env!("CARGO_BIN_EXE_firn");
+
+/// Who answers: Firn, or Kafka for comparison.
+enum Broker {
+    Firn(Node),
+    Kafka(Kafka),
+}
+
+impl Broker {
+    fn start(folder: &Path) -> Self {
+        if std::env::var("FIRN_CLIENTS_AGAINST").is_ok_and(|name| name == "kafka") {
+            let jars = KafkaJars::find().expect("FIRN_CLIENTS_AGAINST=kafka needs Kafka's jars");
+            return Self::Kafka(Kafka::start(&jars, folder, &[], "512m", &[]));
+        }
+        Self::Firn(NodePlan::on_directory(FIRN, folder).start())
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        match self {
+            Self::Firn(node) => node.kafka(),
+            Self::Kafka(kafka) => kafka.address,
+        }
+    }
+
+    fn bootstrap(&self) -> String {
+        self.address().to_string()
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.address()).unwrap()
+    }
+}
+
+/// Runs a client to its end and returns what it printed.
+fn run(mut command: Command, input: &[u8]) -> String {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let feeding = std::thread::spawn(move || {
+        // A client that ends early closes its input; its status says why.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    feeding.join().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+/// Kafka's jars, or the reason why the test does not run here.
+fn jars_for(test: &str) -> Option<KafkaJars> {
+    let jars = KafkaJars::find();
+    if jars.is_none() {
+        requirement::skip(test, "Java and Kafka's jars");
+    }
+    jars
+}
