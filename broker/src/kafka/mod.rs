@@ -17,3 +17,4 @@ pub mod frame;
 pub mod listener;
 pub mod memory;
 pub mod reply;
+pub mod view;

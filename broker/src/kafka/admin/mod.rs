@@ -1,3 +1,11 @@
-//! Handlers of the admin APIs, one file each.
+//! Handlers of the admin APIs, one file each, and what they share:
+//!
+//! - `topic_config.rs`: the table of topic configs
+//! - `config_values.rs`: effective values and where they come from
 
+pub mod api_versions;
+pub mod config_values;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod find_coordinator;
 pub mod topic_config;

@@ -1,0 +1,76 @@
+//! FindCoordinator (10), versions 0 to 6: which broker to send group calls to.
+//!
+//! - v1: key types. Groups (0) have a coordinator; a transaction (1) is answered
+//!   COORDINATOR_NOT_AVAILABLE, a share group (2, v6) INVALID_REQUEST.
+//! - v4: several keys in one request (KIP-699).
+//!
+//! Every broker passes group calls on to the coordinator, so the answer is this broker itself, at
+//! the address of the listener the client came in on.
+
+use firn_proto::error_code::ErrorCode;
+use firn_proto::kafka::find_coordinator::{
+    Coordinator, FindCoordinatorRequest, FindCoordinatorResponse,
+};
+
+use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::view;
+
+const KEY_TYPE_GROUP: i8 = 0;
+const KEY_TYPE_TRANSACTION: i8 = 1;
+
+/// Names the coordinator of each key.
+pub fn handle(
+    ctx: &Context,
+    conn: &ConnectionState,
+    call: &Call,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let find = |key: String| coordinator(ctx, conn, request.key_type, key);
+    if call.version >= 4 {
+        return FindCoordinatorResponse {
+            coordinators: request.coordinator_keys.into_iter().map(find).collect(),
+            ..FindCoordinatorResponse::default()
+        };
+    }
+    let found = find(request.key);
+    FindCoordinatorResponse {
+        error_code: found.error_code,
+        error_message: found.error_message,
+        node_id: found.node_id,
+        host: found.host,
+        port: found.port,
+        ..FindCoordinatorResponse::default()
+    }
+}
+
+fn coordinator(ctx: &Context, conn: &ConnectionState, key_type: i8, key: String) -> Coordinator {
+    let refusal = match key_type {
+        KEY_TYPE_GROUP if key.is_empty() => {
+            Some((ErrorCode::InvalidGroupId, "the group id is empty"))
+        }
+        KEY_TYPE_GROUP => None,
+        KEY_TYPE_TRANSACTION => Some((
+            ErrorCode::CoordinatorNotAvailable,
+            "this broker does not coordinate transactions",
+        )),
+        _ => Some((ErrorCode::InvalidRequest, "unknown coordinator key type")),
+    };
+    if let Some((error_code, message)) = refusal {
+        return Coordinator {
+            key,
+            node_id: -1,
+            port: -1,
+            error_code,
+            error_message: Some(message.to_owned()),
+            ..Coordinator::default()
+        };
+    }
+    let own = view::own_endpoint(ctx, conn);
+    Coordinator {
+        key,
+        node_id: own.node_id,
+        host: own.host,
+        port: own.port,
+        ..Coordinator::default()
+    }
+}
