@@ -325,7 +325,7 @@ impl Driver {
 }
 
 /// What an outcome of the bucket is to the writer; says it in the log if it is a failure.
-fn put_answer(stream: &StreamName, slot: Slot, outcome: CreateOutcome) -> PutAnswer {
+pub(super) fn put_answer(stream: &StreamName, slot: Slot, outcome: CreateOutcome) -> PutAnswer {
     match outcome {
         CreateOutcome::Created => PutAnswer::Created,
         CreateOutcome::Exists => PutAnswer::Exists,

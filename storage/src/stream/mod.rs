@@ -13,7 +13,11 @@
 mod driver;
 mod fields;
 mod recover;
+pub mod seal;
 pub mod slot;
+mod take_over;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod wal_index;
 mod window;
 pub mod writer;
@@ -30,7 +34,9 @@ pub use recover::{
     INDEX_GUESS, ReadError, SlotObject, SlotView, read_header, read_index, read_indexes,
     read_object, read_objects,
 };
+pub use seal::{SealSpec, Sealed};
 pub use slot::{Nonce, SlotBody, SlotHeader, SlotKind};
+pub use take_over::{SealError, seal};
 pub use wal_index::{CheckpointRef, IndexError, WalIndex};
 pub use writer::{FencedBy, StreamSpec};
 

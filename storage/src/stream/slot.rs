@@ -27,7 +27,7 @@ pub const FEATURES_KNOWN: u32 = 0;
 /// Where the header's own checksum stands: over all bytes before it.
 const CRC_AT: usize = HEADER_LEN - 4;
 /// Zero bytes kept for later fields.
-const RESERVED_LEN: usize = 20;
+const RESERVED_LEN: usize = 24;
 
 /// Who wrote a slot: 128 random bits per slot. Tells our own put from anybody else's.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

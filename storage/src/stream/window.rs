@@ -6,8 +6,8 @@
 use firn_proto::ids::Slot;
 use firn_proto::limits::{SLOT_BYTES_TARGET, SLOTS_IN_FLIGHT_MAX};
 
-/// Most bytes in flight, when nothing ever failed.
-const WINDOW_BYTES_MAX: u64 = SLOT_BYTES_TARGET as u64 * SLOTS_IN_FLIGHT_MAX as u64;
+/// Most bytes in flight, when nothing ever failed: all slots, which may be a little over target.
+const WINDOW_BYTES_MAX: u64 = SLOT_BYTES_TARGET as u64 * SLOTS_IN_FLIGHT_MAX as u64 * 5 / 4;
 /// Fewest bytes in flight: below this, fewer bytes would not make an answer come sooner.
 const WINDOW_BYTES_MIN: u64 = 256 * 1024;
 
@@ -109,7 +109,7 @@ mod tests {
         assert!(window.admit(8 * MIB));
         assert!(!window.admit(8 * MIB));
         window.release(8 * MIB);
-        for _ in 0..8 {
+        for _ in 0..10 {
             window.on_created(8 * MIB);
         }
         assert_eq!(window.limit(), WINDOW_BYTES_MAX);
