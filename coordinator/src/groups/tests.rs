@@ -1,0 +1,618 @@
+use firn_proto::cluster::{JoinedGroup, LeavingMember, OffsetCommit, Protocol, SyncedGroup};
+
+use super::*;
+
+const SESSION_MS: i32 = 10_000;
+const REBALANCE_MS: i32 = 30_000;
+
+/// Groups under a clock that the test moves, with the answers that have come so far.
+struct Scene {
+    groups: Groups,
+    now: Mono,
+    calls: u64,
+    answers: BTreeMap<CallId, Reply>,
+    rows: BTreeMap<Arc<str>, GroupRow>,
+}
+
+/// How a member joins, to be varied.
+#[derive(Clone)]
+struct Joiner {
+    member: String,
+    instance: Option<&'static str>,
+    metadata: &'static [u8],
+    protocols: Vec<&'static str>,
+    require_known: bool,
+    skip: bool,
+}
+
+fn joiner(member: &str) -> Joiner {
+    Joiner {
+        member: member.to_owned(),
+        instance: None,
+        metadata: b"m",
+        protocols: vec!["range"],
+        require_known: false,
+        skip: false,
+    }
+}
+
+fn fixed(instance: &'static str, member: &str) -> Joiner {
+    Joiner {
+        instance: Some(instance),
+        ..joiner(member)
+    }
+}
+
+impl Scene {
+    fn new(delay_ms: u64) -> Self {
+        let config = GroupConfig {
+            initial_rebalance_delay: Duration::from_millis(delay_ms),
+            members_max: 4,
+            ..GroupConfig::default()
+        };
+        Self {
+            groups: Groups::load(config, std::iter::empty(), std::iter::empty(), Mono(0)),
+            now: Mono(0),
+            calls: 0,
+            answers: BTreeMap::new(),
+            rows: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, out: Out) {
+        self.answers.extend(out.replies);
+        let puts = out.puts.into_iter();
+        self.rows.extend(puts.map(|put| (put.group, put.row)));
+    }
+
+    fn next_call(&mut self) -> CallId {
+        self.calls += 1;
+        CallId(self.calls)
+    }
+
+    fn join(&mut self, joiner: &Joiner) -> CallId {
+        let call = self.next_call();
+        let request = JoinGroup {
+            group: "g".into(),
+            member: joiner.member.as_str().into(),
+            instance: joiner.instance.map(Arc::from),
+            client_id: "client".into(),
+            client_host: "/127.0.0.1".into(),
+            session_timeout_ms: SESSION_MS,
+            rebalance_timeout_ms: REBALANCE_MS,
+            protocol_type: "consumer".into(),
+            protocols: joiner
+                .protocols
+                .iter()
+                .map(|name| Protocol {
+                    name: (*name).into(),
+                    metadata: joiner.metadata.into(),
+                })
+                .collect(),
+            require_known_member: joiner.require_known,
+            supports_skip_assignment: joiner.skip,
+            reason: None,
+        };
+        let out = self
+            .groups
+            .handle_join(call, &request, call.0.into(), self.now);
+        self.take(out);
+        call
+    }
+
+    fn joined(&self, call: CallId) -> JoinedGroup {
+        self.join_result(call).unwrap()
+    }
+
+    fn join_result(&self, call: CallId) -> Result<JoinedGroup, GroupError> {
+        match self.answers.get(&call) {
+            Some(Reply::JoinGroup(result)) => result.clone(),
+            other => panic!("call {call:?} was answered with {other:?}"),
+        }
+    }
+
+    fn waits(&self, call: CallId) -> bool {
+        !self.answers.contains_key(&call)
+    }
+
+    /// SyncGroup; with parts, as the leader.
+    fn sync(&mut self, joined: &JoinedGroup, parts: &[(&str, &str)]) -> CallId {
+        let call = self.next_call();
+        let request = SyncGroup {
+            group: "g".into(),
+            generation: joined.generation,
+            member: Arc::clone(&joined.member),
+            instance: None,
+            protocol_type: Some("consumer".into()),
+            protocol: Some(Arc::clone(&joined.protocol)),
+            assignments: parts
+                .iter()
+                .map(|(member, part)| ((*member).into(), part.as_bytes().into()))
+                .collect(),
+        };
+        let out = self.groups.handle_sync(call, &request, self.now);
+        self.take(out);
+        call
+    }
+
+    fn sync_result(&self, call: CallId) -> Result<SyncedGroup, GroupError> {
+        match self.answers.get(&call) {
+            Some(Reply::SyncGroup(result)) => result.clone(),
+            other => panic!("call {call:?} was answered with {other:?}"),
+        }
+    }
+
+    fn part(&self, call: CallId) -> String {
+        String::from_utf8(self.sync_result(call).unwrap().assignment.to_vec()).unwrap()
+    }
+
+    fn heartbeat(&mut self, joined: &JoinedGroup) -> Result<(), GroupError> {
+        let request = Heartbeat {
+            group: "g".into(),
+            generation: joined.generation,
+            member: Arc::clone(&joined.member),
+            instance: None,
+        };
+        self.groups.handle_heartbeat(&request, self.now)
+    }
+
+    fn leave(&mut self, member: &str, instance: Option<&str>) -> Result<(), GroupError> {
+        let call = self.next_call();
+        let request = LeaveGroup {
+            group: "g".into(),
+            members: vec![LeavingMember {
+                member: member.into(),
+                instance: instance.map(Arc::from),
+                reason: None,
+            }],
+        };
+        let out = self.groups.handle_leave(call, &request, self.now);
+        self.take(out);
+        match self.answers.remove(&call) {
+            Some(Reply::LeaveGroup(Ok(left))) => left.members[0].result.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn commit(&mut self, member: &str, generation: i32) -> Result<(), GroupError> {
+        let request = OffsetCommit {
+            group: "g".into(),
+            generation,
+            member: member.into(),
+            instance: None,
+            retention_ms: None,
+            topics: Vec::new(),
+        };
+        self.groups.check_commit(&request, self.now)
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now = self.now.after(Duration::from_millis(ms));
+        let out = self.groups.on_timeout(self.now);
+        self.take(out);
+    }
+
+    fn state(&self) -> GroupState {
+        self.groups.describe("g").unwrap().state
+    }
+
+    /// A stable group of one (the leader), then of as many as wanted.
+    fn stable(&mut self, joiners: &[Joiner]) -> Vec<JoinedGroup> {
+        let calls: Vec<_> = joiners.iter().map(|joiner| self.join(joiner)).collect();
+        while self.waits(calls[0]) {
+            self.pass(3_000);
+        }
+        let joined: Vec<_> = calls.into_iter().map(|call| self.joined(call)).collect();
+        let ids: Vec<_> = joined.iter().map(|one| one.member.to_string()).collect();
+        let parts: Vec<_> = ids.iter().map(|id| (id.as_str(), "part")).collect();
+        let mut syncs = Vec::new();
+        for one in &joined {
+            let leads = one.leader == one.member;
+            syncs.push(self.sync(one, if leads { &parts } else { &[] }));
+        }
+        for sync in syncs {
+            assert_eq!(self.part(sync), "part");
+        }
+        assert_eq!(self.state(), GroupState::Stable);
+        joined
+    }
+}
+
+#[test]
+fn two_members_share_a_generation_and_get_their_parts() {
+    let mut scene = Scene::new(3_000);
+    let a = scene.join(&joiner(""));
+    scene.pass(2_000);
+    let b = scene.join(&joiner(""));
+    scene.pass(1_000);
+    assert!(scene.waits(a), "somebody came: the wait is drawn out");
+    scene.pass(3_000);
+    let (a, b) = (scene.joined(a), scene.joined(b));
+    assert_eq!((a.generation, b.generation), (1, 1));
+    assert_eq!(a.leader, a.member, "the first to come leads");
+    assert_eq!((a.members.len(), b.members.len()), (2, 0));
+
+    let follower = scene.sync(&b, &[]);
+    assert!(scene.waits(follower));
+    let leader = scene.sync(&a, &[(&*a.member, "0-2"), (&*b.member, "3-5")]);
+    assert_eq!(scene.part(leader), "0-2");
+    assert_eq!(scene.part(follower), "3-5");
+    assert_eq!(scene.rows["g"].generation, 1);
+    assert_eq!(scene.rows["g"].members.len(), 2);
+    assert_eq!(scene.heartbeat(&b), Ok(()));
+}
+
+#[test]
+fn without_delay_a_lone_member_joins_at_once() {
+    let mut scene = Scene::new(0);
+    let call = scene.join(&joiner(""));
+    assert_eq!(scene.joined(call).generation, 1);
+}
+
+#[test]
+fn a_new_member_must_come_back_with_its_id() {
+    let mut scene = Scene::new(0);
+    let mut first = joiner("");
+    first.require_known = true;
+    let call = scene.join(&first);
+    let Err(GroupError::MemberIdRequired(id)) = scene.join_result(call) else {
+        panic!("{:?}", scene.join_result(call))
+    };
+    assert!(id.starts_with("client-"));
+    let call = scene.join(&joiner(&id));
+    assert_eq!(scene.joined(call).member, id);
+    let stranger = scene.join(&joiner("stranger"));
+    assert_eq!(
+        scene.join_result(stranger),
+        Err(GroupError::UnknownMemberId)
+    );
+}
+
+#[test]
+fn a_rebalance_waits_for_a_member_that_was_promised_a_place() {
+    let mut scene = Scene::new(0);
+    let one = scene.stable(&[joiner("")]).remove(0);
+    let mut new = joiner("");
+    new.require_known = true;
+    scene.join(&new);
+    let again = scene.join(&joiner(&one.member));
+    assert!(scene.waits(again), "the leader's join starts a rebalance");
+    scene.pass(SESSION_MS as u64);
+    assert!(!scene.waits(again), "the promise has run out");
+}
+
+#[test]
+fn a_joining_member_starts_a_rebalance_that_others_learn_by_heartbeat() {
+    let mut scene = Scene::new(0);
+    let a = scene.stable(&[joiner("")]).remove(0);
+    let b = scene.join(&joiner(""));
+    assert!(scene.waits(b));
+    assert_eq!(scene.heartbeat(&a), Err(GroupError::RebalanceInProgress));
+    let again = scene.join(&joiner(&a.member));
+    assert_eq!(scene.joined(again).generation, 2);
+    assert_eq!(scene.joined(b).generation, 2);
+    assert_eq!(scene.heartbeat(&a), Err(GroupError::IllegalGeneration));
+}
+
+#[test]
+fn who_does_not_come_back_within_the_rebalance_timeout_is_out() {
+    let mut scene = Scene::new(0);
+    let a = scene.stable(&[joiner("")]).remove(0);
+    let b = scene.join(&joiner(""));
+    for _ in 0..5 {
+        scene.pass(5_000);
+        assert_eq!(scene.heartbeat(&a), Err(GroupError::RebalanceInProgress));
+        assert!(scene.waits(b));
+    }
+    scene.pass(5_000);
+    let b = scene.joined(b);
+    assert_eq!(b.leader, b.member);
+    assert_eq!(b.members.len(), 1);
+    assert_eq!(scene.heartbeat(&a), Err(GroupError::UnknownMemberId));
+}
+
+#[test]
+fn a_silent_member_is_out_after_its_session_timeout() {
+    let mut scene = Scene::new(0);
+    let a = scene.stable(&[joiner("")]).remove(0);
+    scene.pass(9_000);
+    assert_eq!(scene.heartbeat(&a), Ok(()));
+    scene.pass(9_000);
+    assert_eq!(scene.heartbeat(&a), Ok(()));
+    scene.pass(10_000);
+    assert_eq!(scene.heartbeat(&a), Err(GroupError::UnknownMemberId));
+    assert_eq!(scene.state(), GroupState::Empty);
+    assert_eq!(scene.rows["g"].members.len(), 0);
+    assert_eq!(scene.rows["g"].generation, 2);
+}
+
+#[test]
+fn a_leader_that_never_sends_the_assignment_is_out_with_all_who_never_asked() {
+    let mut scene = Scene::new(0);
+    let calls = [scene.join(&joiner(""))];
+    let a = scene.joined(calls[0]);
+    for _ in 0..3 {
+        scene.pass(9_000);
+        assert_eq!(scene.heartbeat(&a), Ok(()));
+    }
+    scene.pass(3_000);
+    assert_eq!(scene.heartbeat(&a), Err(GroupError::UnknownMemberId));
+}
+
+#[test]
+fn a_member_that_joins_while_others_wait_for_parts_sends_them_back() {
+    let mut scene = Scene::new(3_000);
+    let calls = [scene.join(&joiner("")), scene.join(&joiner(""))];
+    scene.pass(3_000);
+    scene.pass(3_000);
+    let follower = scene.joined(calls[1]);
+    let sync = scene.sync(&follower, &[]);
+    scene.join(&joiner(""));
+    assert_eq!(
+        scene.sync_result(sync),
+        Err(GroupError::RebalanceInProgress)
+    );
+    assert_eq!(scene.state(), GroupState::PreparingRebalance);
+}
+
+#[test]
+fn only_a_leader_or_other_metadata_rebalances_a_stable_group() {
+    let mut scene = Scene::new(3_000);
+    let joined = scene.stable(&[joiner(""), joiner("")]);
+    let call = scene.join(&joiner(&joined[1].member));
+    assert_eq!(scene.joined(call).generation, 1, "a lost answer, repeated");
+    let mut other = joiner(&joined[1].member);
+    other.metadata = b"other";
+    scene.join(&other);
+    assert_eq!(scene.state(), GroupState::PreparingRebalance);
+}
+
+#[test]
+fn a_lost_join_answer_is_repeated_before_the_assignment() {
+    let mut scene = Scene::new(0);
+    let first = scene.join(&joiner(""));
+    let first = scene.joined(first);
+    let again = scene.join(&joiner(&first.member));
+    assert_eq!(scene.joined(again), first);
+}
+
+#[test]
+fn a_static_member_that_restarts_rebalances_nobody() {
+    for skip in [false, true] {
+        let mut scene = Scene::new(3_000);
+        let joined = scene.stable(&[fixed("i", ""), fixed("j", "")]);
+        let old = joined[0].clone();
+        assert_eq!(old.leader, old.member);
+        let mut back = fixed("i", "");
+        back.skip = skip;
+        let call = scene.join(&back);
+        let new = scene.joined(call);
+        assert_eq!(new.generation, 1);
+        assert_ne!(new.member, old.member);
+        assert_eq!(scene.state(), GroupState::Stable);
+        assert_eq!(new.skip_assignment, skip);
+        if skip {
+            assert_eq!((&new.leader, new.members.len()), (&new.member, 2));
+        } else {
+            assert_eq!((&new.leader, new.members.len()), (&old.member, 0));
+        }
+        let call = scene.sync(&new, &[]);
+        assert_eq!(scene.part(call), "part", "it keeps its part");
+        assert!(
+            scene.rows["g"]
+                .members
+                .iter()
+                .any(|m| m.member == new.member),
+            "the new id is kept"
+        );
+        let stale = Heartbeat {
+            group: "g".into(),
+            generation: 1,
+            member: Arc::clone(&old.member),
+            instance: Some("i".into()),
+        };
+        assert_eq!(
+            scene.groups.handle_heartbeat(&stale, scene.now),
+            Err(GroupError::FencedInstanceId)
+        );
+    }
+}
+
+#[test]
+fn a_static_member_that_says_something_new_rebalances() {
+    let mut scene = Scene::new(3_000);
+    scene.stable(&[fixed("i", ""), fixed("j", "")]);
+    let mut back = fixed("i", "");
+    back.metadata = b"other";
+    let call = scene.join(&back);
+    assert!(scene.waits(call));
+    assert_eq!(scene.state(), GroupState::PreparingRebalance);
+}
+
+#[test]
+fn two_joins_under_one_static_id_fence_the_first() {
+    let mut scene = Scene::new(3_000);
+    let first = scene.join(&fixed("i", ""));
+    let second = scene.join(&fixed("i", ""));
+    assert_eq!(scene.join_result(first), Err(GroupError::FencedInstanceId));
+    scene.pass(3_000);
+    scene.pass(3_000);
+    assert_eq!(scene.joined(second).members.len(), 1);
+}
+
+#[test]
+fn members_leave_by_id_or_by_static_id() {
+    let mut scene = Scene::new(3_000);
+    let joined = scene.stable(&[fixed("i", ""), joiner("")]);
+    for (member, instance, expected) in [
+        ("stranger", None, Err(GroupError::UnknownMemberId)),
+        ("", Some("k"), Err(GroupError::UnknownMemberId)),
+        ("other", Some("i"), Err(GroupError::FencedInstanceId)),
+        ("", Some("i"), Ok(())),
+        (&*joined[1].member, None, Ok(())),
+    ] {
+        assert_eq!(
+            scene.leave(member, instance),
+            expected,
+            "{member} {instance:?}"
+        );
+    }
+    assert_eq!(scene.state(), GroupState::Empty);
+}
+
+#[test]
+fn the_protocol_is_the_one_most_members_want_and_all_can_speak() {
+    let mut scene = Scene::new(3_000);
+    let offers = [
+        vec!["sticky", "range", "robin"],
+        vec!["robin", "range"],
+        vec!["robin", "range"],
+    ];
+    let calls = offers.map(|protocols| {
+        scene.join(&Joiner {
+            protocols,
+            ..joiner("")
+        })
+    });
+    scene.pass(3_000);
+    scene.pass(3_000);
+    assert_eq!(&*scene.joined(calls[0]).protocol, "robin");
+    let stranger = scene.join(&Joiner {
+        protocols: vec!["sticky"],
+        ..joiner("")
+    });
+    assert_eq!(
+        scene.join_result(stranger),
+        Err(GroupError::InconsistentGroupProtocol)
+    );
+}
+
+#[test]
+fn a_full_group_takes_nobody_but_its_members() {
+    let mut scene = Scene::new(3_000);
+    let joined = scene.stable(&[joiner(""), joiner(""), joiner(""), joiner("")]);
+    let fifth = scene.join(&joiner(""));
+    assert_eq!(
+        scene.join_result(fifth),
+        Err(GroupError::GroupMaxSizeReached)
+    );
+    let again = scene.join(&joiner(&joined[0].member));
+    assert!(scene.waits(again));
+}
+
+#[test]
+fn commits_follow_the_state_of_the_group() {
+    let mut scene = Scene::new(0);
+    assert_eq!(scene.commit("m", 1), Err(GroupError::IllegalGeneration));
+    assert_eq!(scene.commit("", -1), Ok(()), "a simple consumer");
+    let joined = scene.join(&joiner(""));
+    let joined = scene.joined(joined);
+    let id = joined.member.to_string();
+    for (member, generation, expected) in [
+        ("", -1, Err(GroupError::UnknownMemberId)),
+        ("m", 1, Err(GroupError::UnknownMemberId)),
+        (&*id, 0, Err(GroupError::IllegalGeneration)),
+        (&*id, 1, Err(GroupError::RebalanceInProgress)),
+    ] {
+        assert_eq!(scene.commit(member, generation), expected, "{member}");
+    }
+    scene.sync(&joined, &[]);
+    assert_eq!(scene.commit(&id, 1), Ok(()));
+    scene.join(&joiner(""));
+    assert_eq!(scene.commit(&id, 1), Ok(()), "before it joins again");
+}
+
+#[test]
+fn a_group_that_the_journal_kept_goes_on_where_it_was() {
+    let mut scene = Scene::new(3_000);
+    let joined = scene.stable(&[joiner(""), fixed("i", "")]);
+    let later = Mono(7_000_000);
+    let none: [Arc<str>; 0] = [];
+    scene.groups = Groups::load(
+        GroupConfig::default(),
+        scene.rows.iter(),
+        none.iter(),
+        later,
+    );
+    scene.now = later;
+    assert_eq!(scene.state(), GroupState::Stable);
+    for member in &joined {
+        assert_eq!(scene.heartbeat(member), Ok(()));
+        assert_eq!(scene.commit(&member.member, 1), Ok(()));
+    }
+    scene.pass(10_000);
+    assert_eq!(scene.state(), GroupState::Empty, "sessions go on as well");
+}
+
+#[test]
+fn requests_without_sense_are_refused() {
+    let mut scene = Scene::new(0);
+    let base = JoinGroup {
+        group: "g".into(),
+        member: "".into(),
+        instance: None,
+        client_id: "c".into(),
+        client_host: "/".into(),
+        session_timeout_ms: SESSION_MS,
+        rebalance_timeout_ms: REBALANCE_MS,
+        protocol_type: "consumer".into(),
+        protocols: vec![Protocol {
+            name: "range".into(),
+            metadata: Arc::from([]),
+        }],
+        require_known_member: false,
+        supports_skip_assignment: false,
+        reason: None,
+    };
+    let vary = |change: fn(&mut JoinGroup)| {
+        let mut request = base.clone();
+        change(&mut request);
+        request
+    };
+    let long: fn(&mut JoinGroup) = |r| r.client_id = "x".repeat(GROUP_ID_BYTES_MAX + 1).into();
+    let huge: fn(&mut JoinGroup) = |r| {
+        r.protocols[0].metadata = vec![0; GROUP_MEMBER_BYTES_MAX].into();
+    };
+    for (request, expected) in [
+        (vary(|r| r.group = "".into()), "InvalidGroupId"),
+        (vary(|r| r.session_timeout_ms = 1), "InvalidSessionTimeout"),
+        (vary(|r| r.protocols.clear()), "InconsistentGroupProtocol"),
+        (
+            vary(|r| r.protocol_type = "".into()),
+            "InconsistentGroupProtocol",
+        ),
+        (vary(long), "InvalidRequest"),
+        (vary(huge), "InvalidRequest"),
+    ] {
+        let call = scene.next_call();
+        let out = scene.groups.handle_join(call, &request, 1, scene.now);
+        scene.take(out);
+        let error = scene.join_result(call).unwrap_err();
+        assert!(format!("{error:?}").starts_with(expected), "{error:?}");
+    }
+}
+
+#[test]
+fn what_consumers_read_is_read_from_their_subscriptions() {
+    let mut scene = Scene::new(0);
+    let mut one = joiner("");
+    one.metadata = b"\0\x01\0\0\0\x01\0\x03abc\xff\xff\xff\xff";
+    scene.stable(&[one]);
+    let topics = scene.groups.subscribed("g").unwrap();
+    assert_eq!(topics.into_iter().collect::<Vec<_>>(), ["abc"]);
+    assert_eq!(
+        scene.groups.check_delete("g"),
+        Err(GroupError::NonEmptyGroup)
+    );
+}
+
+#[test]
+fn an_empty_group_is_offered_for_removal_after_a_while() {
+    let mut scene = Scene::new(0);
+    assert_eq!(scene.commit("", -1), Ok(()));
+    scene.now = scene.now.after(Duration::from_secs(600));
+    let out = scene.groups.on_timeout(scene.now);
+    assert_eq!(out.idle, ["g".into()]);
+    scene.groups.remove("g");
+    assert_eq!(scene.groups.next_timeout(), None);
+}
