@@ -1,6 +1,8 @@
 //! The process `firn`: doors, partitions, HTTP, command line. `node.rs` alone wires parts together.
 
+pub mod cli;
 pub mod config;
 pub mod error;
+pub mod http;
 pub mod kafka;
 pub mod metrics;

@@ -1,2 +1,7 @@
 //! The command `firn`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firn_broker::cli::run(std::env::args_os())
+}

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use firn_proto::ids::BrokerId;
 use firn_proto::limits;
+use firn_storage::bucket::BucketUrl;
 
 use super::listener::{ListenerSpec, bind_address};
 use super::value::{duration, number, size, switch};
@@ -367,17 +368,16 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 fn bucket_url(text: &str) -> Result<String, String> {
-    let schemes = ["file", "memory", "s3"];
-    match text.split_once("://") {
-        None if text.is_empty() => Ok(String::new()),
-        Some((scheme, _)) if schemes.contains(&scheme) => Ok(text.to_owned()),
-        Some((scheme, _)) => Err(format!(
-            "`{scheme}://` is not a store Firn knows; use file://DIR, s3://BUCKET/PREFIX or memory://"
-        )),
-        None => Err(format!(
-            "`{text}` is not a URL; for a directory write file://{text}"
-        )),
+    if text.is_empty() {
+        return Ok(String::new());
     }
+    if !text.contains("://") {
+        return Err(format!(
+            "`{text}` is not a URL; for a directory write file://{text}"
+        ));
+    }
+    BucketUrl::parse(text).map_err(|e| e.to_string())?;
+    Ok(text.to_owned())
 }
 
 /// No topic gets more partitions than this by default.

@@ -4,6 +4,7 @@
 //! - `listener`: binds, accepts, limits the number of connections
 //! - `connection`: one client; frames in, answers in order out
 //! - `frame`, `reply`, `memory`: its parts: cutting frames, chunks on their way out, bytes in use
+//! - `dispatch`: from a frame to its handler and back
 //! - `context`: what handlers may use; they hold no state of their own
 //! - `data/`: produce, fetch and what goes with them
 //! - `admin/`: metadata, topics, configs
@@ -13,6 +14,7 @@ pub mod admin;
 pub mod connection;
 pub mod context;
 pub mod data;
+pub mod dispatch;
 pub mod frame;
 pub mod listener;
 pub mod memory;

@@ -1,0 +1,58 @@
+//! `firn doctor`: lets a bucket prove that it can hold a log (DESIGN I11), one line per check.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use firn_proto::env::{Entropy, SystemClock};
+use firn_storage::bucket::{Bucket, BucketError, BucketOptions, Depth, Report};
+
+use crate::cli::runtime;
+use crate::config::ConfigError;
+use crate::error::FirnError;
+
+/// Flags of `firn doctor`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// The bucket: file://DIR, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true
+    #[arg(long, value_name = "URL", env = "FIRN_BUCKET")]
+    bucket: String,
+    /// Make the bucket if it does not exist
+    #[arg(long)]
+    create_bucket: bool,
+}
+
+/// Checks the bucket; fails if Firn could not use it.
+pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, FirnError> {
+    let report = runtime()?.block_on(examine(args)).map_err(|error| {
+        let what = format!("cannot check {}", args.bucket);
+        match error {
+            BucketError::Url { .. } => ConfigError::Contradiction(error.to_string()).into(),
+            BucketError::Disk { .. } => FirnError::disk(what, error),
+            error => FirnError::failed(what, error),
+        }
+    })?;
+    show(&report);
+    match report.is_usable() {
+        true => Ok(ExitCode::SUCCESS),
+        false => Ok(ExitCode::FAILURE),
+    }
+}
+
+async fn examine(args: &DoctorArgs) -> Result<Report, BucketError> {
+    let clock = Arc::new(SystemClock::new());
+    let entropy = Arc::new(Entropy::from_os());
+    let options = BucketOptions::of_process(args.create_bucket);
+    let bucket = Bucket::connect(&args.bucket, &options, clock, entropy).await?;
+    bucket.examine(Depth::Full).await
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
+fn show(report: &Report) {
+    print!("{report}");
+    let verdict = match report.is_usable() {
+        true => "this bucket can hold a log",
+        false => "this bucket cannot hold a log",
+    };
+    println!("{verdict}");
+}

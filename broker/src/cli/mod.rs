@@ -1,0 +1,73 @@
+//! The command line: what can be asked of `firn`, and how it ends. Data goes to stdout, log lines
+//! to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 74 a disk failed.
+
+mod doctor;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::FirnError;
+
+/// Firn: a Kafka-class streaming broker whose only durable store is a bucket.
+#[derive(Debug, Parser)]
+#[command(name = "firn", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check that a bucket can hold a log, one line per check
+    Doctor(doctor::DoctorArgs),
+    /// Print the version
+    Version,
+}
+
+/// Runs the command line `arguments` (the first is the program's name) to its end.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout with status 0, mistakes to stderr with 2.
+            let printed = error.print();
+            return match error.use_stderr() || printed.is_err() {
+                true => ExitCode::from(2),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    let done = match cli.command {
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Version => version(),
+    };
+    match done {
+        Ok(status) => status,
+        Err(error) => fail(&error),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the version is what was asked for")]
+fn version() -> Result<ExitCode, FirnError> {
+    println!("firn {}", env!("CARGO_PKG_VERSION"));
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last words of a process that failed"
+)]
+fn fail(error: &FirnError) -> ExitCode {
+    eprintln!("firn: {error}");
+    error.exit_code()
+}
+
+/// A runtime for a command: as many workers as the machine has cores.
+fn runtime() -> Result<tokio::runtime::Runtime, FirnError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| FirnError::failed("cannot start the runtime", e))
+}

@@ -1,0 +1,141 @@
+//! The HTTP door: `/livez`, `/readyz`, `/metrics`. Plain HTTP/1.1 for machines that look after
+//! this one; it changes nothing.
+//!
+//! * `/livez`: the process runs. Never depends on the bucket, so that an outage of the bucket does
+//!   not make an orchestrator restart brokers that hold unwritten batches.
+//! * `/readyz`: partitions are served; 503 with the reason otherwise.
+//! * `/metrics`: OpenMetrics text.
+
+mod health;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use health::Health;
+
+use crate::error::FirnError;
+use crate::metrics::Metrics;
+
+/// What the HTTP door shows.
+#[derive(Clone)]
+pub struct Shown {
+    /// Whether partitions are served.
+    pub health: Arc<Health>,
+    /// Every figure.
+    pub metrics: Arc<Metrics>,
+}
+
+/// An HTTP door that is bound.
+pub struct HttpDoor {
+    socket: TcpListener,
+    /// Where it is.
+    pub bound: SocketAddr,
+}
+
+impl HttpDoor {
+    /// Binds the door.
+    ///
+    /// # Errors
+    /// The address is taken or not this machine's.
+    pub async fn bind(address: SocketAddr) -> Result<Self, FirnError> {
+        let failed = |e: std::io::Error| {
+            let reason = format!("{e}; choose another address with --http ADDR, or --http none");
+            FirnError::failed(format!("cannot listen on {address}"), reason)
+        };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, bound })
+    }
+
+    /// Answers until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub async fn serve(self, shown: Shown, stop: CancellationToken) -> std::io::Result<()> {
+        axum::serve(self.socket, routes(shown))
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await
+    }
+}
+
+fn routes(shown: Shown) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(shown)
+}
+
+async fn livez() -> &'static str {
+    "alive\n"
+}
+
+async fn readyz(State(shown): State<Shown>) -> Response {
+    match shown.health.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(shown): State<Shown>) -> Response {
+    match shown.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn health_and_figures_are_shown() {
+        let shown = Shown {
+            health: Arc::new(Health::new()),
+            metrics: Arc::new(Metrics::new()),
+        };
+        let door = HttpDoor::bind("127.0.0.1:0".parse().unwrap())
+            .await
+            .unwrap();
+        let (address, stop) = (door.bound, CancellationToken::new());
+        let served = tokio::spawn(door.serve(shown.clone(), stop.clone()));
+
+        assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        shown.health.starting("reading the journal");
+        let starting = ask(address, "/readyz").await;
+        assert!(starting.starts_with("HTTP/1.1 503"), "{starting}");
+        assert!(
+            starting.ends_with("starting: reading the journal\n"),
+            "{starting}"
+        );
+        shown.health.serving();
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "/metrics").await.contains("firn_ready"));
+        assert!(ask(address, "/nothing").await.starts_with("HTTP/1.1 404"));
+
+        stop.cancel();
+        served.await.unwrap().unwrap();
+    }
+}

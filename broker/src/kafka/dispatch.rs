@@ -1,0 +1,139 @@
+//! From a frame to its handler and back: one match on the API.
+//!
+//! A request whose API or version is not served closes the connection: its body cannot be read, so
+//! no answer fits it. The exception is ApiVersions, which is answered in version 0 so that a newer
+//! client can come again (KIP-511).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_proto::env::Mono;
+use firn_proto::kafka::{ApiKey, Reader, Request, RequestHeader, Response};
+use futures::FutureExt;
+
+use super::admin::{api_versions, describe_cluster, describe_configs, find_coordinator};
+use super::connection::{Refusal, Service, Started};
+use super::context::{Call, ConnectionState, Context};
+use super::memory::Reserved;
+use super::reply::Reply;
+
+/// The service behind the Kafka door.
+pub struct Dispatch {
+    ctx: Arc<Context>,
+}
+
+impl Dispatch {
+    /// A dispatch table over the parts of the process.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx }
+    }
+}
+
+impl Service for Dispatch {
+    async fn start(&self, conn: &Arc<ConnectionState>, frame: Bytes, memory: Reserved) -> Started {
+        let began = self.ctx.clock.mono();
+        match read(frame) {
+            Ok(Read::Request(task, request)) => {
+                let task = Task { began, ..task };
+                start(&self.ctx, conn, task, request, memory).await
+            }
+            Ok(Read::UnknownApiVersions(correlation_id)) => {
+                let reply = Response::from(api_versions::unsupported()).encode(0, correlation_id);
+                Started::Pending(async { Ok(Some(reply.into())) }.boxed())
+            }
+            Err(refusal) => Started::Refused(refusal),
+        }
+    }
+}
+
+/// What is kept of a request besides its body.
+struct Task {
+    api: ApiKey,
+    call: Call,
+    correlation_id: i32,
+    began: Mono,
+}
+
+enum Read {
+    Request(Task, Request),
+    /// ApiVersions in a version that is not served.
+    UnknownApiVersions(i32),
+}
+
+/// Reads header and body.
+fn read(frame: Bytes) -> Result<Read, Refusal> {
+    let mut reader = Reader::new(frame);
+    let header = RequestHeader::read(&mut reader)
+        .map_err(|e| Refusal(format!("a frame is no request: {e}")))?;
+    let version = header.api_version;
+    let Some(api) = ApiKey::from_code(header.api_key) else {
+        return Err(Refusal(format!("api {} is not served", header.api_key)));
+    };
+    if !api.serves(version) {
+        if api == ApiKey::ApiVersions {
+            return Ok(Read::UnknownApiVersions(header.correlation_id));
+        }
+        return Err(Refusal(format!("{} v{version} is not served", api.name())));
+    }
+    let request = Request::read(api, version, &mut reader)
+        .map_err(|e| Refusal(format!("{} v{version} is malformed: {e}", api.name())))?;
+    let call = Call {
+        version,
+        client_id: header.client_id.map(Into::into),
+    };
+    let correlation_id = header.correlation_id;
+    Ok(Read::Request(
+        Task {
+            api,
+            call,
+            correlation_id,
+            began: Mono::default(),
+        },
+        request,
+    ))
+}
+
+/// Starts a request. Only Produce does anything before its turn to be answered: its appends keep
+/// the order of arrival, whatever earlier requests wait for.
+async fn start(
+    ctx: &Arc<Context>,
+    conn: &Arc<ConnectionState>,
+    task: Task,
+    request: Request,
+    memory: Reserved,
+) -> Started {
+    let (ctx, conn) = (Arc::clone(ctx), Arc::clone(conn));
+    let answer = async move {
+        let response = answer(&ctx, &conn, &task.call, request).await?;
+        Ok(Some(finish(&ctx, &task, &response, Some(memory))))
+    };
+    Started::Pending(answer.boxed())
+}
+
+/// The one match: every API but Produce.
+async fn answer(
+    ctx: &Context,
+    conn: &ConnectionState,
+    call: &Call,
+    request: Request,
+) -> Result<Response, Refusal> {
+    Ok(match request {
+        Request::ApiVersions(request) => api_versions::handle(conn, call, request).into(),
+        Request::DescribeCluster(request) => describe_cluster::handle(ctx, conn, request).into(),
+        Request::DescribeConfigs(request) => describe_configs::handle(ctx, request).into(),
+        Request::FindCoordinator(request) => {
+            find_coordinator::handle(ctx, conn, call, request).into()
+        }
+        other => return Err(Refusal(format!("{} is not served", other.api().name()))),
+    })
+}
+
+/// Encodes an answer and counts it.
+fn finish(ctx: &Context, task: &Task, response: &Response, memory: Option<Reserved>) -> Reply {
+    let took = ctx.clock.mono().since(task.began);
+    ctx.metrics.request(task.api.name(), took);
+    Reply {
+        frame: response.encode(task.call.version, task.correlation_id),
+        memory,
+    }
+}
