@@ -140,11 +140,11 @@ fn the_count_must_match_the_offsets_and_fit_the_bytes() {
     assert!(refused(changed(&three, 23, &7_i32.to_be_bytes())));
     // consistent, but there is no room for so many records
     let both = changed(&three, 57, &1000_i32.to_be_bytes());
-    let both = BatchView::take(&mut both.clone()).unwrap();
+    let both = BatchView::take(&mut { both }).unwrap();
     assert!(refused(changed(&both, 23, &999_i32.to_be_bytes())));
     let zstd = builder(Codec::Zstd, &[NOW]).build().unwrap();
     let both = changed(&zstd, 57, &i32::MAX.to_be_bytes());
-    let both = BatchView::take(&mut both.clone()).unwrap();
+    let both = BatchView::take(&mut { both }).unwrap();
     assert!(refused(changed(&both, 23, &(i32::MAX - 1).to_be_bytes())));
 }
 
