@@ -14,3 +14,4 @@ pub mod kafka;
 pub mod limits;
 pub mod record;
 pub mod topic_name;
+pub mod varint;

@@ -29,6 +29,15 @@ pub const BATCH_PLAIN_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Least bytes of a record: its length, attributes, two deltas, two lengths and a count.
 pub const RECORD_BYTES_MIN: usize = 7;
 
+/// Producers with state that one partition remembers. One more pushes out the one that has not
+/// written for longest: its next batch is then taken whatever its sequence number (KIP-360).
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 5000;
+/// Batches that a partition remembers of each producer, Kafka's
+/// `max.in.flight.requests.per.connection` for idempotent producers.
+pub const PRODUCER_BATCHES_KEPT: usize = 5;
+/// Default of `producer.id.expiration.ms`: after this long without a batch a producer is forgotten.
+pub const PRODUCER_EXPIRY_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;
+
 /// A WAL object of this size is put at once. A batch that is larger gets an object of its own.
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;
 /// Slots of one stream that may be in flight at a time.
@@ -37,6 +46,11 @@ pub const SLOTS_IN_FLIGHT_MAX: usize = 8;
 pub const WALL_DISTANCE: u64 = 64;
 /// A checkpoint is due after this many slots without one, so that a fold reads hundreds of slots.
 pub const CHECKPOINT_SLOTS: u64 = 256;
+/// A checkpoint waits until this many times its own bytes were put since the last, so that state
+/// rows stay a small part of what is written,
+pub const CHECKPOINT_BYTES_RATIO: u64 = 4;
+/// but no longer than this many slots.
+pub const CHECKPOINT_SLOTS_MAX: u64 = 4096;
 
 /// Fetch sessions of one broker (`max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
@@ -100,3 +114,4 @@ const _: () = assert!(
     WALL_DISTANCE > SLOTS_IN_FLIGHT_MAX as u64,
     "a wall must stand beyond everything a writer has in flight"
 );
+const _: () = assert!(CHECKPOINT_SLOTS <= CHECKPOINT_SLOTS_MAX);

@@ -8,8 +8,8 @@ use super::compression::{Codec, Compression, CompressionError, compress};
 use super::header::{
     ATTRIBUTES_AT, Attributes, BatchHeader, CRC_AT, HEADER_BYTES, HeaderError, LENGTH_END, MAGIC,
 };
-use super::varint::{put_i32, put_i64};
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
+use crate::varint::{put_i32, put_i64};
 
 /// A record to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

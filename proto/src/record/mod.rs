@@ -19,7 +19,6 @@ mod compression;
 mod header;
 mod records;
 mod search;
-mod varint;
 
 pub use batch::{BatchView, crc32c};
 pub use batch::{Batches, Stamp, split_batches};

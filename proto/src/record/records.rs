@@ -6,7 +6,7 @@
 use thiserror::Error;
 
 use super::header::{BatchHeader, TimestampType};
-use super::varint::{take_i32, take_i64};
+use crate::varint::{take_i32, take_i64};
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,33 +1,41 @@
-//! Kafka's variable-length integers inside records: zigzag, seven bits a byte, low bits first.
-
-use bytes::BufMut;
+//! Numbers of variable length: seven bits a byte, low bits first, the top bit set in all but the
+//! last byte. Signed ones are zigzag-coded. Kafka's records and Firn's own state rows use them.
 
 /// Takes a 32-bit number off the front; `None` if it is cut off or does not fit.
-pub(super) fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
-    i32::try_from(take_u64(bytes, 5).map(unzigzag)?).ok()
+pub fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
+    i32::try_from(take(bytes, 5).map(unzigzag)?).ok()
 }
 
 /// Takes a 64-bit number off the front; `None` if it is cut off or does not fit.
-pub(super) fn take_i64(bytes: &mut &[u8]) -> Option<i64> {
-    take_u64(bytes, 10).map(unzigzag)
+pub fn take_i64(bytes: &mut &[u8]) -> Option<i64> {
+    take(bytes, 10).map(unzigzag)
 }
 
 /// Writes a 32-bit number.
-pub(super) fn put_i32(out: &mut Vec<u8>, value: i32) {
+pub fn put_i32(out: &mut Vec<u8>, value: i32) {
     put_i64(out, i64::from(value));
 }
 
 /// Writes a 64-bit number.
-pub(super) fn put_i64(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    while rest >= 0x80 {
-        out.put_u8((rest & 0x7f) as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.put_u8(rest as u8);
+pub fn put_i64(out: &mut Vec<u8>, value: i64) {
+    put_u64(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
 }
 
-fn take_u64(bytes: &mut &[u8], bytes_max: usize) -> Option<u64> {
+/// Takes an unsigned 64-bit number off the front; `None` if it is cut off or does not fit.
+pub fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
+    take(bytes, 10)
+}
+
+/// Writes an unsigned 64-bit number.
+pub fn put_u64(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take(bytes: &mut &[u8], bytes_max: usize) -> Option<u64> {
     // most lengths and deltas of real records fit one byte
     let first = *bytes.first()?;
     if first < 0x80 {
@@ -62,13 +70,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_number_reads_back(value: i64, small: i32) {
+        fn every_number_reads_back(value: i64, small: i32, unsigned: u64) {
             let mut out = Vec::new();
             put_i64(&mut out, value);
             put_i32(&mut out, small);
+            put_u64(&mut out, unsigned);
             let mut rest = out.as_slice();
             prop_assert_eq!(take_i64(&mut rest), Some(value));
             prop_assert_eq!(take_i32(&mut rest), Some(small));
+            prop_assert_eq!(take_u64(&mut rest), Some(unsigned));
             prop_assert!(rest.is_empty());
         }
     }

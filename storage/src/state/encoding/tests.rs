@@ -1,0 +1,165 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::state::ProducerBatch;
+
+const FAR: i64 = (1 << 32) + 7;
+
+fn tp() -> TopicPartition {
+    TopicPartition {
+        topic: TopicId([0xab; 16]),
+        partition: PartitionIndex(300),
+    }
+}
+
+/// Slots with one run each: (records, epoch bump, producer, slots passed by).
+fn row(start: i64, slots: &[(u16, bool, i64, u8)]) -> StateRow {
+    let mut row = StateRow::new(tp(), LeaderEpoch(1));
+    row.log_start = start;
+    row.end_offset = start;
+    let mut sequences = std::collections::BTreeMap::new();
+    let mut at = SlotPosition {
+        stream: StreamId(5),
+        slot: Slot(0),
+    };
+    for (records, bump, producer, gap) in slots {
+        if *bump {
+            row.begin_epoch(LeaderEpoch(row.epoch.0 + 1));
+            at.stream.0 += 3;
+            at.slot = Slot(0);
+        }
+        at.slot.0 += 1 + u64::from(*gap);
+        let count = u32::from(*records) + 1;
+        let run = Run {
+            tp: tp(),
+            epoch: row.epoch,
+            base_offset: row.end_offset,
+            last_offset: row.end_offset + i64::from(*records),
+            byte_start: 4000,
+            byte_len: count * 90,
+            max_timestamp: 1_700_000_000_000 + i64::from(*records),
+            flags: BatchFlags(u8::from(*gap % 2 == 1)),
+        };
+        let sequence = sequences.entry(*producer).or_insert(0_i32);
+        let batch = ProducerBatch {
+            tp: tp(),
+            producer: ProducerId(*producer),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: *sequence,
+            count,
+            base_offset: run.base_offset,
+            max_timestamp: run.max_timestamp,
+            flags: run.flags,
+        };
+        *sequence += i32::from(*records) + 1;
+        row.apply_slot(at, &[run], &[batch], 1_700_000_000_500)
+            .unwrap();
+    }
+    row
+}
+
+fn bytes(row: &StateRow) -> Vec<u8> {
+    let mut out = Vec::new();
+    row.encode(&mut out);
+    out
+}
+
+/// A fold of older bytes must give the same state in every later release.
+#[test]
+fn the_bytes_of_version_1_are_these() {
+    let mut golden = row(FAR, &[(9, false, 4000, 0), (0, true, 4001, 1)]);
+    golden.open_txns.push(OpenTxn {
+        producer: ProducerId(4001),
+        first_offset: FAR + 10,
+    });
+    golden.aborted.push(AbortedTxn {
+        producer: ProducerId(4000),
+        first_offset: FAR,
+        last_offset: FAR + 3,
+    });
+    let hex: String = bytes(&golden)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(hex, include_str!("../testdata/state_row_v1.hex").trim_end());
+    assert_eq!(StateRow::decode(&mut bytes(&golden).as_slice()), Ok(golden));
+}
+
+#[test]
+fn a_partition_without_records_takes_few_bytes() {
+    assert!(bytes(&StateRow::new(tp(), LeaderEpoch(1))).len() < 32);
+}
+
+#[test]
+fn runs_take_few_bytes_each() {
+    let slots = vec![(99, false, 1, 0); 1000];
+    let len = bytes(&row(FAR, &slots)).len();
+    assert!(len < 16 * 1000, "{len}");
+}
+
+#[test]
+fn a_newer_version_is_refused_as_such() {
+    let mut bytes = bytes(&row(0, &[]));
+    bytes[0] = 2;
+    assert_eq!(
+        StateRow::decode(&mut bytes.as_slice()),
+        Err(StateRowFault::Version(2))
+    );
+}
+
+#[test]
+fn a_count_beyond_the_bytes_takes_no_memory() {
+    let empty = bytes(&row(0, &[]));
+    // the number of runs is the last byte of a row without any
+    let mut hostile = empty[..empty.len() - 1].to_vec();
+    put_u64(&mut hostile, u64::MAX >> 1);
+    assert_eq!(
+        StateRow::decode(&mut hostile.as_slice()),
+        Err(StateRowFault::Broken("more items than bytes"))
+    );
+}
+
+proptest! {
+    #[test]
+    fn rows_strung_together_read_back(
+        first in vec((any::<u16>(), any::<bool>(), 0..6_i64, any::<u8>()), 0..30),
+        second in vec((any::<u16>(), any::<bool>(), 0..6_i64, any::<u8>()), 0..30),
+        start in prop_oneof![Just(0), Just(FAR), Just(1 << 50)],
+    ) {
+        let rows = [row(start, &first), row(0, &second)];
+        let mut out = Vec::new();
+        rows.iter().for_each(|row| row.encode(&mut out));
+        let mut rest = out.as_slice();
+        for row in rows {
+            prop_assert_eq!(StateRow::decode(&mut rest), Ok(row));
+        }
+        prop_assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_row_that_is_cut_off_is_refused(
+        slots in vec((any::<u16>(), any::<bool>(), 0..6_i64, any::<u8>()), 0..5),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let bytes = bytes(&row(FAR, &slots));
+        let cut = cut.index(bytes.len());
+        prop_assert!(StateRow::decode(&mut &bytes[..cut]).is_err());
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic(
+        slots in vec((any::<u16>(), any::<bool>(), 0..6_i64, any::<u8>()), 0..5),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        noise in vec(any::<u8>(), 0..200),
+    ) {
+        let mut bytes = bytes(&row(FAR, &slots));
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes[0] = STATE_ROW_VERSION;
+        let _ = StateRow::decode(&mut bytes.as_slice());
+        let _ = StateRow::decode(&mut [&[STATE_ROW_VERSION][..], &noise].concat().as_slice());
+    }
+}

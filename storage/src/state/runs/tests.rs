@@ -1,0 +1,93 @@
+use firn_proto::ids::{PartitionIndex, TopicId};
+
+use super::*;
+
+const TP: TopicPartition = TopicPartition {
+    topic: TopicId([1; 16]),
+    partition: PartitionIndex(0),
+};
+
+/// Runs of ten offsets each from offset 0 on, one per slot; slots 5 and up are another epoch's.
+fn table(timestamps: &[i64]) -> RunTable {
+    let mut table = RunTable::default();
+    for (index, timestamp) in (0..).zip(timestamps) {
+        let era = index / 5;
+        let at = SlotPosition {
+            stream: StreamId(10 + era),
+            slot: Slot(index),
+        };
+        let base_offset = index as i64 * 10;
+        table.push(
+            at,
+            &Run {
+                tp: TP,
+                epoch: LeaderEpoch(era as i32),
+                base_offset,
+                last_offset: base_offset + 9,
+                byte_start: 100,
+                byte_len: 1000,
+                max_timestamp: *timestamp,
+                flags: BatchFlags::default(),
+            },
+        );
+    }
+    table
+}
+
+fn slots(runs: impl IntoIterator<Item = RunRef>) -> Vec<u64> {
+    runs.into_iter().map(|found| found.at.slot.0).collect()
+}
+
+#[test]
+fn a_span_begins_with_the_run_that_holds_the_offset() {
+    let table = table(&[0; 8]);
+    assert_eq!(slots(table.from(TP, 29)), [2, 3, 4, 5, 6, 7]);
+    assert_eq!(slots(table.span(TP, 30, 80, 1)), [3]);
+    assert_eq!(slots(table.span(TP, 35, 80, 1500)), [3, 4]);
+    assert_eq!(slots(table.span(TP, 35, 51, 1 << 20)), [3, 4, 5]);
+    assert_eq!(slots(table.span(TP, 80, 90, 1 << 20)), [0_u64; 0]);
+}
+
+#[test]
+fn a_run_keeps_its_stream_and_epoch() {
+    let table = table(&[0; 8]);
+    let found: Vec<_> = table
+        .from(TP, 45)
+        .map(|found| (found.at.stream.0, found.run.epoch.0))
+        .collect();
+    assert_eq!(found, [(10, 0), (11, 1), (11, 1), (11, 1)]);
+    assert_eq!(table.lowest_slot(StreamId(11)), Some(Slot(5)));
+    assert_eq!(table.lowest_slot(StreamId(12)), None);
+}
+
+#[test]
+fn timestamps_lead_to_the_first_run_that_can_hold_them() {
+    let table = table(&[10, 50, 30, 50, 20]);
+    assert_eq!(slots(table.with_timestamp(TP, 0, 11)), [1, 2, 3, 4]);
+    assert_eq!(slots(table.with_timestamp(TP, 0, 31)), [1, 3]);
+    assert_eq!(slots(table.with_timestamp(TP, 20, 31)), [3]);
+    assert_eq!(slots(table.with_timestamp(TP, 0, 51)), [0_u64; 0]);
+    assert_eq!(slots(table.with_max_timestamp(TP, 0)), [1]);
+    assert_eq!(slots(table.with_max_timestamp(TP, 20)), [3]);
+}
+
+#[test]
+fn dropped_runs_take_their_epochs_with_them() {
+    let mut table = table(&[0; 8]);
+    table.drop_below(59);
+    assert_eq!(slots(table.from(TP, 0)), [5, 6, 7]);
+    table.drop_below(60);
+    assert_eq!(slots(table.from(TP, 0)), [6, 7]);
+    assert_eq!(table.eras.len(), 1);
+    assert!(table.from(TP, 0).all(|found| found.run.epoch.0 == 1));
+    table.drop_below(80);
+    assert_eq!(table, RunTable::default());
+}
+
+#[test]
+#[should_panic(expected = "I9")]
+fn an_overlapping_run_is_a_bug() {
+    let mut table = table(&[0; 2]);
+    let last = table.from(TP, 10).next().unwrap();
+    table.push(last.at, &last.run);
+}
