@@ -1,3 +1,10 @@
-//! Handlers of the data APIs, one file each.
+//! Handlers of the data APIs, one file each, and what they share:
+//!
+//! - `epochs.rs`: what the epochs of a partition say about a client's view of it
+//! - `fetch_session.rs`: which partitions a client reads, remembered between its requests
+//! - `topic_rules.rs`: what a topic asks of batches
 
+pub mod epochs;
+pub mod fetch;
 pub mod fetch_session;
+pub mod topic_rules;

@@ -1,0 +1,3 @@
+//! Fetch (1).
+
+pub mod answer;

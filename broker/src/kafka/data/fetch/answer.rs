@@ -1,0 +1,196 @@
+//! From a Fetch request to the partitions to read, and from what was read to the response. Pure.
+
+use bytes::Bytes;
+use firn_proto::error_code::ErrorCode;
+use firn_proto::kafka::fetch::{
+    EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch,
+    NodeEndpoint, PartitionData,
+};
+
+use super::super::epochs::EpochEnd;
+use super::super::fetch_session::{
+    FetchSessions, Found, Marks, SessionRequest, SessionTurn, TopicKey, Wanted,
+};
+use crate::kafka::view::Endpoint;
+
+/// The first version that names topics by id.
+pub const IDS_FROM: i16 = 13;
+
+/// What was found in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionRead {
+    /// Why there are no records, or `None`.
+    pub error: ErrorCode,
+    /// The partition's bounds, each −1 if it could not be looked at.
+    pub marks: Marks,
+    /// Whole batches, the first of which holds the offset asked for.
+    pub records: Vec<Bytes>,
+    /// Where the client and the log part.
+    pub diverging: Option<EpochEnd>,
+    /// Who leads the partition, if not this broker or not in the epoch that the client named.
+    pub leader: Option<LeaderIdAndEpoch>,
+}
+
+impl PartitionRead {
+    /// Nothing could be read.
+    pub fn failed(error: ErrorCode) -> Self {
+        Self {
+            error,
+            marks: Marks {
+                high_watermark: -1,
+                last_stable_offset: -1,
+                log_start_offset: -1,
+            },
+            records: Vec::new(),
+            diverging: None,
+            leader: None,
+        }
+    }
+
+    /// Bytes of the records.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether the client must be told at once.
+    pub fn is_urgent(&self) -> bool {
+        self.error.is_error() || self.diverging.is_some()
+    }
+}
+
+/// The part of a request that sessions deal with.
+pub fn session_request(version: i16, request: &FetchRequest) -> SessionRequest {
+    let key = |name: &String, id| {
+        if version >= IDS_FROM {
+            TopicKey::Id(id)
+        } else {
+            TopicKey::Name(name.clone())
+        }
+    };
+    let wanted = request.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(move |partition| Wanted {
+            topic: key(&topic.topic, topic.topic_id),
+            partition: partition.partition,
+            fetch_offset: partition.fetch_offset,
+            max_bytes: partition.partition_max_bytes,
+            current_leader_epoch: partition.current_leader_epoch,
+            last_fetched_epoch: partition.last_fetched_epoch,
+        })
+    });
+    let forgotten = request.forgotten_topics_data.iter().flat_map(|topic| {
+        let partitions = topic.partitions.iter();
+        partitions.map(move |partition| (key(&topic.topic, topic.topic_id), *partition))
+    });
+    SessionRequest {
+        id: request.session_id,
+        epoch: request.session_epoch,
+        uses_ids: version >= IDS_FROM,
+        wanted: wanted.collect(),
+        forgotten: forgotten.collect(),
+    }
+}
+
+/// The response to a turn. `reads` are those of `turn.wanted`, in its order; of an incremental
+/// turn only the news is answered.
+pub fn response(
+    sessions: &mut FetchSessions,
+    turn: &SessionTurn,
+    reads: Vec<PartitionRead>,
+    read_committed: bool,
+) -> FetchResponse {
+    let mut responses: Vec<FetchableTopicResponse> = Vec::new();
+    for (index, (wanted, read)) in turn.wanted.iter().zip(reads).enumerate() {
+        let found = Found {
+            marks: read.marks,
+            has_records: !read.records.is_empty(),
+            has_error: read.is_urgent(),
+        };
+        if !sessions.include(turn, index, &found) {
+            continue;
+        }
+        let data = partition_data(wanted.partition, read, read_committed);
+        match responses.last_mut() {
+            Some(last) if is_of(last, &wanted.topic) => last.partitions.push(data),
+            _ => responses.push(topic_response(&wanted.topic, data)),
+        }
+    }
+    FetchResponse {
+        session_id: turn.id,
+        responses,
+        ..FetchResponse::default()
+    }
+}
+
+/// A response without partitions.
+pub fn refusal(error_code: ErrorCode) -> FetchResponse {
+    FetchResponse {
+        error_code,
+        ..FetchResponse::default()
+    }
+}
+
+/// Tells where the leaders are that `response` names (KIP-951).
+pub fn add_endpoints(response: &mut FetchResponse, endpoints: Vec<Endpoint>) {
+    let partitions = response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partitions);
+    let leaders: Vec<i32> = partitions
+        .map(|partition| partition.current_leader.leader_id)
+        .collect();
+    let named = endpoints
+        .into_iter()
+        .filter(|endpoint| leaders.contains(&endpoint.node_id));
+    response.node_endpoints = named
+        .map(|endpoint| NodeEndpoint {
+            node_id: endpoint.node_id,
+            host: endpoint.host,
+            port: endpoint.port,
+            rack: endpoint.rack,
+        })
+        .collect();
+}
+
+fn topic_response(topic: &TopicKey, data: PartitionData) -> FetchableTopicResponse {
+    let mut response = FetchableTopicResponse {
+        partitions: vec![data],
+        ..FetchableTopicResponse::default()
+    };
+    match topic {
+        TopicKey::Name(name) => response.topic.clone_from(name),
+        TopicKey::Id(id) => response.topic_id = *id,
+    }
+    response
+}
+
+fn is_of(response: &FetchableTopicResponse, topic: &TopicKey) -> bool {
+    match topic {
+        TopicKey::Name(name) => response.topic == *name,
+        TopicKey::Id(id) => response.topic_id == *id,
+    }
+}
+
+fn partition_data(partition: i32, read: PartitionRead, read_committed: bool) -> PartitionData {
+    let diverging_epoch = read
+        .diverging
+        .map_or_else(Default::default, |end| EpochEndOffset {
+            epoch: end.epoch,
+            end_offset: end.end_offset,
+        });
+    PartitionData {
+        partition_index: partition,
+        error_code: read.error,
+        high_watermark: read.marks.high_watermark,
+        last_stable_offset: read.marks.last_stable_offset,
+        log_start_offset: read.marks.log_start_offset,
+        diverging_epoch,
+        current_leader: read.leader.unwrap_or_default(),
+        // No transaction is ever aborted while none can be begun.
+        aborted_transactions: read_committed.then(Vec::new),
+        records: Some(read.records.into()),
+        ..PartitionData::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
