@@ -1,1 +1,12 @@
-//! Measurements of Firn.
+//! Measurements of Firn: what the end-to-end programs `compare` and `overload` share. The
+//! micro-benchmarks are in `benches/benches/`.
+//!
+//! Architecture invariant: figures come from here, verdicts never do; no test is timed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement that cannot go on ends with what it was doing"
+)]
+
+pub mod machine;
+pub mod sample;
