@@ -28,6 +28,7 @@ pub(super) fn profile_defaults(profile: Profile) -> Vec<Pair> {
             ("bucket", "file://./firn-data"),
             ("bucket.create", "true"),
             ("group.initial.rebalance.delay.ms", "0"),
+            ("log.filter", "warn"),
         ],
         Profile::Serve => &[],
     };
@@ -47,16 +48,11 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "broker.id",
-        default: "auto",
-        about: "the number of this broker, or auto for the lowest that no live one has",
+        default: "1",
+        about: "the number of this broker; a restart with the same one takes over what it left",
         set: |c, v| {
-            c.broker_id = match v {
-                "auto" | "-1" => None,
-                v => Some(BrokerId(
-                    i32::try_from(number(v, 0..=BROKER_ID_MAX)?).unwrap_or(i32::MAX),
-                )),
-            };
-            Ok(())
+            let id = i32::try_from(number(v, 0..=BROKER_ID_MAX)?).unwrap_or(i32::MAX);
+            set(&mut c.broker_id, Ok(BrokerId(id)))
         },
     },
     Key {

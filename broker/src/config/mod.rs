@@ -200,8 +200,8 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// Allows listeners beyond loopback although nobody authenticates.
     pub insecure: bool,
-    /// Kafka's `broker.id`, or `None` for the lowest free one.
-    pub broker_id: Option<BrokerId>,
+    /// Kafka's `broker.id`: a restart with the same one takes over what it left.
+    pub broker_id: BrokerId,
     /// Kafka's `broker.rack`: the zone this broker runs in.
     pub rack: Option<String>,
     /// The write-ahead path.
@@ -220,14 +220,15 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Log lines.
     pub log: LogConfig,
-    /// Every key with its value as written and where that was; for DescribeConfigs and the log.
+    /// Every key with its value and where that was written; for DescribeConfigs and the log.
     values: BTreeMap<&'static str, Setting>,
 }
 
 /// The effective value of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// The value as it was written.
+    /// The value; durations and sizes as plain numbers of milliseconds and bytes, which is how
+    /// Kafka's tools read them.
     pub text: String,
     /// Who wrote it.
     pub source: Source,
@@ -282,7 +283,7 @@ impl Config {
             reason,
         })?;
         let setting = Setting {
-            text: pair.value,
+            text: value::canonical(key.name, pair.value.trim()),
             source: pair.source,
         };
         self.values.insert(key.name, setting);
@@ -381,7 +382,7 @@ impl Config {
             quic: None,
             http: None,
             insecure: false,
-            broker_id: None,
+            broker_id: BrokerId(1),
             rack: None,
             wal: WalConfig {
                 place: WalPlace::Auto,

@@ -208,3 +208,20 @@ fn the_local_wal_is_on_for_s3_only() {
         Some(PathBuf::from("/w"))
     );
 }
+
+#[test]
+fn settings_are_shown_as_kafka_tools_read_them() {
+    let config = over(&[("message.max.bytes", "2MiB"), ("bucket", "memory://")]).unwrap();
+    let shown = |key| {
+        config
+            .settings()
+            .find(|(name, _)| *name == key)
+            .unwrap()
+            .1
+            .text
+            .clone()
+    };
+    assert_eq!(shown("message.max.bytes"), "2097152");
+    assert_eq!(shown("connections.max.idle.ms"), "600000");
+    assert_eq!(shown("bucket"), "memory://");
+}

@@ -73,6 +73,20 @@ pub(crate) fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The value of the key `name` as Kafka's tools read it. The unit is the end of the key's name.
+pub(crate) fn canonical(name: &str, text: &str) -> String {
+    let plain = if name.ends_with(".ms") {
+        duration(text)
+            .ok()
+            .map(|duration| duration.as_millis().to_string())
+    } else if name.ends_with(".bytes") {
+        size(text).ok().map(|bytes| bytes.to_string())
+    } else {
+        None
+    };
+    plain.unwrap_or_else(|| text.to_owned())
+}
+
 /// The candidate nearest to `word`, if one is near enough to be what was meant.
 pub(crate) fn nearest<'a>(
     word: &str,
