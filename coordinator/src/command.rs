@@ -310,6 +310,17 @@ impl SlotBuilder {
         Ok(())
     }
 
+    /// The place behind the last command, to come back to.
+    pub(crate) fn mark(&self) -> (usize, usize) {
+        (self.bytes.len(), self.commands)
+    }
+
+    /// Takes back every command pushed since `mark`.
+    pub(crate) fn rewind(&mut self, mark: (usize, usize)) {
+        self.bytes.truncate(mark.0);
+        self.commands = mark.1;
+    }
+
     /// Whether it holds no command.
     pub fn is_empty(&self) -> bool {
         self.commands == 0

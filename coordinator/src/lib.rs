@@ -4,10 +4,21 @@
 //!
 //! - `command.rs`: the durable commands and their bytes
 //! - `state/`: the pure state machine that they change
-//! - `groups/`: the pure machine of classic groups
 //! - `snapshot.rs`: the bytes of the whole state
+//! - `groups/`: the pure machine of classic groups
+//! - `gate.rs`, `image.rs`: what may leave when, and the published picture
+//! - `task.rs`: the one loop that owns all of it; `handle.rs`: the way to reach it
 
 pub mod command;
+mod gate;
 pub mod groups;
+mod handle;
+mod image;
 pub mod snapshot;
 pub mod state;
+mod task;
+#[cfg(test)]
+mod testing;
+
+pub use groups::GroupConfig;
+pub use handle::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment};

@@ -199,6 +199,9 @@ pub enum CoordinatorError {
     /// Too many requests wait already. Nothing happened. Ask again later.
     #[error("the coordinator has too many requests waiting; the request may be repeated")]
     Busy,
+    /// The request is too large for the journal. Nothing happened. Ask for less at a time.
+    #[error("the coordinator cannot do that in one step: {0}")]
+    Refused(String),
     /// The process is stopping.
     #[error("the coordinator has stopped")]
     Stopped,

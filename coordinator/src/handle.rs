@@ -1,0 +1,126 @@
+//! How the rest of the process reaches the coordinator: by messages, never by its memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
+use firn_proto::env::{Clock, Entropy};
+use firn_proto::journal::{JournalError, JournalOpener};
+use firn_proto::limits::COORDINATOR_QUEUE_MAX;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::command::CommandError;
+use crate::groups::GroupConfig;
+use crate::snapshot::SnapshotError;
+use crate::task::{self, Call, Message};
+
+/// Settings of the coordinator.
+#[derive(Clone, Debug, Default)]
+pub struct CoordinatorConfig {
+    /// Settings of groups.
+    pub groups: GroupConfig,
+    /// Journal puts per second when it has much to do; absent: unlimited (`file://`, `memory://`).
+    pub puts_per_second: Option<u32>,
+    /// Who leads, for others to read in the epoch's object.
+    pub identity: Bytes,
+}
+
+/// What the coordinator takes from the world.
+#[derive(Clone)]
+pub struct Environment {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness: ids of topics and members.
+    pub entropy: Arc<Entropy>,
+}
+
+/// Why the coordinator has ended, or could not start.
+#[derive(Clone, Debug, Error)]
+pub enum EndReason {
+    /// The journal is fenced, corrupt, or cannot be reached.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The snapshot cannot be read.
+    #[error("the newest snapshot cannot be taken up: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// A journal slot cannot be read.
+    #[error("journal slot {at} cannot be replayed: {error}")]
+    Replay {
+        /// The slot.
+        at: String,
+        /// Why.
+        error: CommandError,
+    },
+}
+
+/// A handle of the coordinator. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    inbox: mpsc::Sender<Message>,
+    image: watch::Receiver<Arc<ClusterImage>>,
+}
+
+/// The running loop.
+#[derive(Debug)]
+pub struct CoordinatorTask(JoinHandle<Result<(), EndReason>>);
+
+impl Coordinator {
+    /// Takes the next epoch and with it the journal, replays it and starts the loop.
+    pub async fn start(
+        opener: Arc<dyn JournalOpener>,
+        config: CoordinatorConfig,
+        environment: Environment,
+    ) -> Result<(Self, CoordinatorTask), EndReason> {
+        let (sender, inbox) = mpsc::channel(COORDINATOR_QUEUE_MAX);
+        let (publish, image) = watch::channel(Arc::new(ClusterImage::default()));
+        let mut leadership = task::Leadership::new(opener, config, environment, publish);
+        let leader = leadership.take_over().await?;
+        let loop_ = tokio::spawn(leadership.run(leader, inbox));
+        let handle = Self {
+            inbox: sender,
+            image,
+        };
+        Ok((handle, CoordinatorTask(loop_)))
+    }
+
+    /// Asks, and waits for the answer and for the journal to hold what it says. Waits while the
+    /// queue is full.
+    ///
+    /// Dropping the future takes nothing back: what was asked may still happen.
+    pub async fn call(&self, request: Request) -> Result<Reply, CoordinatorError> {
+        let (answer, answered) = oneshot::channel();
+        let call = Message::Call(Call { request, answer });
+        let sent = self.inbox.send(call).await;
+        sent.map_err(|_| CoordinatorError::Stopped)?;
+        answered.await.map_err(|_| CoordinatorError::Stopped)?
+    }
+
+    /// The picture of the cluster, always durable.
+    pub fn image(&self) -> watch::Receiver<Arc<ClusterImage>> {
+        self.image.clone()
+    }
+
+    /// Stops the loop once everything that was asked before is durable and answered.
+    pub async fn close(&self) {
+        let (done, finished) = oneshot::channel();
+        if self.inbox.send(Message::Stop(done)).await.is_ok() {
+            // An error means that the loop has ended by itself, which is what was asked for.
+            drop(finished.await);
+        }
+    }
+}
+
+impl CoordinatorTask {
+    /// Waits for the end of the loop: `Ok` after [`Coordinator::close`], else the reason, after
+    /// which the process must stop, for nobody else would serve what it owns. Cancel-safe.
+    pub async fn ended(&mut self) -> Result<(), EndReason> {
+        match (&mut self.0).await {
+            Ok(result) => result,
+            Err(error) => Err(EndReason::Journal(JournalError::Unavailable(format!(
+                "the coordinator's loop failed: {error}"
+            )))),
+        }
+    }
+}

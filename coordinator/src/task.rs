@@ -1,0 +1,498 @@
+//! The one loop that owns the state: requests in, commands to the journal, answers out.
+//!
+//! A request is applied to memory at once; its commands wait in the open slot, which goes to the
+//! journal as soon as the queue is drained and a put may start. Answers, and pictures of the
+//! cluster, leave when the journal holds the state they were made from. If a put fails for good
+//! the memory is dropped, for it is ahead of the journal, and read anew.
+//!
+//! - `requests.rs`: what each request does
+//! - `offsets.rs`: commits and their look-up
+
+mod offsets;
+mod requests;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
+use firn_proto::env::Mono;
+use firn_proto::ids::ClusterId;
+use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use firn_proto::limits::{
+    COORDINATOR_PARKED_MAX, JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN,
+    SLOTS_IN_FLIGHT_MAX,
+};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use crate::command::{CommandError, SlotBuilder, Stamped, decode_slot};
+use crate::gate::{Gate, GroupClock, PutTokens};
+use crate::groups::{CallId, Groups, Out};
+use crate::handle::{CoordinatorConfig, EndReason, Environment};
+use crate::image::ImageBuilder;
+use crate::snapshot::{decode_snapshot, encode_snapshot};
+use crate::state::State;
+use requests::ParkedDeletion;
+
+/// How long to wait before the journal is opened again.
+const REOPEN_DELAY: Duration = Duration::from_secs(1);
+
+type Answer = oneshot::Sender<Result<Reply, CoordinatorError>>;
+
+/// A request and the way back.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) request: Request,
+    pub(crate) answer: Answer,
+}
+
+/// What the loop is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Call(Call),
+    Stop(oneshot::Sender<()>),
+}
+
+/// Why the loop left its leader.
+enum Left {
+    Journal(JournalError),
+    Stopped,
+}
+
+/// What outlives one leader: how to become the next.
+pub(crate) struct Leadership {
+    opener: Arc<dyn JournalOpener>,
+    config: CoordinatorConfig,
+    environment: Environment,
+    publish: watch::Sender<Arc<ClusterImage>>,
+}
+
+impl Leadership {
+    pub(crate) fn new(
+        opener: Arc<dyn JournalOpener>,
+        config: CoordinatorConfig,
+        environment: Environment,
+        publish: watch::Sender<Arc<ClusterImage>>,
+    ) -> Self {
+        Self {
+            opener,
+            config,
+            environment,
+            publish,
+        }
+    }
+
+    /// Opens the journal and replays it.
+    pub(crate) async fn take_over(&mut self) -> Result<Leader, EndReason> {
+        let opened = self.opener.open(self.config.identity.clone()).await?;
+        let above = self.publish.borrow().version;
+        let leader = Leader::new(opened, &self.config, &self.environment, above)?;
+        self.publish.send_replace(leader.images.last());
+        Ok(leader)
+    }
+
+    /// Serves until it is stopped or another process leads.
+    pub(crate) async fn run(
+        mut self,
+        mut leader: Leader,
+        mut inbox: mpsc::Receiver<Message>,
+    ) -> Result<(), EndReason> {
+        loop {
+            let left = leader.serve(&mut inbox, &self.publish).await;
+            let error = match left {
+                Left::Stopped => return Ok(()),
+                Left::Journal(error) => error,
+            };
+            leader.resign(&error);
+            if !matches!(error, JournalError::Unavailable(_)) {
+                return Err(error.into());
+            }
+            warn!(%error, "the journal does not answer; its memory is dropped and read anew");
+            match self.reopen(&mut inbox).await? {
+                Some(next) => leader = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes over again as soon as the bucket lets it; requests are refused meanwhile. None if it
+    /// was stopped.
+    async fn reopen(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Message>,
+    ) -> Result<Option<Leader>, EndReason> {
+        loop {
+            let attempt = async {
+                tokio::time::sleep(REOPEN_DELAY).await;
+                self.take_over().await
+            };
+            tokio::pin!(attempt);
+            let opened = loop {
+                tokio::select! {
+                    opened = &mut attempt => break opened,
+                    message = inbox.recv() => match message {
+                        Some(Message::Call(call)) => refuse(call.answer, "the journal is reopened"),
+                        Some(Message::Stop(_)) | None => return Ok(None),
+                    },
+                }
+            };
+            match opened {
+                Ok(leader) => return Ok(Some(leader)),
+                Err(EndReason::Journal(JournalError::Unavailable(reason))) => {
+                    warn!(reason, "the journal cannot be opened yet");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A slot on its way.
+struct Flight {
+    /// How many commands are durable with it.
+    commands: u64,
+    /// The picture after it, if it changed.
+    image: Option<Arc<ClusterImage>>,
+    /// The snapshot after it, if one is due.
+    snapshot: Option<Bytes>,
+}
+
+/// What a leader holds in memory. Dropped when it resigns.
+pub(crate) struct Leader {
+    cluster: ClusterId,
+    environment: Environment,
+    journal: Box<dyn Journal>,
+    state: State,
+    groups: Groups,
+    images: ImageBuilder,
+    /// Answers by call, of all that are not out.
+    calls: BTreeMap<CallId, Answer>,
+    next_call: u64,
+    gate: Gate<(CallId, Reply)>,
+    deletions: Vec<ParkedDeletion>,
+    slot: SlotBuilder,
+    puts: FuturesOrdered<BoxFuture<'static, Result<JournalPosition, JournalError>>>,
+    flights: VecDeque<Flight>,
+    tokens: PutTokens,
+    group_clock: GroupClock,
+    /// Journal bytes since the last snapshot, and its size.
+    log_bytes: usize,
+    snapshot_bytes: usize,
+    snapshot: Option<BoxFuture<'static, Result<(), JournalError>>>,
+}
+
+impl Leader {
+    fn new(
+        opened: OpenedJournal,
+        config: &CoordinatorConfig,
+        environment: &Environment,
+        above: u64,
+    ) -> Result<Self, EndReason> {
+        let replayed = replay(&opened)?;
+        let (state, log_bytes) = replayed;
+        let now = environment.clock.mono();
+        let groups = Groups::load(
+            config.groups.clone(),
+            state.groups().iter(),
+            state.offsets().groups(),
+            now,
+        );
+        info!(
+            epoch = opened.epoch.0,
+            cluster = %opened.cluster,
+            topics = state.topics().iter().count(),
+            slots = opened.entries.len(),
+            bytes = log_bytes,
+            "the journal is replayed"
+        );
+        Ok(Self {
+            cluster: opened.cluster,
+            environment: environment.clone(),
+            journal: opened.journal,
+            images: ImageBuilder::new(opened.cluster, &state, above),
+            state,
+            groups,
+            calls: BTreeMap::new(),
+            next_call: 0,
+            gate: Gate::new(),
+            deletions: Vec::new(),
+            slot: SlotBuilder::new(),
+            puts: FuturesOrdered::new(),
+            flights: VecDeque::new(),
+            tokens: PutTokens::new(config.puts_per_second),
+            group_clock: GroupClock::new(),
+            log_bytes,
+            snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
+            snapshot: None,
+        })
+    }
+
+    async fn serve(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Message>,
+        publish: &watch::Sender<Arc<ClusterImage>>,
+    ) -> Left {
+        let mut stopping = None;
+        loop {
+            self.flush();
+            if stopping.is_some() && self.slot.is_empty() && self.puts.is_empty() {
+                return Left::Stopped;
+            }
+            let now = self.environment.clock.mono();
+            let wake = self.next_wake(now);
+            tokio::select! {
+                biased;
+                Some(put) = self.puts.next(), if !self.puts.is_empty() => match put {
+                    Ok(position) => self.on_durable(position, publish),
+                    Err(error) => return Left::Journal(error),
+                },
+                Some(result) = poll_snapshot(&mut self.snapshot) => self.on_snapshot(result),
+                message = inbox.recv(), if stopping.is_none() => {
+                    stopping = self.take_messages(message, inbox);
+                }
+                () = sleep_until(wake, now) => self.on_timeout(),
+            }
+        }
+    }
+
+    /// Takes the message and those that wait behind it, up to the end of the queue. Some: it is to
+    /// stop.
+    fn take_messages(
+        &mut self,
+        first: Option<Message>,
+        inbox: &mut mpsc::Receiver<Message>,
+    ) -> Option<Option<oneshot::Sender<()>>> {
+        let mut next = first;
+        for _ in 0..inbox.max_capacity() {
+            match next {
+                Some(Message::Call(call)) => self.take_call(call),
+                Some(Message::Stop(done)) => return Some(Some(done)),
+                None => return Some(None),
+            }
+            if self.slot.len() >= JOURNAL_SLOT_BYTES_TARGET {
+                break;
+            }
+            match inbox.try_recv() {
+                Ok(message) => next = Some(message),
+                Err(_) => break,
+            }
+        }
+        None
+    }
+
+    fn take_call(&mut self, call: Call) {
+        if self.calls.len() >= COORDINATOR_PARKED_MAX {
+            drop(call.answer.send(Err(CoordinatorError::Busy)));
+            return;
+        }
+        let id = CallId(self.next_call);
+        self.next_call += 1;
+        self.calls.insert(id, call.answer);
+        self.handle(id, call.request);
+        self.finish_deletions();
+    }
+
+    /// Applies a command to memory and puts it into the open slot; the answer must go through
+    /// [`Leader::answer`]. Fails, and changes nothing, if the journal cannot hold it.
+    fn execute(&mut self, command: crate::command::Command) -> Result<Reply, CommandError> {
+        let stamped = Stamped {
+            at_ms: self.environment.clock.wall_ms().max(self.state.at_ms()),
+            command,
+        };
+        let before = self.slot.mark();
+        self.slot.push(&stamped)?;
+        let applied = self.state.apply(&stamped);
+        if applied.effects.changed {
+            self.gate.count_command();
+            self.images.note(&applied.effects);
+        } else {
+            self.slot.rewind(before);
+        }
+        Ok(applied.reply)
+    }
+
+    /// Answers a call as soon as the journal holds what the answer was made from.
+    fn answer(&mut self, call: CallId, reply: Reply) {
+        if let Some((call, reply)) = self.gate.hold((call, reply)) {
+            self.send(call, Ok(reply));
+        }
+    }
+
+    fn send(&mut self, call: CallId, reply: Result<Reply, CoordinatorError>) {
+        if let Some(answer) = self.calls.remove(&call) {
+            // The caller may have gone; what it asked for has happened all the same.
+            drop(answer.send(reply));
+        }
+    }
+
+    /// Does what a step of the groups asks for.
+    fn take_out(&mut self, out: Out) {
+        for put in out.puts {
+            let group = Arc::clone(&put.group);
+            if let Err(error) = self.execute(crate::command::Command::PutGroup(put)) {
+                warn!(%group, %error, "the group cannot be kept; it will be lost at a restart");
+            }
+        }
+        for group in out.idle {
+            self.drop_idle(group);
+        }
+        for (call, reply) in out.replies {
+            self.answer(call, reply);
+        }
+    }
+
+    fn group_now(&self) -> Mono {
+        self.group_clock.at(self.environment.clock.mono())
+    }
+
+    /// Starts a put if there is something to put and one may start.
+    fn flush(&mut self) {
+        let now = self.environment.clock.mono();
+        let full = self.slot.len() >= JOURNAL_SLOT_BYTES_TARGET;
+        let may_put = full || self.tokens.free_at() <= now;
+        if self.slot.is_empty() || self.flights.len() >= SLOTS_IN_FLIGHT_MAX || !may_put {
+            return;
+        }
+        self.tokens.take(now);
+        self.group_clock.on_put(now);
+        let body = self.slot.take();
+        self.log_bytes += body.len();
+        let flight = Flight {
+            commands: self.gate.applied(),
+            image: self.images.build(&self.state),
+            snapshot: self.due_snapshot(),
+        };
+        self.flights.push_back(flight);
+        self.puts.push_back(self.journal.append(body));
+    }
+
+    /// The bytes of the state as it is now, if the journal has outgrown the last snapshot.
+    fn due_snapshot(&mut self) -> Option<Bytes> {
+        let on_its_way = self.flights.iter().any(|f| f.snapshot.is_some());
+        let limit = self.snapshot_bytes.max(JOURNAL_SNAPSHOT_BYTES_MIN);
+        if self.log_bytes < limit || on_its_way || self.snapshot.is_some() {
+            return None;
+        }
+        match encode_snapshot(&self.state) {
+            Ok(bytes) => {
+                self.log_bytes = 0;
+                self.snapshot_bytes = bytes.len();
+                Some(bytes)
+            }
+            Err(error) => {
+                warn!(%error, "no snapshot is taken; the journal grows on");
+                None
+            }
+        }
+    }
+
+    fn on_durable(
+        &mut self,
+        position: JournalPosition,
+        publish: &watch::Sender<Arc<ClusterImage>>,
+    ) {
+        let Some(flight) = self.flights.pop_front() else {
+            return;
+        };
+        let now = self.environment.clock.mono();
+        self.group_clock.on_durable(now, !self.flights.is_empty());
+        if let Some(image) = flight.image {
+            publish.send_replace(image);
+        }
+        let free: Vec<_> = self.gate.open_to(flight.commands).collect();
+        for (call, reply) in free {
+            self.send(call, Ok(reply));
+        }
+        if let Some(snapshot) = flight.snapshot {
+            self.snapshot = Some(self.journal.put_snapshot(position, snapshot));
+        }
+    }
+
+    /// A snapshot that failed is no harm: the journal is whole without it, and the next one comes.
+    fn on_snapshot(&mut self, result: Result<(), JournalError>) {
+        self.snapshot = None;
+        if let Err(error) = result {
+            self.log_bytes += self.snapshot_bytes;
+            warn!(%error, "the snapshot was not put; the journal grows on");
+        }
+    }
+
+    fn on_timeout(&mut self) {
+        let out = self.groups.on_timeout(self.group_now());
+        self.take_out(out);
+        self.finish_deletions();
+    }
+
+    /// When the loop has something to do by itself.
+    fn next_wake(&self, now: Mono) -> Option<Mono> {
+        let group_now = self.group_clock.at(now);
+        let groups = self.groups.next_timeout();
+        let groups = groups.map(|at| now.after(at.since(group_now)));
+        let room = self.flights.len() < SLOTS_IN_FLIGHT_MAX;
+        let token = (!self.slot.is_empty() && room).then(|| self.tokens.free_at());
+        let deletions = self.deletions.iter().map(|parked| parked.deadline);
+        groups.into_iter().chain(token).chain(deletions).min()
+    }
+
+    /// Tells everybody who waits that their answer will not come from here.
+    fn resign(&mut self, error: &JournalError) {
+        for (_, answer) in std::mem::take(&mut self.calls) {
+            refuse(answer, &error.to_string());
+        }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        for (_, answer) in std::mem::take(&mut self.calls) {
+            refuse(answer, "the coordinator is stopping");
+        }
+    }
+}
+
+/// The state that the journal holds, and how many bytes of it no snapshot covers.
+fn replay(opened: &OpenedJournal) -> Result<(State, usize), EndReason> {
+    let mut state = match &opened.snapshot {
+        Some((_, bytes)) => decode_snapshot(bytes)?,
+        None => State::default(),
+    };
+    let mut log_bytes = 0;
+    for (position, body) in &opened.entries {
+        let commands = decode_slot(body).map_err(|error| EndReason::Replay {
+            at: position.to_string(),
+            error,
+        })?;
+        for stamped in &commands {
+            state.apply(stamped);
+        }
+        log_bytes += body.len();
+    }
+    Ok((state, log_bytes))
+}
+
+fn refuse(answer: Answer, reason: &str) {
+    drop(answer.send(Err(CoordinatorError::NotLeader(reason.to_owned()))));
+}
+
+async fn poll_snapshot(
+    snapshot: &mut Option<BoxFuture<'static, Result<(), JournalError>>>,
+) -> Option<Result<(), JournalError>> {
+    match snapshot {
+        Some(put) => Some(put.await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(wake: Option<Mono>, now: Mono) {
+    match wake {
+        Some(wake) => tokio::time::sleep(wake.since(now)).await,
+        None => std::future::pending().await,
+    }
+}

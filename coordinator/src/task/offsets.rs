@@ -1,0 +1,170 @@
+//! Committed offsets: commits of many groups share one journal slot; a commit is answered when
+//! that slot is durable, a look-up when what it saw is.
+
+use std::sync::Arc;
+
+use firn_proto::cluster::{
+    CommitTopic, CommitTopicResult, CoordinatorError, FetchOffsets, FetchTopic, FetchTopicResult,
+    FetchedOffsets, GroupError, OffsetCommit, OffsetDelete, Reply, TopicKey,
+};
+use firn_proto::ids::{PartitionIndex, TopicId, TopicPartition};
+use firn_proto::limits::OFFSET_METADATA_BYTES_MAX;
+
+use super::Leader;
+use crate::command::{Command, CommitOffsets, DeleteOffsets};
+use crate::groups::CallId;
+use crate::state::GroupOffsets;
+
+impl Leader {
+    pub(super) fn commit_offsets(&mut self, call: CallId, request: OffsetCommit) {
+        let now = self.group_now();
+        if let Err(error) = self.groups.check_commit(&request, now) {
+            self.answer(call, Reply::OffsetCommit(Err(error)));
+            return;
+        }
+        let mut results = Vec::with_capacity(request.topics.len());
+        let mut commit = CommitOffsets {
+            group: request.group,
+            // Kafka's clients say -1 for "as the broker is set".
+            retention_ms: request.retention_ms.filter(|ms| *ms >= 0),
+            topics: Vec::new(),
+        };
+        for topic in request.topics {
+            results.push(self.check_commit_topic(topic, &mut commit));
+        }
+        let reply = Reply::OffsetCommit(Ok(results));
+        if commit.topics.is_empty() {
+            self.answer(call, reply);
+            return;
+        }
+        match self.execute(Command::CommitOffsets(commit)) {
+            Ok(_) => self.answer(call, reply),
+            Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
+        }
+    }
+
+    /// Says per partition what becomes of a commit; what may be committed goes into `commit`.
+    fn check_commit_topic(
+        &self,
+        topic: CommitTopic,
+        commit: &mut CommitOffsets,
+    ) -> CommitTopicResult {
+        let id = self.state.topics().resolve(&topic.topic);
+        let mut rows = Vec::with_capacity(topic.partitions.len());
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for wanted in topic.partitions {
+            let result = if !self.exists(id, wanted.partition) {
+                Err(GroupError::UnknownTopicOrPartition)
+            } else if wanted.offset.metadata.len() > OFFSET_METADATA_BYTES_MAX {
+                Err(GroupError::OffsetMetadataTooLarge)
+            } else {
+                rows.push((wanted.partition, wanted.offset));
+                Ok(())
+            };
+            partitions.push((wanted.partition, result));
+        }
+        if let Some(id) = id
+            && !rows.is_empty()
+        {
+            commit.topics.push((id, rows));
+        }
+        CommitTopicResult {
+            topic: topic.topic,
+            partitions,
+        }
+    }
+
+    fn exists(&self, topic: Option<TopicId>, partition: PartitionIndex) -> bool {
+        topic.is_some_and(|topic| {
+            let tp = TopicPartition { topic, partition };
+            self.state.topics().partition(tp).is_some()
+        })
+    }
+
+    pub(super) fn fetch_offsets(&self, request: FetchOffsets) -> FetchedOffsets {
+        let offsets = self.state.offsets().of_group(&request.group);
+        let result = match request.topics {
+            Some(topics) => topics
+                .into_iter()
+                .map(|topic| self.fetch_topic(topic, offsets))
+                .collect(),
+            None => self.fetch_all(offsets),
+        };
+        FetchedOffsets {
+            group: request.group,
+            result: Ok(result),
+        }
+    }
+
+    fn fetch_topic(&self, wanted: FetchTopic, offsets: Option<&GroupOffsets>) -> FetchTopicResult {
+        let id = self.state.topics().resolve(&wanted.topic);
+        let committed = id.and_then(|id| offsets?.get(&id));
+        let look_up = |partition| {
+            let row = committed.and_then(|rows| rows.get(&partition));
+            (partition, Ok(row.map(|row| row.offset.clone())))
+        };
+        FetchTopicResult {
+            topic: wanted.topic,
+            id: id.unwrap_or(TopicId::ZERO),
+            partitions: wanted.partitions.into_iter().map(look_up).collect(),
+        }
+    }
+
+    fn fetch_all(&self, offsets: Option<&GroupOffsets>) -> Vec<FetchTopicResult> {
+        let topics = offsets.into_iter().flatten();
+        let fetched = topics.filter_map(|(id, rows)| {
+            let topic = self.state.topics().find(*id)?;
+            let partitions = rows
+                .iter()
+                .map(|(partition, row)| (*partition, Ok(Some(row.offset.clone()))));
+            Some(FetchTopicResult {
+                topic: TopicKey::Name(Arc::clone(&topic.image.name)),
+                id: *id,
+                partitions: partitions.collect(),
+            })
+        });
+        fetched.collect()
+    }
+
+    pub(super) fn delete_offsets(&mut self, call: CallId, request: OffsetDelete) {
+        let subscribed = match self.groups.subscribed(&request.group) {
+            Ok(subscribed) => subscribed,
+            Err(error) => {
+                self.answer(call, Reply::OffsetCommit(Err(error)));
+                return;
+            }
+        };
+        let mut results = Vec::with_capacity(request.topics.len());
+        let mut delete = DeleteOffsets {
+            group: request.group,
+            topics: Vec::new(),
+        };
+        for topic in request.topics {
+            let id = self.state.topics().resolve(&topic.topic);
+            let named = id.and_then(|id| self.state.topics().find(id));
+            let reads = named.is_some_and(|topic| subscribed.contains(&*topic.image.name));
+            let mut gone = Vec::new();
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in topic.partitions {
+                let result = if !self.exists(id, partition) {
+                    Err(GroupError::UnknownTopicOrPartition)
+                } else if reads {
+                    Err(GroupError::GroupSubscribedToTopic)
+                } else {
+                    gone.push(partition);
+                    Ok(())
+                };
+                partitions.push((partition, result));
+            }
+            delete.topics.extend(id.map(|id| (id, gone)));
+            results.push(CommitTopicResult {
+                topic: topic.topic,
+                partitions,
+            });
+        }
+        match self.execute(Command::DeleteOffsets(delete)) {
+            Ok(_) => self.answer(call, Reply::OffsetCommit(Ok(results))),
+            Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
+        }
+    }
+}

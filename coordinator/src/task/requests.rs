@@ -1,0 +1,275 @@
+//! What each request does: which commands it becomes, and what is answered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_proto::cluster::{
+    AlterConfigs, CoordinatorError, DeletedTopic, GroupError, GrowTopic, NewTopic, Reply, Request,
+    TopicError, TopicKey, TopicRefusal,
+};
+use firn_proto::env::Mono;
+use firn_proto::ids::TopicId;
+use firn_proto::limits::PRODUCER_ID_BLOCK;
+
+use super::Leader;
+use crate::command::{
+    AssignPartitions, Command, ConfirmDeleted, IdentifiedTopic, ProducerIdsWanted,
+    ReleasePartitions, ResumePartitions, SealStream,
+};
+use crate::groups::CallId;
+
+/// Longest wait for the owners of deleted topics.
+const DELETION_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A deletion whose answer waits until the names are free.
+#[derive(Debug)]
+pub(super) struct ParkedDeletion {
+    call: CallId,
+    results: Vec<Result<DeletedTopic, TopicRefusal>>,
+    pub(super) deadline: Mono,
+}
+
+impl Leader {
+    pub(super) fn handle(&mut self, call: CallId, request: Request) {
+        match request {
+            Request::RegisterBroker(body) => self.register(call, Command::RegisterBroker(body)),
+            Request::LeaveBroker(incarnation) => {
+                self.command(call, Command::EndBroker(incarnation))
+            }
+            Request::StreamSealed { stream, end } => {
+                self.command(call, Command::SealStream(SealStream { stream, end }));
+            }
+            Request::PendingRecovery => {
+                let reply = Reply::PendingRecovery {
+                    seals: self.state.pending_seals(),
+                    folds: self.state.pending_folds(),
+                };
+                self.answer(call, reply);
+            }
+            Request::AssignPartitions { ended, to } => {
+                let body = AssignPartitions { ended, to };
+                self.command(call, Command::AssignPartitions(body));
+            }
+            Request::ReleasePartitions {
+                incarnation,
+                released,
+            } => {
+                let body = ReleasePartitions {
+                    incarnation,
+                    released,
+                };
+                self.command(call, Command::ReleasePartitions(body));
+            }
+            Request::ResumePartitions {
+                incarnation,
+                resumed,
+            } => {
+                let body = ResumePartitions {
+                    incarnation,
+                    resumed,
+                };
+                self.command(call, Command::ResumePartitions(body));
+            }
+            Request::ReportProgress(body) => self.command(call, Command::ReportProgress(body)),
+            Request::ConfirmDeleted {
+                incarnation,
+                topics,
+            } => {
+                let body = ConfirmDeleted {
+                    incarnation,
+                    topics,
+                };
+                self.command(call, Command::ConfirmDeleted(body));
+            }
+            Request::AllocateProducerIds => {
+                let body = ProducerIdsWanted {
+                    len: PRODUCER_ID_BLOCK,
+                };
+                self.command(call, Command::AllocateProducerIds(body));
+            }
+            Request::CreateTopics {
+                topics,
+                validate_only,
+            } => self.create_topics(call, topics, validate_only),
+            Request::DeleteTopics { topics, timeout_ms } => {
+                self.delete_topics(call, &topics, timeout_ms);
+            }
+            Request::CreatePartitions {
+                topics,
+                validate_only,
+            } => self.create_partitions(call, topics, validate_only),
+            Request::AlterConfigs {
+                topics,
+                validate_only,
+            } => self.alter_configs(call, topics, validate_only),
+            Request::JoinGroup(body) => {
+                let random = self.environment.entropy.next_u128();
+                let now = self.group_now();
+                let out = self.groups.handle_join(call, &body, random, now);
+                self.take_out(out);
+            }
+            Request::SyncGroup(body) => {
+                let out = self.groups.handle_sync(call, &body, self.group_now());
+                self.take_out(out);
+            }
+            // Answered at once: a heartbeat tells nothing that the journal would have to hold.
+            Request::Heartbeat(body) => {
+                let result = self.groups.handle_heartbeat(&body, self.group_now());
+                self.send(call, Ok(Reply::Heartbeat(result)));
+            }
+            Request::LeaveGroup(body) => {
+                let out = self.groups.handle_leave(call, &body, self.group_now());
+                self.take_out(out);
+            }
+            Request::OffsetCommit(body) => self.commit_offsets(call, body),
+            Request::OffsetFetch(groups) => {
+                let fetched = groups.into_iter().map(|group| self.fetch_offsets(group));
+                let reply = Reply::OffsetFetch(fetched.collect());
+                self.answer(call, reply);
+            }
+            Request::OffsetDelete(body) => self.delete_offsets(call, body),
+            Request::DescribeGroups(groups) => {
+                let described = groups.iter().map(|group| self.groups.describe(group));
+                let reply = Reply::DescribeGroups(described.collect());
+                self.answer(call, reply);
+            }
+            Request::ListGroups(body) => {
+                let reply = Reply::ListGroups(self.groups.list(&body));
+                self.answer(call, reply);
+            }
+            Request::DeleteGroups(groups) => self.delete_groups(call, &groups),
+        }
+    }
+
+    /// Runs a command whose reply is the answer.
+    pub(super) fn command(&mut self, call: CallId, command: Command) {
+        match self.execute(command) {
+            Ok(reply) => self.answer(call, reply),
+            Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
+        }
+    }
+
+    fn register(&mut self, call: CallId, command: Command) {
+        match self.execute(command) {
+            Ok(Reply::RegisterBroker(mut registered)) => {
+                registered.cluster = self.cluster;
+                self.answer(call, Reply::RegisterBroker(registered));
+            }
+            Ok(reply) => self.answer(call, reply),
+            Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
+        }
+    }
+
+    fn create_topics(&mut self, call: CallId, topics: Vec<NewTopic>, validate_only: bool) {
+        if validate_only {
+            let reply = Reply::CreateTopics(self.state.check_create(&topics));
+            self.answer(call, reply);
+            return;
+        }
+        let entropy = &self.environment.entropy;
+        let identified = topics.into_iter().map(|topic| IdentifiedTopic {
+            id: TopicId::from_random(entropy.next_u128()),
+            topic,
+        });
+        let body = identified.collect();
+        self.command(call, Command::CreateTopics(body));
+    }
+
+    fn create_partitions(&mut self, call: CallId, topics: Vec<GrowTopic>, validate_only: bool) {
+        if validate_only {
+            let reply = Reply::Topics(self.state.check_grow(&topics));
+            self.answer(call, reply);
+        } else {
+            self.command(call, Command::CreatePartitions(topics));
+        }
+    }
+
+    fn alter_configs(&mut self, call: CallId, topics: Vec<AlterConfigs>, validate_only: bool) {
+        if validate_only {
+            let reply = Reply::Topics(self.state.check_alter(&topics));
+            self.answer(call, reply);
+        } else {
+            self.command(call, Command::AlterConfigs(topics));
+        }
+    }
+
+    fn delete_topics(&mut self, call: CallId, topics: &[TopicKey], timeout_ms: u32) {
+        let mut ids = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut results = Vec::with_capacity(topics.len());
+        for key in topics {
+            let mut described = self.state.topics().describe_deletion(key);
+            if let Ok(deleted) = &described {
+                if seen.insert(deleted.id) {
+                    ids.push(deleted.id);
+                } else {
+                    described = Err(TopicRefusal {
+                        topic: key.clone(),
+                        error: TopicError::NamedTwice,
+                    });
+                }
+            }
+            results.push(described);
+        }
+        if let Err(error) = self.execute(Command::DeleteTopics(ids)) {
+            self.send(call, Err(CoordinatorError::Refused(error.to_string())));
+            return;
+        }
+        let wait = Duration::from_millis(timeout_ms.into()).min(DELETION_WAIT_MAX);
+        self.deletions.push(ParkedDeletion {
+            call,
+            results,
+            deadline: self.environment.clock.mono().after(wait),
+        });
+    }
+
+    /// Answers deletions whose names are free, or whose callers have waited long enough.
+    pub(super) fn finish_deletions(&mut self) {
+        if self.deletions.is_empty() {
+            return;
+        }
+        let now = self.environment.clock.mono();
+        for mut parked in std::mem::take(&mut self.deletions) {
+            let mut all_free = true;
+            for deleted in parked.results.iter_mut().flatten() {
+                deleted.name_free = !self.state.topics().is_deleting(deleted.id);
+                all_free &= deleted.name_free;
+            }
+            if all_free || parked.deadline <= now {
+                self.answer(parked.call, Reply::DeleteTopics(parked.results));
+            } else {
+                self.deletions.push(parked);
+            }
+        }
+    }
+
+    fn delete_groups(&mut self, call: CallId, groups: &[String]) {
+        let mut results = Vec::with_capacity(groups.len());
+        let mut dropped = Vec::new();
+        for group in groups {
+            let mut checked = self.groups.check_delete(group);
+            if checked.is_ok() {
+                let id: Arc<str> = group.as_str().into();
+                self.groups.remove(group);
+                dropped.push(id);
+            } else if dropped.iter().any(|id| **id == **group) {
+                checked = Err(GroupError::GroupIdNotFound);
+            }
+            results.push(checked);
+        }
+        match self.execute(Command::DropGroups(dropped)) {
+            Ok(_) => self.answer(call, Reply::DeleteGroups(results)),
+            Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
+        }
+    }
+
+    /// Forgets a group that has been empty for a while and has no offsets.
+    pub(super) fn drop_idle(&mut self, group: Arc<str>) {
+        if self.state.offsets().of_group(&group).is_none() {
+            self.groups.remove(&group);
+            // The command names one id that is in the journal already: it always fits.
+            drop(self.execute(Command::DropGroups(vec![group])));
+        }
+    }
+}

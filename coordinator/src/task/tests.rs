@@ -1,0 +1,448 @@
+use firn_proto::cluster::{
+    CommitTopic, CommittedOffset, FetchOffsets, GroupError, Heartbeat, JoinGroup, JoinedGroup,
+    LeaveGroup, LeavingMember, NewTopic, OffsetCommit, OffsetToCommit, Protocol, RegisterBroker,
+    RegisteredBroker, SyncGroup, TopicError, TopicKey,
+};
+use firn_proto::ids::{BrokerId, CoordinatorEpoch, LeaderEpoch, PartitionIndex};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::handle::{Coordinator, CoordinatorTask};
+use crate::testing::{MemoryBucket, environment};
+
+async fn start(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask) {
+    let mut config = CoordinatorConfig::default();
+    config.groups.initial_rebalance_delay = Duration::ZERO;
+    Coordinator::start(bucket.opener(), config, environment())
+        .await
+        .unwrap()
+}
+
+fn ask(coordinator: &Coordinator, request: Request) -> JoinHandle<Result<Reply, CoordinatorError>> {
+    let coordinator = coordinator.clone();
+    tokio::spawn(async move { coordinator.call(request).await })
+}
+
+/// Lets every task run until all of them wait.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn register() -> Request {
+    Request::RegisterBroker(RegisterBroker {
+        broker: Some(BrokerId(1)),
+        listeners: Vec::new(),
+        rack: None,
+        disk: None,
+    })
+}
+
+fn create(name: &str, partitions: i32) -> Request {
+    Request::CreateTopics {
+        topics: vec![NewTopic {
+            name: name.to_owned(),
+            partitions,
+            replication_factor: 1,
+            owners: Vec::new(),
+            configs: Vec::new(),
+        }],
+        validate_only: false,
+    }
+}
+
+fn commit(topic: &str, offset: i64) -> Request {
+    Request::OffsetCommit(OffsetCommit {
+        group: "g".into(),
+        generation: -1,
+        member: "".into(),
+        instance: None,
+        retention_ms: Some(-1),
+        topics: vec![CommitTopic {
+            topic: TopicKey::Name(topic.into()),
+            partitions: vec![OffsetToCommit {
+                partition: PartitionIndex(0),
+                offset: committed(offset),
+            }],
+        }],
+    })
+}
+
+fn committed(offset: i64) -> CommittedOffset {
+    CommittedOffset {
+        offset,
+        leader_epoch: LeaderEpoch(0),
+        metadata: "note".into(),
+    }
+}
+
+fn fetch_all() -> Request {
+    Request::OffsetFetch(vec![FetchOffsets {
+        group: "g".into(),
+        member: None,
+        topics: None,
+        require_stable: false,
+    }])
+}
+
+async fn registered(coordinator: &Coordinator) -> RegisteredBroker {
+    match coordinator.call(register()).await {
+        Ok(Reply::RegisterBroker(registered)) => registered,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn fetched_offset(coordinator: &Coordinator) -> i64 {
+    let reply = coordinator.call(fetch_all()).await.unwrap();
+    let Reply::OffsetFetch(groups) = reply else {
+        panic!("{reply:?}")
+    };
+    let topics = groups[0].result.as_ref().unwrap();
+    let (_, offset) = &topics[0].partitions[0];
+    offset.as_ref().unwrap().as_ref().unwrap().offset
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_and_pictures_wait_for_the_journal_reads_too() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    let image = coordinator.image();
+    let registered = ask(&coordinator, register());
+    settle().await;
+    let created = ask(&coordinator, create("a", 1));
+    let read = ask(&coordinator, fetch_all());
+    settle().await;
+    assert_eq!(bucket.waiting(), 2, "two slots are in flight");
+    assert!(!registered.is_finished() && !created.is_finished() && !read.is_finished());
+    assert!(image.borrow().brokers.is_empty());
+
+    bucket.complete_next();
+    settle().await;
+    assert!(registered.is_finished());
+    assert!(!created.is_finished(), "its own slot is not durable");
+    assert!(!read.is_finished(), "it saw what is not durable");
+    assert_eq!(image.borrow().brokers.len(), 1);
+    assert!(image.borrow().topic_named("a").is_none());
+
+    bucket.complete_next();
+    settle().await;
+    assert!(created.is_finished() && read.is_finished());
+    let topic = Arc::clone(image.borrow().topic_named("a").unwrap());
+    assert_eq!(topic.partitions[0].owner.unwrap().broker, BrokerId(1));
+    assert_eq!(topic.partitions[0].epoch, LeaderEpoch(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_of_durable_state_puts_nothing() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    coordinator.call(fetch_all()).await.unwrap();
+    assert_eq!(bucket.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_not_journalled() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    let reply = coordinator.call(create("a/b", 1)).await.unwrap();
+    let Reply::CreateTopics(results) = reply else {
+        panic!("{reply:?}")
+    };
+    let error = &results[0].as_ref().unwrap_err().error;
+    assert!(matches!(error, TopicError::InvalidName(_)));
+    assert_eq!(bucket.slots(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_commits_share_a_slot() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    registered(&coordinator).await;
+    coordinator.call(create("a", 1)).await.unwrap();
+    let before = bucket.slots();
+    let commits: Vec<_> = (0..100)
+        .map(|offset| ask(&coordinator, commit("a", offset)))
+        .collect();
+    for committed in commits {
+        let reply = committed.await.unwrap().unwrap();
+        let Reply::OffsetCommit(Ok(results)) = reply else {
+            panic!("{reply:?}")
+        };
+        assert_eq!(results[0].partitions[0].1, Ok(()));
+    }
+    assert!(bucket.slots() - before <= 2, "{} slots", bucket.slots());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_put_drops_the_memory_and_nothing_of_it_was_told() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    let registered = ask(&coordinator, register());
+    settle().await;
+    bucket.complete_next();
+    registered.await.unwrap().unwrap();
+    let lost = ask(&coordinator, create("lost", 1));
+    let read = ask(&coordinator, fetch_all());
+    settle().await;
+    bucket.fail_next(JournalError::Unavailable("test".to_owned()));
+    for call in [lost, read] {
+        assert!(matches!(
+            call.await.unwrap(),
+            Err(CoordinatorError::NotLeader(_))
+        ));
+    }
+    tokio::time::sleep(2 * REOPEN_DELAY).await;
+    let image = coordinator.image();
+    assert_eq!(image.borrow().brokers.len(), 1, "what was durable is back");
+    let again = ask(&coordinator, create("lost", 1));
+    settle().await;
+    bucket.complete_next();
+    let reply = again.await.unwrap().unwrap();
+    let Reply::CreateTopics(results) = reply else {
+        panic!("{reply:?}")
+    };
+    assert!(results[0].is_ok(), "the lost topic never was: {results:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_leader_ends() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, mut task) = start(&bucket).await;
+    let call = ask(&coordinator, register());
+    settle().await;
+    let epoch = CoordinatorEpoch(1);
+    bucket.fail_next(JournalError::Fenced { epoch });
+    assert!(matches!(
+        call.await.unwrap(),
+        Err(CoordinatorError::NotLeader(_))
+    ));
+    assert!(matches!(
+        task.ended().await,
+        Err(EndReason::Journal(JournalError::Fenced { .. }))
+    ));
+    assert_eq!(
+        coordinator.call(register()).await,
+        Err(CoordinatorError::Stopped)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_brings_topics_offsets_and_groups_back() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, mut task) = start(&bucket).await;
+    registered(&coordinator).await;
+    coordinator.call(create("a", 3)).await.unwrap();
+    coordinator.call(commit("a", 1 << 40)).await.unwrap();
+    let member = join(&coordinator, "").await;
+    sync(&coordinator, &member).await;
+    coordinator.close().await;
+    task.ended().await.unwrap();
+
+    let (coordinator, _task) = start(&bucket).await;
+    let image = coordinator.image();
+    assert_eq!(image.borrow().topic_named("a").unwrap().partitions.len(), 3);
+    assert_eq!(fetched_offset(&coordinator).await, 1 << 40);
+    assert_eq!(heartbeat(&coordinator, &member).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_takes_the_place_of_the_log() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    registered(&coordinator).await;
+    coordinator.call(create("a", 1)).await.unwrap();
+    let mut offset = 0;
+    while bucket.snapshot().is_none() {
+        offset += 1;
+        for _ in 0..20 {
+            let Request::OffsetCommit(mut request) = commit("a", offset) else {
+                unreachable!()
+            };
+            request.topics[0].partitions[0].offset.metadata = "x".repeat(4096).into();
+            let request = Request::OffsetCommit(request);
+            coordinator.call(request).await.unwrap();
+        }
+        assert!(offset < 100, "a snapshot is due after 1 MiB");
+    }
+    let covered = bucket.snapshot().unwrap();
+    coordinator.call(commit("a", 1 << 40)).await.unwrap();
+    coordinator.close().await;
+    let (coordinator, _task) = start(&bucket).await;
+    assert_eq!(fetched_offset(&coordinator).await, 1 << 40);
+    assert!(covered.slot.0 > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_do_not_end_while_the_journal_stands_still() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    let member = join(&coordinator, "").await;
+    let synced = ask(&coordinator, sync_request(&member));
+    settle().await;
+    bucket.complete_next();
+    synced.await.unwrap().unwrap();
+    let call = ask(&coordinator, register());
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(
+        heartbeat(&coordinator, &member).await,
+        Ok(()),
+        "it was not put out in two minutes without a put"
+    );
+    bucket.complete_next();
+    call.await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(
+        heartbeat(&coordinator, &member).await,
+        Err(GroupError::UnknownMemberId)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_is_answered_when_the_owner_has_confirmed() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    let broker = registered(&coordinator).await;
+    coordinator.call(create("a", 1)).await.unwrap();
+    let id = coordinator.image().borrow().topic_named("a").unwrap().id;
+    let delete = Request::DeleteTopics {
+        topics: vec![
+            TopicKey::Name("a".into()),
+            TopicKey::Id(id),
+            TopicKey::Name("b".into()),
+        ],
+        timeout_ms: 5_000,
+    };
+    let deleted = ask(&coordinator, delete);
+    settle().await;
+    assert!(!deleted.is_finished());
+    assert!(coordinator.image().borrow().topic(id).is_none());
+    let confirm = Request::ConfirmDeleted {
+        incarnation: broker.incarnation,
+        topics: vec![id],
+    };
+    coordinator.call(confirm).await.unwrap();
+    let reply = deleted.await.unwrap().unwrap();
+    let Reply::DeleteTopics(results) = reply else {
+        panic!("{reply:?}")
+    };
+    assert!(results[0].as_ref().unwrap().name_free);
+    let error = |index: usize| results[index].as_ref().unwrap_err().error.clone();
+    assert_eq!(error(1), TopicError::NamedTwice);
+    assert_eq!(error(2), TopicError::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_members_share_a_group_and_one_takes_over_when_the_other_leaves() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    let one = join(&coordinator, "").await;
+    sync(&coordinator, &one).await;
+    let two = ask(&coordinator, join_request(""));
+    settle().await;
+    assert_eq!(
+        heartbeat(&coordinator, &one).await,
+        Err(GroupError::RebalanceInProgress)
+    );
+    let one = join(&coordinator, &one.member).await;
+    assert_eq!(one.members.len(), 2);
+    let Ok(Reply::JoinGroup(Ok(two))) = two.await.unwrap() else {
+        panic!("the second member joins")
+    };
+    assert_eq!(two.generation, one.generation);
+    let leave = LeaveGroup {
+        group: "g".into(),
+        members: vec![LeavingMember {
+            member: Arc::clone(&two.member),
+            instance: None,
+            reason: None,
+        }],
+    };
+    coordinator.call(Request::LeaveGroup(leave)).await.unwrap();
+    let one = join(&coordinator, &one.member).await;
+    assert_eq!(one.members.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn puts_keep_to_their_rate() {
+    let bucket = MemoryBucket::default();
+    let config = CoordinatorConfig {
+        puts_per_second: Some(10),
+        ..CoordinatorConfig::default()
+    };
+    let (coordinator, _task) = Coordinator::start(bucket.opener(), config, environment())
+        .await
+        .unwrap();
+    let start = tokio::time::Instant::now();
+    for _ in 0..24 {
+        coordinator
+            .call(Request::AllocateProducerIds)
+            .await
+            .unwrap();
+    }
+    let waited = start.elapsed();
+    assert_eq!(bucket.slots(), 24);
+    assert!(
+        waited >= Duration::from_secs(2),
+        "a burst of 4, then 10 a second: {waited:?}"
+    );
+}
+
+fn join_request(member: &str) -> Request {
+    Request::JoinGroup(JoinGroup {
+        group: "g".into(),
+        member: member.into(),
+        instance: None,
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 10_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![Protocol {
+            name: "range".into(),
+            metadata: Arc::from([]),
+        }],
+        require_known_member: false,
+        supports_skip_assignment: false,
+        reason: None,
+    })
+}
+
+async fn join(coordinator: &Coordinator, member: &str) -> JoinedGroup {
+    match coordinator.call(join_request(member)).await {
+        Ok(Reply::JoinGroup(Ok(joined))) => joined,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sync_request(joined: &JoinedGroup) -> Request {
+    Request::SyncGroup(SyncGroup {
+        group: "g".into(),
+        generation: joined.generation,
+        member: Arc::clone(&joined.member),
+        instance: None,
+        protocol_type: None,
+        protocol: None,
+        assignments: vec![(Arc::clone(&joined.member), Arc::from(*b"all"))],
+    })
+}
+
+async fn sync(coordinator: &Coordinator, joined: &JoinedGroup) {
+    match coordinator.call(sync_request(joined)).await {
+        Ok(Reply::SyncGroup(Ok(synced))) => assert_eq!(*synced.assignment, *b"all"),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn heartbeat(coordinator: &Coordinator, joined: &JoinedGroup) -> Result<(), GroupError> {
+    let request = Request::Heartbeat(Heartbeat {
+        group: "g".into(),
+        generation: joined.generation,
+        member: Arc::clone(&joined.member),
+        instance: None,
+    });
+    match coordinator.call(request).await {
+        Ok(Reply::Heartbeat(result)) => result,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,147 @@
+//! A journal in memory whose puts complete by themselves or by hand, and a clock that follows
+//! tokio's.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use firn_proto::env::{Clock, Entropy, Mono};
+use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
+use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::oneshot;
+
+use crate::handle::Environment;
+
+type Outcome = oneshot::Sender<Result<(), JournalError>>;
+
+/// What the bucket holds, and the puts that wait for the test.
+#[derive(Default)]
+struct Held {
+    epoch: u64,
+    by_hand: bool,
+    slots: Vec<(JournalPosition, Bytes)>,
+    next_slot: u64,
+    waiting: VecDeque<(JournalPosition, Bytes, Outcome)>,
+    snapshot: Option<(JournalPosition, Bytes)>,
+}
+
+/// A bucket in memory, reduced to its journal.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryBucket(Arc<Mutex<Held>>);
+
+impl MemoryBucket {
+    /// A bucket whose puts wait for [`MemoryBucket::complete_next`].
+    pub(crate) fn by_hand() -> Self {
+        let bucket = Self::default();
+        bucket.held().by_hand = true;
+        bucket
+    }
+
+    pub(crate) fn complete_next(&self) {
+        let (position, body, done) = self.next_waiting();
+        self.held().slots.push((position, body));
+        drop(done.send(Ok(())));
+    }
+
+    pub(crate) fn fail_next(&self, error: JournalError) {
+        let (_, _, done) = self.next_waiting();
+        drop(done.send(Err(error)));
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.held().waiting.len()
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.held().slots.len()
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<JournalPosition> {
+        self.held().snapshot.as_ref().map(|(position, _)| *position)
+    }
+
+    pub(crate) fn opener(&self) -> Arc<dyn JournalOpener> {
+        Arc::new(self.clone())
+    }
+
+    fn next_waiting(&self) -> (JournalPosition, Bytes, Outcome) {
+        self.held().waiting.pop_front().expect("a put is under way")
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl JournalOpener for MemoryBucket {
+    fn open(&self, _identity: Bytes) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
+        let mut held = self.held();
+        held.epoch += 1;
+        held.next_slot = 0;
+        held.waiting.clear();
+        let covered = held.snapshot.as_ref().map(|(position, _)| *position);
+        let after = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > covered;
+        let opened = OpenedJournal {
+            cluster: ClusterId([7; 16]),
+            epoch: CoordinatorEpoch(held.epoch),
+            snapshot: held.snapshot.clone(),
+            entries: held.slots.iter().filter(after).cloned().collect(),
+            journal: Box::new(self.clone()),
+        };
+        async { Ok(opened) }.boxed()
+    }
+}
+
+impl Journal for MemoryBucket {
+    fn append(&self, body: Bytes) -> BoxFuture<'static, Result<JournalPosition, JournalError>> {
+        let mut held = self.held();
+        let position = JournalPosition {
+            epoch: CoordinatorEpoch(held.epoch),
+            slot: Slot(held.next_slot),
+        };
+        held.next_slot += 1;
+        if !held.by_hand {
+            held.slots.push((position, body));
+            return async move { Ok(position) }.boxed();
+        }
+        let (done, outcome) = oneshot::channel();
+        held.waiting.push_back((position, body, done));
+        async move {
+            let gone = || JournalError::Unavailable("the epoch is over".to_owned());
+            outcome.await.map_err(|_| gone())??;
+            Ok(position)
+        }
+        .boxed()
+    }
+
+    fn put_snapshot(
+        &self,
+        covers: JournalPosition,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<(), JournalError>> {
+        self.held().snapshot = Some((covers, body));
+        async { Ok(()) }.boxed()
+    }
+}
+
+/// Follows tokio's clock, which tests pause.
+struct TokioClock(tokio::time::Instant);
+
+impl Clock for TokioClock {
+    fn wall_ms(&self) -> i64 {
+        1_700_000_000_000 + self.0.elapsed().as_millis() as i64
+    }
+
+    fn mono(&self) -> Mono {
+        Mono(self.0.elapsed().as_micros() as u64)
+    }
+}
+
+/// A world of its own, with a fixed seed.
+pub(crate) fn environment() -> Environment {
+    Environment {
+        clock: Arc::new(TokioClock(tokio::time::Instant::now())),
+        entropy: Arc::new(Entropy::from_seed(1)),
+    }
+}
