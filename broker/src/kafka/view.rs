@@ -143,11 +143,13 @@ pub fn topic_error(error: &TopicError, key: &TopicKey) -> ErrorCode {
     }
 }
 
-/// The code of an administrative call that had no reply: always one that clients retry.
+/// The code of an administrative call that had no reply: one that clients retry, unless what was
+/// asked is too much at once.
 pub fn coordinator_error(error: &CoordinatorError) -> ErrorCode {
     match error {
         CoordinatorError::NotLeader(_) => ErrorCode::NotController,
         CoordinatorError::Busy => ErrorCode::RequestTimedOut,
+        CoordinatorError::Refused(_) => ErrorCode::InvalidRequest,
         CoordinatorError::Stopped => ErrorCode::BrokerNotAvailable,
     }
 }
