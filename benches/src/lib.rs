@@ -1,5 +1,5 @@
 //! Measurements of Firn: what the end-to-end programs `compare` and `overload` share. The
-//! micro-benchmarks are in `benches/benches/`.
+//! micro-benchmarks are in `micro/`.
 //!
 //! Architecture invariant: figures come from here, verdicts never do; no test is timed.
 #![allow(

@@ -1,0 +1,24 @@
+//! Micro-benchmarks of what every record passes: `cargo bench -p firn-benches`. Each measures one
+//! step of the produce or fetch path alone, in memory, on one core.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement that cannot go on ends with what it was doing"
+)]
+
+mod codec;
+mod fold;
+mod records;
+mod wal;
+
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(
+    benches,
+    records::batch_check,
+    codec::requests_and_answers,
+    wal::buffer,
+    wal::index,
+    fold::rows,
+);
+criterion_main!(benches);
