@@ -52,6 +52,23 @@ pub const CHECKPOINT_BYTES_RATIO: u64 = 4;
 /// but no longer than this many slots.
 pub const CHECKPOINT_SLOTS_MAX: u64 = 4096;
 
+/// Objects are cached in aligned blocks of this size, in bytes.
+pub const CACHE_BLOCK_BYTES: usize = 256 * 1024;
+/// Default memory for the newest durable batches of all partitions, in bytes.
+pub const TAIL_CACHE_BYTES_DEFAULT: usize = 128 * 1024 * 1024;
+/// Default memory for blocks of objects that consumers read behind the tail, in bytes.
+pub const OBJECT_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+/// Largest range that one GET takes for a consumer, in bytes.
+pub const COLD_GET_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// GETs for consumers in flight at a time, so that cold reads hold bounded memory.
+pub const COLD_GETS_MAX: usize = 8;
+/// Runs that one read takes from objects.
+pub const READ_RUNS_MAX: usize = 64;
+/// Bytes behind what a sequential reader asked for that are fetched ahead of it.
+pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
+/// Places at which sequential readers stopped inside a run that are remembered.
+pub const READ_CURSORS_MAX: usize = 16 * 1024;
+
 /// Fetch sessions of one broker (`max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Partitions in all fetch sessions of one broker together.
@@ -115,3 +132,7 @@ const _: () = assert!(
     "a wall must stand beyond everything a writer has in flight"
 );
 const _: () = assert!(CHECKPOINT_SLOTS <= CHECKPOINT_SLOTS_MAX);
+const _: () = assert!(
+    COLD_GET_BYTES_MAX.is_multiple_of(CACHE_BLOCK_BYTES),
+    "a GET takes whole blocks"
+);

@@ -199,6 +199,9 @@ pub fn disk_cache_dir(layout_version: &str, cluster: ClusterId) -> String {
 /// What every name that [`disk_cache_dir`] makes begins with.
 pub const DISK_CACHE_PREFIX: &str = "cache-";
 
+/// Name of the file in a local directory whose kernel lock says that a process uses the directory.
+pub const LOCK_FILE: &str = "lock";
+
 /// Two hex digits that spread the streams over key prefixes: object stores count their request
 /// rates per prefix. The top byte of a Fibonacci hash, because stream ids are consecutive.
 fn spread(stream: StreamId) -> String {

@@ -5,7 +5,9 @@
 //! `bucket/` holds an `ObjectStore`; only `layout.rs` spells bucket keys and local file names.
 
 pub mod bucket;
+pub mod cache;
 pub mod layout;
+pub mod read;
 pub mod state;
 pub mod stream;
 pub mod wal;

@@ -12,6 +12,8 @@
 //! A directory whose fsync failed may lie about what it holds, so the store stops for good: it must
 //! not be read back as proof that something is durable.
 
+mod store;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
@@ -22,14 +24,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
-    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult, Result,
+    Attributes, Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, PutPayload, Result,
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
@@ -359,143 +356,6 @@ fn generic(path: &FsPath, error: &io::Error) -> Error {
         detail: format!("{}: {error}", path.display()),
     }
     .into_error(STORE)
-}
-
-fn unsupported(operation: &str) -> Error {
-    Error::NotImplemented {
-        operation: operation.to_owned(),
-        implementer: STORE.to_owned(),
-    }
-}
-
-impl ObjectStore for FileStore {
-    fn put_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> BoxFuture<'c, Result<PutResult>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        let location = location.clone();
-        async move {
-            if opts.mode != PutMode::Create {
-                return Err(unsupported("overwriting an object"));
-            }
-            self.run(move |inner| inner.create(&location, &payload))
-                .await?;
-            Ok(PutResult {
-                e_tag: None,
-                version: None,
-            })
-        }
-        .boxed()
-    }
-
-    fn put_multipart_opts<'a, 'b, 'c>(
-        &'a self,
-        _location: &'b Path,
-        _opts: PutMultipartOptions,
-    ) -> BoxFuture<'c, Result<Box<dyn MultipartUpload>>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("multipart upload")) }.boxed()
-    }
-
-    fn get_opts<'a, 'b, 'c>(
-        &'a self,
-        location: &'b Path,
-        options: GetOptions,
-    ) -> BoxFuture<'c, Result<GetResult>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        let location = location.clone();
-        self.run(move |inner| inner.open_object(&location, &options))
-            .boxed()
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        let store = self.clone();
-        locations
-            .and_then(move |location| {
-                let store = store.clone();
-                async move {
-                    let path = location.clone();
-                    store.run(move |inner| inner.delete(&path)).await?;
-                    Ok(location)
-                }
-            })
-            .boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.list_from(prefix.cloned(), None)
-    }
-
-    fn list_with_offset(
-        &self,
-        prefix: Option<&Path>,
-        offset: &Path,
-    ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.list_from(prefix.cloned(), Some(offset.clone()))
-    }
-
-    fn list_with_delimiter<'a, 'b, 'c>(
-        &'a self,
-        _prefix: Option<&'b Path>,
-    ) -> BoxFuture<'c, Result<ListResult>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("listing with a delimiter")) }.boxed()
-    }
-
-    fn copy_opts<'a, 'b, 'd, 'c>(
-        &'a self,
-        _from: &'b Path,
-        _to: &'d Path,
-        _options: CopyOptions,
-    ) -> BoxFuture<'c, Result<()>>
-    where
-        'a: 'c,
-        'b: 'c,
-        'd: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("copying an object")) }.boxed()
-    }
-}
-
-impl FileStore {
-    fn list_from(
-        &self,
-        prefix: Option<Path>,
-        after: Option<Path>,
-    ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let store = self.clone();
-        async move {
-            let found = store
-                .run(move |inner| inner.list(prefix.as_ref(), after.as_ref()))
-                .await?;
-            Ok(futures::stream::iter(found.into_iter().map(Ok)))
-        }
-        .try_flatten_stream()
-        .boxed()
-    }
 }
 
 #[cfg(test)]

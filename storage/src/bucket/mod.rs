@@ -12,6 +12,7 @@
 //! - `url.rs`, `s3.rs`, `open.rs`: from a URL to a store
 //! - `file.rs`: a local directory as a store whose creates survive power loss
 //! - `error.rs`: answers of a store, sorted by what they mean
+//! - `request.rs`: one attempt of each read
 //! - `retry.rs`: attempt timeouts and pauses (pure)
 //! - `probe.rs`, `report.rs`: the store proves itself (I11), one line per check
 //! - `admin.rs`: creating the bucket, checks of lifecycle and versioning
@@ -23,6 +24,7 @@ mod file;
 mod open;
 mod probe;
 mod report;
+mod request;
 mod retry;
 mod s3;
 #[doc(hidden)]
@@ -33,15 +35,11 @@ mod usage;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use firn_proto::env::{Clock, Entropy};
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{
-    Error as StoreError, GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload,
-};
+use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use crate::layout::Key;
 use admin::Admin;
@@ -370,96 +368,6 @@ impl Bucket {
         Ok(false)
     }
 
-    async fn get_once(&self, path: &Path, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        let options = GetOptions {
-            range: range.map(GetRange::Bounded),
-            ..GetOptions::default()
-        };
-        let base = lock(&self.0.download).timeout(0);
-        let answer = within(base, self.0.store.get_opts(path, options)).await?;
-        let expected = answer.range.end - answer.range.start;
-        let timeout = lock(&self.0.download).timeout(expected);
-        let started = self.0.clock.mono();
-        let body = within(timeout, answer.bytes()).await;
-        match body {
-            Ok(bytes) if bytes.len() as u64 == expected => {
-                let took = self.0.clock.mono().since(started);
-                lock(&self.0.download).on_success(expected, took);
-                Ok(bytes)
-            }
-            Ok(bytes) => Err(broken(format!(
-                "the body has {} bytes, not {expected}",
-                bytes.len()
-            ))),
-            Err(error) => {
-                if self.0.clock.mono().since(started) >= timeout {
-                    lock(&self.0.download).on_timeout(expected, timeout);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn head_once(&self, path: &Path) -> Result<u64, StoreError> {
-        let options = GetOptions {
-            head: true,
-            ..GetOptions::default()
-        };
-        let base = lock(&self.0.download).timeout(0);
-        Ok(within(base, self.0.store.get_opts(path, options))
-            .await?
-            .meta
-            .size)
-    }
-
-    /// Adds to `found` what a list gives after the last object found so far.
-    async fn list_once(
-        &self,
-        prefix: &Key,
-        start_after: Option<&Key>,
-        limit: usize,
-        found: &mut Vec<ListedObject>,
-    ) -> Result<(), StoreError> {
-        let base = lock(&self.0.download).timeout(0);
-        let folder = self.path(prefix);
-        let after = found.last().map(|o: &ListedObject| &o.key).or(start_after);
-        let mut objects = match after {
-            Some(after) => self
-                .0
-                .store
-                .list_with_offset(Some(&folder), &self.path(after)),
-            None => self.0.store.list(Some(&folder)),
-        };
-        while found.len() < limit {
-            let Some(object) = within(base, objects.try_next()).await? else {
-                break;
-            };
-            if let Some(key) = self.key(&object.location) {
-                found.push(ListedObject {
-                    key,
-                    size: object.size,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete_once(&self, keys: &[Key]) -> Result<(), StoreError> {
-        let base = lock(&self.0.download).timeout(0);
-        let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
-        let mut deleted = self
-            .0
-            .store
-            .delete_stream(futures::stream::iter(paths).boxed());
-        loop {
-            match within(base, deleted.try_next()).await {
-                Ok(Some(_)) | Err(StoreError::NotFound { .. }) => {}
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     fn path(&self, key: &Key) -> Path {
         let key = Path::from(key.as_str());
         self.0.root.parts().chain(key.parts()).collect()
@@ -486,27 +394,6 @@ impl<'a> Attempt<'a> {
             number: 0,
         }
     }
-}
-
-async fn within<T>(
-    timeout: Duration,
-    request: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(timeout, request).await {
-        Ok(answer) => answer,
-        Err(_) => Err(broken(format!(
-            "no answer within {} ms",
-            timeout.as_millis()
-        ))),
-    }
-}
-
-fn broken(detail: String) -> StoreError {
-    StoreFailure {
-        effect: Effect::Unknown(UnclearKind::Timeout),
-        detail,
-    }
-    .into_error("bucket")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

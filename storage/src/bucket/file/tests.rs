@@ -1,4 +1,5 @@
-use object_store::ObjectStoreExt;
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use super::*;
 

@@ -1,0 +1,151 @@
+//! Finds records by their time (ListOffsets): the index of a run names its largest timestamp, a
+//! batch's header names its own, and only one batch is decoded.
+
+use bytes::Bytes;
+use firn_proto::ids::{LeaderEpoch, TopicPartition};
+use firn_proto::limits::{BATCH_PLAIN_BYTES_MAX, COLD_GET_BYTES_MAX};
+use firn_proto::record::{BatchView, DecodeError, first_at_or_after, first_of_max};
+
+use super::{ReadError, ReadRequest, Reader};
+use crate::state::RunRef;
+
+/// A record found by its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundOffset {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds.
+    pub timestamp: i64,
+    /// The leader epoch of its batch.
+    pub epoch: LeaderEpoch,
+}
+
+impl Reader {
+    /// The first record, by offset, from `start` on and before `end`, whose timestamp is at least
+    /// `timestamp` (KIP-79). Timestamps need not rise with offsets.
+    ///
+    /// # Errors
+    /// As [`Reader::read`]; [`ReadError::Undecodable`] if the one batch that counts does not decode.
+    pub async fn offset_for_timestamp(
+        &self,
+        tp: TopicPartition,
+        timestamp: i64,
+        start: i64,
+        end: i64,
+        runs: &[RunRef],
+    ) -> Result<Option<FoundOffset>, ReadError> {
+        let holds = |r: &&RunRef| r.run.last_offset >= start && r.run.max_timestamp >= timestamp;
+        for run in runs.iter().filter(holds) {
+            let mut offset = run.run.base_offset.max(start);
+            let last = run.run.last_offset.saturating_add(1).min(end);
+            while offset < last {
+                let (batches, next) = self.some_batches(tp, offset, last, run).await?;
+                if next <= offset {
+                    return Ok(None);
+                }
+                for batch in batches {
+                    let batch = view(tp, batch)?;
+                    let found = first_at_or_after(&batch, timestamp, start, BATCH_PLAIN_BYTES_MAX);
+                    let found = found.map_err(|error| undecodable(tp, &batch, &error))?;
+                    if let Some(found) = found.filter(|found| found.offset < end) {
+                        return Ok(Some(FoundOffset {
+                            offset: found.offset,
+                            timestamp: found.timestamp,
+                            epoch: batch.header().leader_epoch,
+                        }));
+                    }
+                }
+                offset = next;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record with the largest timestamp from `start` on and before `end` (KIP-734).
+    ///
+    /// # Errors
+    /// As [`Reader::offset_for_timestamp`].
+    pub async fn max_timestamp(
+        &self,
+        tp: TopicPartition,
+        start: i64,
+        end: i64,
+        runs: &[RunRef],
+    ) -> Result<Option<FoundOffset>, ReadError> {
+        let mut best: Option<(i64, BatchView)> = None;
+        let visible = |r: &&RunRef| r.run.last_offset >= start && r.run.base_offset < end;
+        let mut candidates: Vec<&RunRef> = runs.iter().filter(visible).collect();
+        // The run that promises most first; of equals the one with the lower offsets.
+        candidates.sort_by_key(|r| (std::cmp::Reverse(r.run.max_timestamp), r.run.base_offset));
+        for run in candidates {
+            if best
+                .as_ref()
+                .is_some_and(|(most, _)| *most >= run.run.max_timestamp)
+            {
+                break;
+            }
+            let mut offset = run.run.base_offset.max(start);
+            let last = run.run.last_offset.saturating_add(1).min(end);
+            while offset < last {
+                let (batches, next) = self.some_batches(tp, offset, last, run).await?;
+                if next <= offset {
+                    break;
+                }
+                for batch in batches {
+                    let batch = view(tp, batch)?;
+                    let most = batch.header().max_timestamp;
+                    if best.as_ref().is_none_or(|(so_far, _)| most > *so_far) {
+                        best = Some((most, batch));
+                    }
+                }
+                offset = next;
+            }
+        }
+        let Some((_, batch)) = best else {
+            return Ok(None);
+        };
+        let found = first_of_max(&batch, BATCH_PLAIN_BYTES_MAX);
+        let found = found.map_err(|error| undecodable(tp, &batch, &error))?;
+        Ok(found.map(|found| FoundOffset {
+            offset: found.offset,
+            timestamp: found.timestamp,
+            epoch: batch.header().leader_epoch,
+        }))
+    }
+
+    /// Batches of one run from the one that holds `offset` on, and the offset behind them.
+    async fn some_batches(
+        &self,
+        tp: TopicPartition,
+        offset: i64,
+        end: i64,
+        run: &RunRef,
+    ) -> Result<(Vec<Bytes>, i64), ReadError> {
+        let request = ReadRequest {
+            tp,
+            offset,
+            end,
+            max_bytes: COLD_GET_BYTES_MAX,
+            first_in_any_case: true,
+            runs: std::slice::from_ref(run),
+        };
+        let read = self.read(&request).await?;
+        Ok((read.batches, read.next_offset))
+    }
+}
+
+fn view(tp: TopicPartition, mut batch: Bytes) -> Result<BatchView, ReadError> {
+    BatchView::take(&mut batch).map_err(|error| ReadError::Undecodable {
+        tp,
+        offset: 0,
+        reason: error.to_string(),
+    })
+}
+
+fn undecodable(tp: TopicPartition, batch: &BatchView, error: &DecodeError) -> ReadError {
+    ReadError::Undecodable {
+        tp,
+        offset: batch.header().base_offset,
+        reason: error.to_string(),
+    }
+}
