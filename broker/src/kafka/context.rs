@@ -12,11 +12,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use firn_coordinator::Coordinator;
 use firn_proto::cluster::ClusterImage;
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
 use tokio::sync::watch;
 
+use super::data::init_producer_id::ProducerIds;
 use crate::config::{Config, HostPort};
 use crate::metrics::Metrics;
 
@@ -38,6 +40,10 @@ pub struct Context {
     pub incarnation: Incarnation,
     /// The published picture of the cluster.
     pub image: watch::Receiver<Arc<ClusterImage>>,
+    /// The coordinator, reached by messages.
+    pub coordinator: Coordinator,
+    /// The producer ids that this process may still give out.
+    pub producer_ids: ProducerIds,
 }
 
 /// A listener that is open.

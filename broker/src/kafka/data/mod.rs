@@ -7,4 +7,6 @@
 pub mod epochs;
 pub mod fetch;
 pub mod fetch_session;
+pub mod init_producer_id;
+pub mod produce;
 pub mod topic_rules;

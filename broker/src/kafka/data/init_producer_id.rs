@@ -1,0 +1,139 @@
+//! InitProducerId (22), versions 0 to 5: gives an idempotent producer its id.
+//!
+//! - v3: a producer may name the id and epoch it had (KIP-360).
+//!
+//! Choices: without a transactional id every call gets an id of its own with epoch 0, whatever id
+//! the producer had before, as in Kafka. Ids come from blocks that the coordinator gives out once,
+//! so that no two brokers and no two lives of a broker ever give out the same. A transactional id
+//! is refused for good: there is no transaction coordinator, and a producer that asks for one must
+//! not go on without.
+
+use firn_proto::cluster::{CoordinatorError, ProducerIdBlock, Reply, Request};
+use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::ProducerId;
+use firn_proto::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+use tokio::sync::Mutex;
+
+use crate::kafka::context::Context;
+
+/// "No producer", in ids and epochs.
+const NONE: i64 = -1;
+
+/// The producer ids that this process may still give out.
+#[derive(Debug, Default)]
+pub struct ProducerIds {
+    /// Held while a block is fetched, so that callers who come meanwhile share it.
+    block: Mutex<Option<ProducerIdBlock>>,
+}
+
+impl ProducerIds {
+    /// An id that nobody else gets, from the current block or from a new one.
+    ///
+    /// # Errors
+    /// What `allocate` said; nothing is given out then. Dropping the future may lose a block,
+    /// which nobody gets then.
+    pub async fn next(
+        &self,
+        allocate: impl AsyncFnOnce() -> Result<ProducerIdBlock, CoordinatorError>,
+    ) -> Result<ProducerId, CoordinatorError> {
+        let mut block = self.block.lock().await;
+        let mut current = match block.take().filter(|block| block.len > 0) {
+            Some(current) => current,
+            None => allocate().await?,
+        };
+        let id = current.first;
+        current.first.0 += 1;
+        current.len -= 1;
+        *block = Some(current);
+        Ok(id)
+    }
+}
+
+/// Gives out a producer id.
+pub async fn handle(ctx: &Context, request: InitProducerIdRequest) -> InitProducerIdResponse {
+    if let Some(error_code) = refusal(&request) {
+        return failed(error_code);
+    }
+    let allocate = async || match ctx.coordinator.call(Request::AllocateProducerIds).await? {
+        Reply::ProducerIds(block) if block.len > 0 => Ok(block),
+        other => Err(CoordinatorError::NotLeader(format!(
+            "it answered with no producer ids: {other:?}"
+        ))),
+    };
+    match ctx.producer_ids.next(allocate).await {
+        Ok(id) => InitProducerIdResponse {
+            producer_id: id.0,
+            producer_epoch: 0,
+            ..InitProducerIdResponse::default()
+        },
+        Err(error) => {
+            tracing::warn!(%error, "no producer id could be given out");
+            // The one code for this that every client tries again.
+            failed(ErrorCode::CoordinatorLoadInProgress)
+        }
+    }
+}
+
+fn refusal(request: &InitProducerIdRequest) -> Option<ErrorCode> {
+    match &request.transactional_id {
+        Some(id) if id.is_empty() => return Some(ErrorCode::InvalidRequest),
+        Some(_) => return Some(ErrorCode::UnsupportedVersion),
+        None => {}
+    }
+    let has_id = request.producer_id != NONE;
+    let has_epoch = i64::from(request.producer_epoch) != NONE;
+    (has_id != has_epoch).then_some(ErrorCode::InvalidRequest)
+}
+
+fn failed(error_code: ErrorCode) -> InitProducerIdResponse {
+    InitProducerIdResponse {
+        error_code,
+        producer_epoch: -1,
+        ..InitProducerIdResponse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(first: i64, len: i64) -> ProducerIdBlock {
+        ProducerIdBlock {
+            first: ProducerId(first),
+            len,
+        }
+    }
+
+    #[tokio::test]
+    async fn ids_come_from_one_block_until_it_is_used_up() {
+        let ids = ProducerIds::default();
+        let mut given = Vec::new();
+        for next_block in [1000, 2000, 3000, 4000, 5000] {
+            let id = ids.next(async || Ok(block(next_block, 2))).await;
+            given.push(id.unwrap().0);
+        }
+        assert_eq!(given, [1000, 1001, 3000, 3001, 5000]);
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_does_not_answer_gives_no_id() {
+        let ids = ProducerIds::default();
+        let error = ids.next(async || Err(CoordinatorError::Busy)).await;
+        assert_eq!(error, Err(CoordinatorError::Busy));
+        let id = ids.next(async || Ok(block(7, 1))).await;
+        assert_eq!(id, Ok(ProducerId(7)));
+    }
+
+    #[test]
+    fn id_and_epoch_come_together_or_not_at_all() {
+        let request = |producer_id, producer_epoch| InitProducerIdRequest {
+            producer_id,
+            producer_epoch,
+            ..InitProducerIdRequest::default()
+        };
+        assert_eq!(refusal(&request(-1, -1)), None);
+        assert_eq!(refusal(&request(5, 0)), None);
+        assert_eq!(refusal(&request(5, -1)), Some(ErrorCode::InvalidRequest));
+        assert_eq!(refusal(&request(-1, 0)), Some(ErrorCode::InvalidRequest));
+    }
+}

@@ -1,0 +1,128 @@
+//! Which produced batches are taken, by the rules of their topic (kafka.md §2.3). Pure.
+//!
+//! [`admit`] looks at the header alone. [`look_inside`] reads the records, which only compacted
+//! topics and topics with a codec of their own need, and may take milliseconds.
+
+use bytes::Bytes;
+use firn_proto::error_code::ErrorCode;
+use firn_proto::limits::BATCH_PLAIN_BYTES_MAX;
+use firn_proto::record::{BatchView, Codec, check_produced, first_without_key, recompress};
+
+use crate::kafka::data::topic_rules::TopicRules;
+
+/// The first version that may carry zstd.
+const ZSTD_FROM: i16 = 7;
+
+/// Why a batch was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The code.
+    pub code: ErrorCode,
+    /// What is wrong, for the producer's log.
+    pub message: Option<String>,
+    /// The record at fault, by its place in the batch.
+    pub record: Option<i32>,
+}
+
+impl Refused {
+    /// Refused for a reason that needs no words.
+    pub fn plain(code: ErrorCode) -> Self {
+        Self {
+            code,
+            message: None,
+            record: None,
+        }
+    }
+
+    /// Refused, and why.
+    pub fn because(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: Some(message.into()),
+            record: None,
+        }
+    }
+}
+
+/// Takes the one batch of `records`, as its header shows it.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn admit(
+    records: Option<Bytes>,
+    rules: &TopicRules,
+    version: i16,
+    now_ms: i64,
+) -> Result<BatchView, Refused> {
+    let records = records
+        .filter(|records| !records.is_empty())
+        .ok_or_else(|| {
+            let message = "exactly one record batch per partition is expected, there is none";
+            Refused::because(ErrorCode::InvalidRecord, message)
+        })?;
+    let batch = check_produced(records, &rules.batch, now_ms)
+        .map_err(|error| Refused::because(error.code(), error.to_string()))?;
+    let attributes = batch.header().attributes;
+    if attributes.codec() == Some(Codec::Zstd) && version < ZSTD_FROM {
+        return Err(Refused::because(
+            ErrorCode::UnsupportedCompressionType,
+            "zstd needs version 7 of Produce",
+        ));
+    }
+    if attributes.is_transactional() {
+        return Err(Refused::because(
+            ErrorCode::InvalidTxnState,
+            "transactions are not served",
+        ));
+    }
+    Ok(batch)
+}
+
+/// Whether [`look_inside`] has anything to do.
+pub fn must_look_inside(batch: &BatchView, rules: &TopicRules) -> bool {
+    let other_codec = |wanted: Codec| batch.header().attributes.codec() != Some(wanted);
+    rules.compacted
+        || rules
+            .compression
+            .is_some_and(|wanted| other_codec(wanted.codec))
+}
+
+/// Checks that every record has a key, where the topic needs that, and brings the batch into the
+/// topic's codec.
+///
+/// # Errors
+/// INVALID_RECORD with the first record without a key; CORRUPT_MESSAGE if the records cannot be
+/// read; MESSAGE_TOO_LARGE if they are too large in the topic's codec.
+pub fn look_inside(batch: BatchView, rules: &TopicRules) -> Result<BatchView, Refused> {
+    if rules.compacted {
+        let keyless = first_without_key(&batch, BATCH_PLAIN_BYTES_MAX)
+            .map_err(|error| Refused::because(ErrorCode::CorruptMessage, error.to_string()))?;
+        if let Some(record) = keyless {
+            return Err(Refused {
+                code: ErrorCode::InvalidRecord,
+                message: Some("a compacted topic takes no record without a key".to_owned()),
+                record: Some(record),
+            });
+        }
+    }
+    let Some(wanted) = rules.compression else {
+        return Ok(batch);
+    };
+    if batch.header().attributes.codec() == Some(wanted.codec) {
+        return Ok(batch);
+    }
+    let batch = recompress(&batch, wanted, BATCH_PLAIN_BYTES_MAX)
+        .map_err(|error| Refused::because(ErrorCode::CorruptMessage, error.to_string()))?;
+    let bytes = batch.bytes().len();
+    if bytes > rules.batch.bytes_max {
+        let message = format!(
+            "record batch has {bytes} bytes in the topic's codec, max.message.bytes is {}",
+            rules.batch.bytes_max
+        );
+        return Err(Refused::because(ErrorCode::MessageTooLarge, message));
+    }
+    Ok(batch)
+}
+
+#[cfg(test)]
+mod tests;

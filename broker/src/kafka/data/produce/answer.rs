@@ -1,0 +1,84 @@
+//! The response to a Produce request, put together from what became of each batch. Pure.
+
+use firn_proto::error_code::ErrorCode;
+use firn_proto::kafka::produce::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+    ProduceResponse,
+};
+
+use super::admit::Refused;
+use crate::kafka::view::Endpoint;
+
+/// A batch that is where `acks` wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// The offset of its first record; of a duplicate, that of the first time.
+    pub base_offset: i64,
+    /// The broker's timestamp, in a topic with LogAppendTime.
+    pub log_append_ms: Option<i64>,
+    /// The partition's log start offset.
+    pub log_start: i64,
+}
+
+/// A batch that was taken.
+pub fn acked(index: i32, acked: Acked) -> PartitionProduceResponse {
+    PartitionProduceResponse {
+        index,
+        base_offset: acked.base_offset,
+        log_append_time_ms: acked.log_append_ms.unwrap_or(-1),
+        log_start_offset: acked.log_start,
+        ..PartitionProduceResponse::default()
+    }
+}
+
+/// A batch that was not taken. `leader` is who would take it, if this broker knows.
+pub fn refused(
+    index: i32,
+    refused: Refused,
+    leader: Option<LeaderIdAndEpoch>,
+) -> PartitionProduceResponse {
+    let record_errors = refused.record.map(|batch_index| BatchIndexAndErrorMessage {
+        batch_index,
+        batch_index_error_message: refused.message.clone(),
+    });
+    PartitionProduceResponse {
+        index,
+        error_code: refused.code,
+        base_offset: -1,
+        record_errors: record_errors.into_iter().collect(),
+        error_message: refused.message,
+        current_leader: leader.unwrap_or_default(),
+        ..PartitionProduceResponse::default()
+    }
+}
+
+/// Tells where the leaders are that `response` names (KIP-951).
+pub fn add_endpoints(response: &mut ProduceResponse, endpoints: Vec<Endpoint>) {
+    let partitions = response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partition_responses);
+    let leaders: Vec<i32> = partitions
+        .map(|partition| partition.current_leader.leader_id)
+        .collect();
+    let named = endpoints
+        .into_iter()
+        .filter(|endpoint| leaders.contains(&endpoint.node_id));
+    response.node_endpoints = named
+        .map(|endpoint| NodeEndpoint {
+            node_id: endpoint.node_id,
+            host: endpoint.host,
+            port: endpoint.port,
+            rack: endpoint.rack,
+        })
+        .collect();
+}
+
+/// Whether somebody else leads a partition of the response.
+pub fn names_leaders(response: &ProduceResponse) -> bool {
+    response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partition_responses)
+        .any(|partition| partition.error_code == ErrorCode::NotLeaderOrFollower)
+}
