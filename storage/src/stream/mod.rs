@@ -14,6 +14,8 @@ mod driver;
 mod fields;
 mod recover;
 pub mod seal;
+#[cfg(test)]
+mod simulation;
 pub mod slot;
 mod take_over;
 #[cfg(test)]

@@ -187,6 +187,11 @@ impl StreamWriter {
         self.pending.is_empty() && (self.fence.is_none() || self.fence_told)
     }
 
+    /// Whether the end of the stream has been told: nothing more will ever happen.
+    pub fn is_fenced_for_good(&self) -> bool {
+        self.fence_told
+    }
+
     /// Where the stream ended, once that has been seen.
     pub fn fence(&self) -> Option<WriterFenced> {
         self.fence
