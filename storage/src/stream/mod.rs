@@ -11,7 +11,7 @@
 //! in, what the bodies mean.
 
 mod driver;
-mod fields;
+pub(crate) mod fields;
 mod recover;
 pub mod seal;
 #[cfg(test)]

@@ -1,0 +1,221 @@
+//! The coordinator's journal in the bucket (DESIGN §3 "journal streams", §6): one fenced stream per
+//! coordinator epoch, claims to epochs, snapshots.
+//!
+//! - `record.rs`: the objects beside the slots, and what a journal slot's index says
+//! - `object.rs`: objects that are created once, whoever wins
+//! - `walk.rs`: from the newest snapshot to the ends of all earlier epochs
+//! - `writer.rs`: the writer of one epoch
+//! - `collect.rs`: lets go of what a snapshot covers
+//!
+//! Opening takes these steps; a crash between any two leaves nothing that the next opener cannot
+//! walk over:
+//! 1. the cluster's id, made once;
+//! 2. the claim to the next epoch: one winner, never deleted;
+//! 3. every stream of an earlier epoch is sealed, in ascending order, from the newest snapshot on;
+//!    after the seals the snapshots are listed again, and one that is new voids the walk: a seal
+//!    below it lies in collected slots and ends nothing;
+//! 4. slot 0 of the new stream names every predecessor and its end. It is the first thing that an
+//!    even later opener can fence, so whoever has it durable leads.
+//!
+//! May not touch: what entries, snapshots and identities mean (`coordinator`).
+
+mod collect;
+mod object;
+pub mod record;
+mod walk;
+mod writer;
+
+use bytes::Bytes;
+use firn_proto::ids::{ClusterId, CoordinatorEpoch};
+use firn_proto::journal::{JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use futures::future::{BoxFuture, FutureExt};
+
+use crate::bucket::{Bucket, BucketError, Purpose};
+use crate::layout::{self, Key, Place};
+use crate::stream::{Nonce, ReadError, SealError, StreamEnv};
+use object::{Creation, create};
+use record::{EpochClaim, RecordFault};
+use walk::Walk;
+use writer::JournalWriter;
+
+/// Objects per LIST.
+const LIST_MAX: usize = 1000;
+
+/// The journal of the cluster whose bucket this is.
+pub struct BucketJournal {
+    bucket: Bucket,
+    env: StreamEnv,
+}
+
+impl BucketJournal {
+    /// A journal that has not been opened yet. Does nothing.
+    pub fn new(bucket: Bucket, env: StreamEnv) -> Self {
+        Self { bucket, env }
+    }
+
+    async fn take_over(&self, identity: Bytes) -> Result<OpenedJournal, JournalError> {
+        let cluster = cluster_id(&self.bucket, &self.env).await?;
+        let epoch = self.claim_epoch(cluster, identity).await?;
+        let walk = Walk {
+            bucket: &self.bucket,
+            env: &self.env,
+            cluster,
+            epoch,
+        };
+        let past = walk.run().await?;
+        tracing::info!(
+            %cluster, %epoch, entries = past.entries.len(), base = ?past.opening.base,
+            "the journal is taken over"
+        );
+        let bucket = self.bucket.clone();
+        let journal =
+            JournalWriter::start(bucket, self.env.clone(), cluster, epoch, past.opening).await?;
+        Ok(OpenedJournal {
+            cluster,
+            epoch,
+            snapshot: past.snapshot,
+            entries: past.entries,
+            journal: Box::new(journal),
+        })
+    }
+
+    /// Creates the claim to the first epoch that is free.
+    async fn claim_epoch(
+        &self,
+        cluster: ClusterId,
+        identity: Bytes,
+    ) -> Result<CoordinatorEpoch, JournalError> {
+        let mut epoch = CoordinatorEpoch(newest_epoch(&self.bucket).await?.0 + 1);
+        loop {
+            let claim = EpochClaim {
+                cluster,
+                epoch,
+                nonce: Nonce::from_random(self.env.entropy.next_u128()),
+                identity: identity.clone(),
+            };
+            let key = Place::EpochClaim(epoch).key();
+            match create(&self.bucket, &self.env, Purpose::Meta, &key, claim.encode()).await? {
+                Creation::Ours => return Ok(epoch),
+                Creation::Theirs(_) => epoch = CoordinatorEpoch(epoch.0 + 1),
+            }
+        }
+    }
+}
+
+impl JournalOpener for BucketJournal {
+    fn open(&self, identity: Bytes) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
+        self.take_over(identity).boxed()
+    }
+}
+
+/// The id of the cluster whose bucket this is, made by whoever asks first.
+///
+/// # Errors
+/// [`JournalError::Corrupt`], [`JournalError::Unavailable`].
+pub async fn cluster_id(bucket: &Bucket, env: &StreamEnv) -> Result<ClusterId, JournalError> {
+    let key = Place::Cluster.key();
+    let known = bucket.get(Purpose::Meta, &key).await.map_err(unavailable)?;
+    let bytes = match known {
+        Some(bytes) => bytes,
+        None => {
+            let made = ClusterId::from_random(env.entropy.next_u128());
+            let bytes = record::encode_cluster(made);
+            match create(bucket, env, Purpose::Meta, &key, bytes.clone()).await? {
+                Creation::Ours => bytes,
+                Creation::Theirs(bytes) => bytes,
+            }
+        }
+    };
+    record::decode_cluster(&bytes).map_err(|fault| corrupt(&key, &fault))
+}
+
+/// The newest epoch that anybody claimed; 0 if none. Claims are never deleted.
+///
+/// # Errors
+/// [`JournalError::Unavailable`].
+pub async fn newest_epoch(bucket: &Bucket) -> Result<CoordinatorEpoch, JournalError> {
+    // Snapshots are few and name a recent epoch, so that the claims of all earlier ones need not
+    // be listed.
+    let newest = snapshots(bucket).await?.pop();
+    let mut epoch = newest.map_or(CoordinatorEpoch(0), |at| at.epoch);
+    let folder = layout::epoch_claims();
+    loop {
+        let after = Place::EpochClaim(epoch).key();
+        let listed = bucket.list(Purpose::Meta, &folder, Some(&after), LIST_MAX).await;
+        let listed = listed.map_err(unavailable)?;
+        for object in &listed {
+            if let Some(Place::EpochClaim(found)) = Place::parse(object.key.as_str()) {
+                epoch = epoch.max(found);
+            }
+        }
+        if listed.len() < LIST_MAX {
+            return Ok(epoch);
+        }
+    }
+}
+
+/// What all snapshots cover, oldest first.
+async fn snapshots(bucket: &Bucket) -> Result<Vec<JournalPosition>, JournalError> {
+    let folder = layout::snapshots();
+    let mut found = Vec::new();
+    let mut after: Option<Key> = None;
+    loop {
+        let listed = bucket.list(Purpose::Snapshot, &folder, after.as_ref(), LIST_MAX).await;
+        let listed = listed.map_err(unavailable)?;
+        for object in &listed {
+            if let Some(Place::Snapshot { epoch, slot }) = Place::parse(object.key.as_str()) {
+                found.push(JournalPosition { epoch, slot });
+            }
+        }
+        match listed.last() {
+            Some(last) if listed.len() == LIST_MAX => after = Some(last.key.clone()),
+            _ => return Ok(found),
+        }
+    }
+}
+
+fn snapshot_key(covers: JournalPosition) -> Key {
+    Place::Snapshot {
+        epoch: covers.epoch,
+        slot: covers.slot,
+    }
+    .key()
+}
+
+fn unavailable(error: BucketError) -> JournalError {
+    JournalError::Unavailable(error.to_string())
+}
+
+fn corrupt(key: &Key, fault: &RecordFault) -> JournalError {
+    JournalError::Corrupt {
+        at: key.to_string(),
+        reason: fault.to_string(),
+    }
+}
+
+fn read_failed(error: ReadError) -> JournalError {
+    match error {
+        ReadError::Bucket(error) => unavailable(error),
+        ReadError::Corrupt { ref key, .. } | ReadError::Missing { ref key, .. } => {
+            JournalError::Corrupt {
+                at: key.to_string(),
+                reason: error.to_string(),
+            }
+        }
+    }
+}
+
+fn seal_failed(error: SealError) -> JournalError {
+    match error {
+        SealError::Unavailable { .. } => JournalError::Unavailable(error.to_string()),
+        SealError::PrefixLost { ref key } | SealError::Corrupt { ref key, .. } => {
+            JournalError::Corrupt {
+                at: key.to_string(),
+                reason: error.to_string(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

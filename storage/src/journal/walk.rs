@@ -1,0 +1,235 @@
+//! Finding out what all earlier epochs journalled: from the newest snapshot over the streams of
+//! every epoch since, each of which is sealed first (DESIGN §3 "journal streams"; I10).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
+use firn_proto::journal::{JournalError, JournalPosition};
+use futures::TryStreamExt;
+
+use super::record::{JournalIndex, Opening, RecordFault, Snapshot};
+use super::{corrupt, read_failed, seal_failed, snapshot_key, snapshots, unavailable};
+use crate::bucket::{Bucket, Purpose};
+use crate::stream::{
+    Nonce, SealSpec, SlotObject, StreamEnv, StreamName, read_index, read_objects, seal,
+};
+
+/// Requests in flight while entries are read.
+const PARALLELISM: usize = 16;
+/// Times that a walk may be voided by a new snapshot. A sealed epoch makes no more of them, so this
+/// ends after as many as were on their way.
+const ROUNDS_MAX: u32 = 32;
+
+/// What earlier epochs left.
+pub(super) struct Past {
+    pub(super) snapshot: Option<(JournalPosition, Bytes)>,
+    pub(super) entries: Vec<(JournalPosition, Bytes)>,
+    /// What slot 0 of the new stream has to say.
+    pub(super) opening: Opening,
+}
+
+/// One walk on behalf of the leader of `epoch`.
+pub(super) struct Walk<'a> {
+    pub(super) bucket: &'a Bucket,
+    pub(super) env: &'a StreamEnv,
+    pub(super) cluster: ClusterId,
+    pub(super) epoch: CoordinatorEpoch,
+}
+
+type Ends = BTreeMap<CoordinatorEpoch, Slot>;
+
+impl Walk<'_> {
+    /// Seals and reads until no new snapshot has come up in between.
+    pub(super) async fn run(&self) -> Result<Past, JournalError> {
+        let mut listed = self.list().await?;
+        for _ in 0..ROUNDS_MAX {
+            let walked = self.walk(&listed).await;
+            let again = self.list().await?;
+            if again == listed {
+                return walked;
+            }
+            tracing::info!(epoch = %self.epoch, "a new snapshot came up, walking on from there");
+            listed = again;
+        }
+        Err(JournalError::Unavailable(
+            "snapshots keep coming up below a sealed journal".to_owned(),
+        ))
+    }
+
+    async fn list(&self) -> Result<Vec<JournalPosition>, JournalError> {
+        let mut listed = snapshots(self.bucket).await?;
+        // Those of later epochs are not ours to read: their leaders will fence this one.
+        listed.retain(|covers| covers.epoch < self.epoch);
+        Ok(listed)
+    }
+
+    async fn walk(&self, listed: &[JournalPosition]) -> Result<Past, JournalError> {
+        let snapshot = self.newest_whole(listed).await?;
+        let base = snapshot.as_ref().map(|(covers, _)| *covers);
+        let first = base.map_or(CoordinatorEpoch(1), |base| base.epoch);
+        let mut ends = self.recorded_ends(first).await?;
+        for epoch in (first.0..self.epoch.0).map(CoordinatorEpoch) {
+            if !ends.contains_key(&epoch) {
+                let spec = self.seal_spec(epoch, base, listed);
+                let sealed = seal(self.bucket, spec, self.env).await.map_err(seal_failed)?;
+                ends.insert(epoch, sealed.end);
+            }
+        }
+        check_snapshots(listed, &ends)?;
+        let mut entries = Vec::new();
+        for (epoch, end) in &ends {
+            self.read(*epoch, base, *end, &ends, &mut entries).await?;
+        }
+        Ok(Past {
+            snapshot,
+            entries,
+            opening: Opening {
+                base,
+                ends: ends.into_iter().collect(),
+            },
+        })
+    }
+
+    /// The newest snapshot whose bytes are whole. One that is not is passed over loudly: the
+    /// slots since the one before it are still there.
+    async fn newest_whole(
+        &self,
+        listed: &[JournalPosition],
+    ) -> Result<Option<(JournalPosition, Bytes)>, JournalError> {
+        for covers in listed.iter().rev() {
+            let key = snapshot_key(*covers);
+            let Some(bytes) =
+                self.bucket.get(Purpose::Snapshot, &key).await.map_err(unavailable)?
+            else {
+                continue;
+            };
+            match Snapshot::decode(&bytes) {
+                Ok(snapshot) if snapshot.cluster != self.cluster || snapshot.covers != *covers => {
+                    let fault = RecordFault::Field("it belongs under another key".to_owned());
+                    return Err(corrupt(&key, &fault));
+                }
+                Ok(snapshot) => return Ok(Some((*covers, snapshot.body))),
+                Err(fault @ RecordFault::Version { .. }) => return Err(corrupt(&key, &fault)),
+                Err(fault) => {
+                    tracing::error!(%key, %fault, "a snapshot is corrupt, using the one before it");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the newest leader after `first` wrote down about the ends of its predecessors.
+    async fn recorded_ends(&self, first: CoordinatorEpoch) -> Result<Ends, JournalError> {
+        for epoch in (first.0 + 1..self.epoch.0).rev().map(CoordinatorEpoch) {
+            let name = StreamName::journal(self.cluster, epoch);
+            let slot = read_index(self.bucket, &name, Slot(0)).await.map_err(read_failed)?;
+            let Some(slot) = slot.filter(|slot| !slot.index.is_empty()) else {
+                continue;
+            };
+            let opening = opening_of(&name, &slot.index)?;
+            let known = opening.ends.into_iter().filter(|(epoch, _)| *epoch >= first);
+            return Ok(known.collect());
+        }
+        Ok(Ends::new())
+    }
+
+    fn seal_spec(
+        &self,
+        epoch: CoordinatorEpoch,
+        base: Option<JournalPosition>,
+        listed: &[JournalPosition],
+    ) -> SealSpec {
+        let floor = first_slot(epoch, base);
+        let newest = listed.iter().rfind(|covers| covers.epoch == epoch);
+        SealSpec {
+            stream: StreamName::journal(self.cluster, epoch),
+            floor,
+            // A snapshot covers durable slots only, whole or not.
+            from: newest.map_or(floor, |covers| covers.slot.next().max(floor)),
+        }
+    }
+
+    async fn read(
+        &self,
+        epoch: CoordinatorEpoch,
+        base: Option<JournalPosition>,
+        end: Slot,
+        ends: &Ends,
+        entries: &mut Vec<(JournalPosition, Bytes)>,
+    ) -> Result<(), JournalError> {
+        let name = StreamName::journal(self.cluster, epoch);
+        let first = first_slot(epoch, base);
+        let before = (first == Slot(0)).then_some(Nonce::NONE);
+        let objects = read_objects(self.bucket, &name, first..end, before, PARALLELISM);
+        let mut objects = std::pin::pin!(objects);
+        while let Some(object) = objects.try_next().await.map_err(read_failed)? {
+            let slot = object.header.slot;
+            if slot == Slot(0) {
+                check_opening(&name, &object, ends)?;
+            } else {
+                entries.push((JournalPosition { epoch, slot }, entry_of(&name, object)?));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first slot of a stream that the walk has to look at.
+fn first_slot(epoch: CoordinatorEpoch, base: Option<JournalPosition>) -> Slot {
+    let base = base.filter(|base| base.epoch == epoch);
+    base.map_or(Slot(0), |base| base.slot.next())
+}
+
+/// I10: snapshots count only within the sealed end of their stream.
+fn check_snapshots(listed: &[JournalPosition], ends: &Ends) -> Result<(), JournalError> {
+    for covers in listed {
+        if ends.get(&covers.epoch).is_some_and(|end| covers.slot >= *end) {
+            return Err(JournalError::Corrupt {
+                at: snapshot_key(*covers).to_string(),
+                reason: "it covers slots at or after the end of its journal stream; the store \
+                         lost journal slots that were durable"
+                    .to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn opening_of(name: &StreamName, index: &[u8]) -> Result<Opening, JournalError> {
+    let key = name.key(Slot(0));
+    match JournalIndex::decode(index).map_err(|fault| corrupt(&key, &fault))? {
+        JournalIndex::Open(opening) => Ok(opening),
+        JournalIndex::Entry => Err(corrupt(
+            &key,
+            &RecordFault::Field("slot 0 is an entry, not an opening".to_owned()),
+        )),
+    }
+}
+
+/// What one leader wrote about its predecessors must be what this walk found.
+fn check_opening(name: &StreamName, object: &SlotObject, ends: &Ends) -> Result<(), JournalError> {
+    let opening = opening_of(name, &object.index)?;
+    for (epoch, recorded) in opening.ends {
+        if let Some(found) = ends.get(&epoch)
+            && *found != recorded
+        {
+            let fault = format!(
+                "it says that the journal of epoch {epoch} ends at {recorded}, which ends at {found}"
+            );
+            return Err(corrupt(&name.key(Slot(0)), &RecordFault::Field(fault)));
+        }
+    }
+    Ok(())
+}
+
+fn entry_of(name: &StreamName, object: SlotObject) -> Result<Bytes, JournalError> {
+    let key = || name.key(object.header.slot);
+    match JournalIndex::decode(&object.index).map_err(|fault| corrupt(&key(), &fault))? {
+        JournalIndex::Entry => Ok(object.body),
+        JournalIndex::Open(_) => Err(corrupt(
+            &key(),
+            &RecordFault::Field("an opening stands behind slot 0".to_owned()),
+        )),
+    }
+}
