@@ -42,6 +42,8 @@ pub const PRODUCER_EXPIRY_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;
 /// Slots of one stream that may be in flight at a time.
 pub const SLOTS_IN_FLIGHT_MAX: usize = 8;
+/// Appends to the journal that may wait for a slot; the coordinator batches before that.
+pub const JOURNAL_APPENDS_MAX: usize = 64;
 /// How far ahead of the first free slot a sealer puts its wall against a writer that outruns it.
 pub const WALL_DISTANCE: u64 = 64;
 /// A checkpoint is due after this many slots without one, so that a fold reads hundreds of slots.

@@ -95,7 +95,11 @@ impl Collection {
             return Ok(None);
         };
         let key = snapshot_key(*oldest);
-        let bytes = self.bucket.get(Purpose::Collect, &key).await.map_err(unavailable)?;
+        let bytes = self
+            .bucket
+            .get(Purpose::Collect, &key)
+            .await
+            .map_err(unavailable)?;
         // One that is corrupt says nothing: then everything is looked through.
         let snapshot = bytes.and_then(|bytes| Snapshot::decode(&bytes).ok());
         Ok(snapshot.and_then(|snapshot| snapshot.floor))

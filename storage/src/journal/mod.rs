@@ -141,7 +141,9 @@ pub async fn newest_epoch(bucket: &Bucket) -> Result<CoordinatorEpoch, JournalEr
     let folder = layout::epoch_claims();
     loop {
         let after = Place::EpochClaim(epoch).key();
-        let listed = bucket.list(Purpose::Meta, &folder, Some(&after), LIST_MAX).await;
+        let listed = bucket
+            .list(Purpose::Meta, &folder, Some(&after), LIST_MAX)
+            .await;
         let listed = listed.map_err(unavailable)?;
         for object in &listed {
             if let Some(Place::EpochClaim(found)) = Place::parse(object.key.as_str()) {
@@ -160,7 +162,9 @@ async fn snapshots(bucket: &Bucket) -> Result<Vec<JournalPosition>, JournalError
     let mut found = Vec::new();
     let mut after: Option<Key> = None;
     loop {
-        let listed = bucket.list(Purpose::Snapshot, &folder, after.as_ref(), LIST_MAX).await;
+        let listed = bucket
+            .list(Purpose::Snapshot, &folder, after.as_ref(), LIST_MAX)
+            .await;
         let listed = listed.map_err(unavailable)?;
         for object in &listed {
             if let Some(Place::Snapshot { epoch, slot }) = Place::parse(object.key.as_str()) {

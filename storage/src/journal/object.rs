@@ -45,5 +45,7 @@ pub(super) async fn create(
             None => tracing::debug!(%key, attempt, reason, "a create is unclear, trying again"),
         }
     }
-    Err(JournalError::Unavailable(format!("cannot create {key}: {reason}")))
+    Err(JournalError::Unavailable(format!(
+        "cannot create {key}: {reason}"
+    )))
 }

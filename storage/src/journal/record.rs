@@ -286,7 +286,11 @@ impl JournalIndex {
         let index = match kind {
             INDEX_ENTRY => Self::Entry,
             INDEX_OPEN => Self::Open(decode_opening(&mut fields)?),
-            _ => return Err(RecordFault::Field(format!("it has the unknown kind {kind}"))),
+            _ => {
+                return Err(RecordFault::Field(format!(
+                    "it has the unknown kind {kind}"
+                )));
+            }
         };
         end(&fields)?;
         Ok(index)
@@ -304,7 +308,9 @@ fn decode_opening(fields: &mut Fields<'_>) -> Result<Opening, RecordFault> {
         .collect();
     let ends = ends?;
     if !ends.is_sorted_by(|a, b| a.0 < b.0) {
-        return Err(RecordFault::Field("its predecessors are not in order".to_owned()));
+        return Err(RecordFault::Field(
+            "its predecessors are not in order".to_owned(),
+        ));
     }
     Ok(Opening { base, ends })
 }

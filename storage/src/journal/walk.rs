@@ -2,6 +2,7 @@
 //! every epoch since, each of which is sealed first (DESIGN §3 "journal streams"; I10).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
@@ -64,16 +65,18 @@ impl Walk<'_> {
         Ok(listed)
     }
 
-    async fn walk(&self, listed: &[JournalPosition]) -> Result<Past, JournalError> {
+    pub(super) async fn walk(&self, listed: &[JournalPosition]) -> Result<Past, JournalError> {
         let snapshot = self.newest_whole(listed).await?;
         let base = snapshot.as_ref().map(|(covers, _)| *covers);
         let first = base.map_or(CoordinatorEpoch(1), |base| base.epoch);
         let mut ends = self.recorded_ends(first).await?;
         for epoch in (first.0..self.epoch.0).map(CoordinatorEpoch) {
-            if !ends.contains_key(&epoch) {
+            if let Entry::Vacant(unknown) = ends.entry(epoch) {
                 let spec = self.seal_spec(epoch, base, listed);
-                let sealed = seal(self.bucket, spec, self.env).await.map_err(seal_failed)?;
-                ends.insert(epoch, sealed.end);
+                let sealed = seal(self.bucket, spec, self.env)
+                    .await
+                    .map_err(seal_failed)?;
+                unknown.insert(sealed.end);
             }
         }
         check_snapshots(listed, &ends)?;
@@ -99,8 +102,11 @@ impl Walk<'_> {
     ) -> Result<Option<(JournalPosition, Bytes)>, JournalError> {
         for covers in listed.iter().rev() {
             let key = snapshot_key(*covers);
-            let Some(bytes) =
-                self.bucket.get(Purpose::Snapshot, &key).await.map_err(unavailable)?
+            let Some(bytes) = self
+                .bucket
+                .get(Purpose::Snapshot, &key)
+                .await
+                .map_err(unavailable)?
             else {
                 continue;
             };
@@ -123,12 +129,17 @@ impl Walk<'_> {
     async fn recorded_ends(&self, first: CoordinatorEpoch) -> Result<Ends, JournalError> {
         for epoch in (first.0 + 1..self.epoch.0).rev().map(CoordinatorEpoch) {
             let name = StreamName::journal(self.cluster, epoch);
-            let slot = read_index(self.bucket, &name, Slot(0)).await.map_err(read_failed)?;
+            let slot = read_index(self.bucket, &name, Slot(0))
+                .await
+                .map_err(read_failed)?;
             let Some(slot) = slot.filter(|slot| !slot.index.is_empty()) else {
                 continue;
             };
             let opening = opening_of(&name, &slot.index)?;
-            let known = opening.ends.into_iter().filter(|(epoch, _)| *epoch >= first);
+            let known = opening
+                .ends
+                .into_iter()
+                .filter(|(epoch, _)| *epoch >= first);
             return Ok(known.collect());
         }
         Ok(Ends::new())
@@ -184,7 +195,10 @@ fn first_slot(epoch: CoordinatorEpoch, base: Option<JournalPosition>) -> Slot {
 /// I10: snapshots count only within the sealed end of their stream.
 fn check_snapshots(listed: &[JournalPosition], ends: &Ends) -> Result<(), JournalError> {
     for covers in listed {
-        if ends.get(&covers.epoch).is_some_and(|end| covers.slot >= *end) {
+        if ends
+            .get(&covers.epoch)
+            .is_some_and(|end| covers.slot >= *end)
+        {
             return Err(JournalError::Corrupt {
                 at: snapshot_key(*covers).to_string(),
                 reason: "it covers slots at or after the end of its journal stream; the store \

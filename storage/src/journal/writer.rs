@@ -98,11 +98,7 @@ impl Drop for JournalWriter {
 }
 
 /// Puts what is appended, in order.
-async fn put(
-    durable: &Durable,
-    stream: StreamHandle,
-    mut queue: mpsc::Receiver<(Bytes, Waiter)>,
-) {
+async fn put(durable: &Durable, stream: StreamHandle, mut queue: mpsc::Receiver<(Bytes, Waiter)>) {
     while let Some((body, waiter)) = queue.recv().await {
         // The waiter stands in line before its slot can become durable.
         if let Err(waiter) = durable.wait(waiter) {
@@ -148,7 +144,10 @@ impl Durable {
 
     fn advance(&self, slot: Slot) {
         let mut state = self.state();
-        assert!(slot == state.end, "I2: the journal becomes durable slot by slot");
+        assert!(
+            slot == state.end,
+            "I2: the journal becomes durable slot by slot"
+        );
         state.end = slot.next();
         let waiter = state.waiters.pop_front();
         drop(state);
@@ -173,9 +172,7 @@ impl Journal for JournalWriter {
         let (sender, receiver) = oneshot::channel();
         match self.appends.try_send((body, sender)) {
             Ok(()) => async move { receiver.await.unwrap_or(Err(fenced)) }.boxed(),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                std::future::ready(Err(fenced)).boxed()
-            }
+            Err(mpsc::error::TrySendError::Closed(_)) => std::future::ready(Err(fenced)).boxed(),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 let full = format!("{JOURNAL_APPENDS_MAX} appends wait for the bucket already");
                 std::future::ready(Err(JournalError::Unavailable(full))).boxed()

@@ -190,7 +190,7 @@ impl SlotHeader {
             return Err(SlotFault::HeaderCrc);
         }
         let header = Self::decode_fields(&covered[8..])?;
-        header.check_seal()?;
+        header.check_lengths()?;
         Ok(header)
     }
 
@@ -229,8 +229,8 @@ impl SlotHeader {
         })
     }
 
-    /// A seal is a bare header, and every slot has a nonce.
-    fn check_seal(&self) -> Result<(), SlotFault> {
+    /// A seal is a bare header, data has an index, and every slot has a nonce.
+    fn check_lengths(&self) -> Result<(), SlotFault> {
         if self.nonce == Nonce::NONE {
             return Err(meaningless("nonce", 0));
         }
@@ -240,6 +240,8 @@ impl SlotHeader {
                 field: "length of a seal",
                 found: self.object_len(),
             }),
+            // So that the size alone tells a seal, which is never deleted, from data.
+            SlotKind::Data if self.index_len == 0 => Err(meaningless("index length of data", 0)),
             SlotKind::Seal | SlotKind::Data => Ok(()),
         }
     }
@@ -383,8 +385,12 @@ pub struct SlotBody {
 }
 
 impl SlotBody {
-    /// A body with its index. The index is far below 4 GiB.
+    /// A body with its index, which is not empty and far below 4 GiB.
     pub fn new(index: Bytes, body: Vec<Bytes>) -> Self {
+        assert!(
+            !index.is_empty(),
+            "a slot without an index could be taken for a seal"
+        );
         assert!(
             u32::try_from(index.len()).is_ok(),
             "an index fits the 32 bits of its length"

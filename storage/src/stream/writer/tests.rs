@@ -334,7 +334,12 @@ fn places_are_bounded() {
 #[test]
 fn after_timeouts_fewer_bytes_are_in_flight_and_the_lowest_slot_goes_first() {
     let mut harness = Harness::new();
-    let large = || SlotBody::new(Bytes::new(), vec![Bytes::from(vec![0; 8 << 20])]);
+    let large = || {
+        SlotBody::new(
+            Bytes::from_static(b"x"),
+            vec![Bytes::from(vec![0; 8 << 20])],
+        )
+    };
     for slot in 0..SLOTS_IN_FLIGHT_MAX as u64 {
         harness
             .writer
