@@ -9,6 +9,7 @@
 
 mod crash;
 mod damage;
+mod doctor;
 mod flights;
 mod groups;
 mod hostile;

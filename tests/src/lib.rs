@@ -11,6 +11,7 @@
     reason = "a harness that cannot go on fails the test that called it"
 )]
 
+pub mod careless_store;
 pub mod client;
 pub mod flights;
 pub mod group;
