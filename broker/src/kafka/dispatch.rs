@@ -11,7 +11,10 @@ use firn_proto::env::Mono;
 use firn_proto::kafka::{ApiKey, Reader, Request, RequestHeader, Response};
 use futures::FutureExt;
 
-use super::admin::{api_versions, describe_cluster, describe_configs, find_coordinator};
+use super::admin::{
+    api_versions, create_partitions, create_topics, delete_topics, describe_cluster,
+    describe_configs, find_coordinator, metadata,
+};
 use super::connection::{Refusal, Service, Started};
 use super::context::{Call, ConnectionState, Context};
 use super::memory::Reserved;
@@ -119,11 +122,15 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     Ok(match request {
         Request::ApiVersions(request) => api_versions::handle(conn, call, request).into(),
+        Request::CreatePartitions(request) => create_partitions::handle(ctx, request).await.into(),
+        Request::CreateTopics(request) => create_topics::handle(ctx, request).await.into(),
+        Request::DeleteTopics(request) => delete_topics::handle(ctx, call, request).await.into(),
         Request::DescribeCluster(request) => describe_cluster::handle(ctx, conn, request).into(),
         Request::DescribeConfigs(request) => describe_configs::handle(ctx, request).into(),
         Request::FindCoordinator(request) => {
             find_coordinator::handle(ctx, conn, call, request).into()
         }
+        Request::Metadata(request) => metadata::handle(ctx, conn, call, request).await.into(),
         other => return Err(Refusal(format!("{} is not served", other.api().name()))),
     })
 }

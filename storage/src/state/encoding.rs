@@ -305,11 +305,11 @@ fn take_byte(bytes: &mut &[u8]) -> Decoded<u8> {
 }
 
 fn int(bytes: &mut &[u8], field: &'static str) -> Decoded<i64> {
-    take_i64(bytes).ok_or(cut(field))
+    take_i64(bytes).ok_or_else(|| cut(field))
 }
 
 fn unsigned(bytes: &mut &[u8], field: &'static str) -> Decoded<u64> {
-    take_u64(bytes).ok_or(cut(field))
+    take_u64(bytes).ok_or_else(|| cut(field))
 }
 
 fn int32(bytes: &mut &[u8], field: &'static str) -> Decoded<i32> {

@@ -5,7 +5,11 @@
 
 pub mod api_versions;
 pub mod config_values;
+pub mod create_partitions;
+pub mod create_topics;
+pub mod delete_topics;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod find_coordinator;
+pub mod metadata;
 pub mod topic_config;

@@ -1,0 +1,208 @@
+//! CreateTopics (19), versions 2 to 7.
+//!
+//! - v4: −1 partitions or replicas take the broker's defaults (KIP-464).
+//! - v5: the answer shows the configs of the topic (KIP-525).
+//! - v7: the answer holds the topic's id.
+//!
+//! Choices: every topic of the request has a result of its own. Replicas are virtual (the bucket
+//! replicates), so any positive replication factor is taken; a manual assignment sets the owner of
+//! each partition to its first broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use firn_proto::cluster::{
+    CreatedTopic, NewTopic, Reply, Request, TopicError, TopicKey, TopicRefusal,
+};
+use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::BrokerId;
+use firn_proto::kafka::create_topics::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfigs, CreatableTopicResult,
+    CreateTopicsRequest, CreateTopicsResponse,
+};
+
+use super::config_values::{ConfigValue, topic_values};
+use super::topic_config;
+use crate::kafka::context::Context;
+use crate::kafka::view;
+
+/// Creates topics.
+pub async fn handle(ctx: &Context, request: CreateTopicsRequest) -> CreateTopicsResponse {
+    let mut seen = BTreeSet::new();
+    let named = request.topics.iter().map(|topic| topic.name.as_str());
+    let twice: BTreeSet<_> = named.filter(|name| !seen.insert(*name)).collect();
+    let checked: Vec<_> = request
+        .topics
+        .iter()
+        .map(|topic| match twice.contains(topic.name.as_str()) {
+            true => Err(TopicError::NamedTwice),
+            false => new_topic(ctx, topic),
+        })
+        .collect();
+    let good: Vec<_> = checked
+        .iter()
+        .filter_map(|topic| topic.as_ref().ok().cloned())
+        .collect();
+    let mut created = create(ctx, good, request.validate_only).await.into_iter();
+    let topics = request
+        .topics
+        .into_iter()
+        .zip(checked)
+        .map(|(topic, checked)| match checked {
+            Err(error) => refusal(topic.name, &error),
+            Ok(new) => match created.next() {
+                Some(Ok(made)) => success(ctx, new, made),
+                Some(Err((code, message))) => failed(topic.name, code, message),
+                None => failed(
+                    topic.name,
+                    ErrorCode::UnknownServerError,
+                    "no result".to_owned(),
+                ),
+            },
+        });
+    CreateTopicsResponse {
+        topics: topics.collect(),
+        ..CreateTopicsResponse::default()
+    }
+}
+
+type Created = Result<CreatedTopic, (ErrorCode, String)>;
+
+async fn create(ctx: &Context, topics: Vec<NewTopic>, validate_only: bool) -> Vec<Created> {
+    let count = topics.len();
+    if count == 0 {
+        return Vec::new();
+    }
+    match ctx
+        .coordinator
+        .call(Request::CreateTopics {
+            topics,
+            validate_only,
+        })
+        .await
+    {
+        Ok(Reply::CreateTopics(results)) => results
+            .into_iter()
+            .map(|result| {
+                result.map_err(|TopicRefusal { topic, error }| {
+                    (view::topic_error(&error, &topic), error.to_string())
+                })
+            })
+            .collect(),
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            vec![Err((view::coordinator_error(&error), error.to_string())); count]
+        }
+    }
+}
+
+fn new_topic(ctx: &Context, topic: &CreatableTopic) -> Result<NewTopic, TopicError> {
+    let mut configs = BTreeMap::new();
+    for config in &topic.configs {
+        let Some(value) = &config.value else {
+            let reason = format!("null value not supported for topic config {}", config.name);
+            return Err(TopicError::InvalidConfig(reason));
+        };
+        configs.insert(config.name.clone(), value.clone());
+    }
+    topic_config::validate(&configs)
+        .map_err(|error| TopicError::InvalidConfig(error.to_string()))?;
+    let (partitions, owners) = if topic.assignments.is_empty() {
+        let partitions = match topic.num_partitions {
+            -1 => ctx.config.topics.partitions,
+            partitions => partitions,
+        };
+        (partitions, Vec::new())
+    } else {
+        assigned(topic)?
+    };
+    if topic.replication_factor == 0 || topic.replication_factor < -1 {
+        return Err(TopicError::InvalidReplicationFactor(
+            topic.replication_factor,
+        ));
+    }
+    Ok(NewTopic {
+        name: topic.name.clone(),
+        partitions,
+        replication_factor: replication_factor(topic),
+        owners,
+        configs: configs.into_iter().collect(),
+    })
+}
+
+fn replication_factor(topic: &CreatableTopic) -> i16 {
+    match topic.assignments.first() {
+        Some(assignment) => i16::try_from(assignment.broker_ids.len()).unwrap_or(i16::MAX),
+        None => topic.replication_factor.max(1),
+    }
+}
+
+/// The owners that a manual assignment names: one row for each partition from 0 on.
+fn assigned(topic: &CreatableTopic) -> Result<(i32, Vec<BrokerId>), TopicError> {
+    if topic.num_partitions != -1 || topic.replication_factor != -1 {
+        return Err(TopicError::InvalidReplicaAssignment(
+            "with a manual assignment, partitions and replication factor must be -1".to_owned(),
+        ));
+    }
+    let mut rows: Vec<&CreatableReplicaAssignment> = topic.assignments.iter().collect();
+    rows.sort_by_key(|row| row.partition_index);
+    let in_order = (0..)
+        .zip(&rows)
+        .all(|(index, row)| row.partition_index == index);
+    if !in_order {
+        return Err(TopicError::InvalidReplicaAssignment(
+            "partitions must be consecutive numbers from 0".to_owned(),
+        ));
+    }
+    let owners: Option<Vec<_>> = rows
+        .iter()
+        .map(|row| row.broker_ids.first().map(|id| BrokerId(*id)))
+        .collect();
+    let Some(owners) = owners else {
+        return Err(TopicError::InvalidReplicaAssignment(
+            "an empty replica list".to_owned(),
+        ));
+    };
+    Ok((i32::try_from(owners.len()).unwrap_or(i32::MAX), owners))
+}
+
+fn success(ctx: &Context, new: NewTopic, made: CreatedTopic) -> CreatableTopicResult {
+    let configs: BTreeMap<_, _> = new.configs.into_iter().collect();
+    CreatableTopicResult {
+        name: new.name,
+        topic_id: made.id,
+        num_partitions: made.partitions,
+        replication_factor: made.replication_factor,
+        configs: Some(
+            topic_values(&ctx.config, &configs)
+                .into_iter()
+                .map(shown)
+                .collect(),
+        ),
+        ..CreatableTopicResult::default()
+    }
+}
+
+fn shown(value: ConfigValue) -> CreatableTopicConfigs {
+    CreatableTopicConfigs {
+        name: value.name.to_owned(),
+        config_source: value.source as i8,
+        value: Some(value.value),
+        read_only: false,
+        is_sensitive: false,
+    }
+}
+
+fn refusal(name: String, error: &TopicError) -> CreatableTopicResult {
+    let key = TopicKey::Name(Arc::from(name.as_str()));
+    failed(name, view::topic_error(error, &key), error.to_string())
+}
+
+fn failed(name: String, error_code: ErrorCode, message: String) -> CreatableTopicResult {
+    CreatableTopicResult {
+        name,
+        error_code,
+        error_message: Some(message),
+        ..CreatableTopicResult::default()
+    }
+}

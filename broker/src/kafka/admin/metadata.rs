@@ -1,0 +1,204 @@
+//! Metadata (3), versions 0 to 13: brokers, topics, and who leads what.
+//!
+//! - v1: a null list asks for all topics, an empty one for none (v0: empty asks for all).
+//! - v4: the client says whether an unknown topic may be made; before, it always may.
+//! - v10: topics by id (KIP-516). An id that is unknown is UNKNOWN_TOPIC_ID, never auto-created.
+//!
+//! Choices: a topic that was just made is answered with its partitions at once. Brokers are shown
+//! at the address of the listener the client came in on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use firn_proto::cluster::{ClusterImage, NewTopic, Reply, Request, TopicImage, TopicKey};
+use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::TopicId;
+use firn_proto::kafka::metadata::{
+    MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
+    MetadataResponseTopic,
+};
+use firn_proto::topic_name::check_topic_name;
+
+use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::view::{self, CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, TOPIC_OPERATIONS};
+
+/// Describes the cluster and the topics asked for, making those that are missing if it may.
+pub async fn handle(
+    ctx: &Context,
+    conn: &ConnectionState,
+    call: &Call,
+    request: MetadataRequest,
+) -> MetadataResponse {
+    let all = match &request.topics {
+        None => true,
+        Some(topics) => topics.is_empty() && call.version == 0,
+    };
+    let mut image = ctx.image.borrow().clone();
+    let mut refused = BTreeMap::new();
+    let keys = if all { Vec::new() } else { keys_of(&request) };
+    if ctx.config.topics.auto_create && request.allow_auto_topic_creation {
+        let missing = missing_names(&image, &keys);
+        if !missing.is_empty() {
+            refused = create(ctx, missing).await;
+            image = ctx.image.borrow().clone();
+        }
+    }
+    let operations = request.include_topic_authorized_operations;
+    let topics = if all {
+        image
+            .topics
+            .values()
+            .map(|topic| shown(&image, topic, operations))
+            .collect()
+    } else {
+        keys.iter()
+            .map(|key| answer(&image, key, &refused, operations))
+            .collect()
+    };
+    MetadataResponse {
+        brokers: view::endpoints(ctx, conn, &image)
+            .into_iter()
+            .map(broker)
+            .collect(),
+        cluster_id: Some(ctx.cluster.to_string()),
+        controller_id: view::controller(ctx, &image),
+        topics,
+        cluster_authorized_operations: if request.include_cluster_authorized_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            OPERATIONS_NOT_ASKED
+        },
+        ..MetadataResponse::default()
+    }
+}
+
+fn keys_of(request: &MetadataRequest) -> Vec<TopicKey> {
+    let topics = request.topics.iter().flatten();
+    topics
+        .map(|topic| match &topic.name {
+            // By id only if there is no name: v10 and v11 clients send both fields.
+            None => TopicKey::Id(topic.topic_id),
+            Some(name) => TopicKey::Name(Arc::from(name.as_str())),
+        })
+        .collect()
+}
+
+fn missing_names(image: &ClusterImage, keys: &[TopicKey]) -> Vec<String> {
+    let mut missing: Vec<_> = keys
+        .iter()
+        .filter_map(|key| match key {
+            TopicKey::Name(name) if image.topic_named(name).is_none() => Some(name),
+            _ => None,
+        })
+        .filter(|name| check_topic_name(name).is_ok())
+        .map(|name| name.to_string())
+        .collect();
+    missing.sort();
+    missing.dedup();
+    missing
+}
+
+/// Makes topics with the broker's defaults. Returns the code of each name that was refused; one
+/// that somebody else made in the meantime is not.
+pub async fn create(ctx: &Context, names: Vec<String>) -> BTreeMap<String, ErrorCode> {
+    let new = |name: &String| NewTopic {
+        name: name.clone(),
+        partitions: ctx.config.topics.partitions,
+        replication_factor: 1,
+        owners: Vec::new(),
+        configs: Vec::new(),
+    };
+    let topics = names.iter().map(new).collect();
+    let call = ctx.coordinator.call(Request::CreateTopics {
+        topics,
+        validate_only: false,
+    });
+    let results = match call.await {
+        Ok(Reply::CreateTopics(results)) => results,
+        Ok(_) => Vec::new(),
+        Err(error) => {
+            tracing::warn!(%error, "topics were not made on demand");
+            return names
+                .into_iter()
+                .map(|name| (name, ErrorCode::LeaderNotAvailable))
+                .collect();
+        }
+    };
+    let refused = names.into_iter().zip(results).filter_map(|(name, result)| {
+        let refusal = result.err()?;
+        match view::topic_error(&refusal.error, &refusal.topic) {
+            ErrorCode::TopicAlreadyExists => None,
+            code => Some((name, code)),
+        }
+    });
+    refused.collect()
+}
+
+fn answer(
+    image: &ClusterImage,
+    key: &TopicKey,
+    refused: &BTreeMap<String, ErrorCode>,
+    operations: bool,
+) -> MetadataResponseTopic {
+    if let Some(topic) = view::topic(image, key) {
+        return shown(image, topic, operations);
+    }
+    let (error_code, name, topic_id) = match key {
+        TopicKey::Id(id) => (ErrorCode::UnknownTopicId, None, *id),
+        TopicKey::Name(name) => {
+            let code = match check_topic_name(name) {
+                Err(_) => ErrorCode::InvalidTopicException,
+                Ok(()) => *refused
+                    .get(&**name)
+                    .unwrap_or(&ErrorCode::UnknownTopicOrPartition),
+            };
+            (code, Some(name.to_string()), TopicId::ZERO)
+        }
+    };
+    MetadataResponseTopic {
+        error_code,
+        name,
+        topic_id,
+        ..MetadataResponseTopic::default()
+    }
+}
+
+fn shown(image: &ClusterImage, topic: &TopicImage, operations: bool) -> MetadataResponseTopic {
+    let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| {
+        let leader_id = view::leader(partition);
+        let replicas = view::replicas(image, topic, partition);
+        MetadataResponsePartition {
+            error_code: if leader_id < 0 {
+                ErrorCode::LeaderNotAvailable
+            } else {
+                ErrorCode::None
+            },
+            partition_index: index,
+            leader_id,
+            leader_epoch: partition.epoch.0,
+            isr_nodes: replicas.clone(),
+            replica_nodes: replicas,
+            offline_replicas: Vec::new(),
+        }
+    });
+    MetadataResponseTopic {
+        name: Some(topic.name.to_string()),
+        topic_id: topic.id,
+        partitions: partitions.collect(),
+        topic_authorized_operations: if operations {
+            TOPIC_OPERATIONS
+        } else {
+            OPERATIONS_NOT_ASKED
+        },
+        ..MetadataResponseTopic::default()
+    }
+}
+
+fn broker(endpoint: view::Endpoint) -> MetadataResponseBroker {
+    MetadataResponseBroker {
+        node_id: endpoint.node_id,
+        host: endpoint.host,
+        port: endpoint.port,
+        rack: endpoint.rack,
+    }
+}
