@@ -38,8 +38,6 @@ pub struct Context {
     pub broker: BrokerId,
     /// This start of it.
     pub incarnation: Incarnation,
-    /// The coordinator.
-    pub coordinator: Coordinator,
     /// The published picture of the cluster.
     pub image: watch::Receiver<Arc<ClusterImage>>,
     /// The coordinator, reached by messages.
