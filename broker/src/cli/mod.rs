@@ -2,12 +2,15 @@
 //! to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 74 a disk failed.
 
 mod doctor;
+mod log;
+mod serve;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Profile;
 use crate::error::FirnError;
 
 /// Firn: a Kafka-class streaming broker whose only durable store is a bucket.
@@ -20,6 +23,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a broker for development: by default on the directory ./firn-data, which it makes
+    Dev(serve::ServeArgs),
+    /// Run a broker on a bucket
+    Serve(serve::ServeArgs),
     /// Check that a bucket can hold a log, one line per check
     Doctor(doctor::DoctorArgs),
     /// Print the version
@@ -40,6 +47,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
+        Command::Dev(args) => serve::run(Profile::Dev, args),
+        Command::Serve(args) => serve::run(Profile::Serve, args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Version => version(),
     };

@@ -16,6 +16,7 @@ use firn_coordinator::Coordinator;
 use firn_proto::cluster::ClusterImage;
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
+use firn_storage::read::Reader;
 use tokio::sync::watch;
 
 use super::data::init_producer_id::ProducerIds;
@@ -38,6 +39,8 @@ pub struct Context {
     pub broker: BrokerId,
     /// This start of it.
     pub incarnation: Incarnation,
+    /// Reads batches, from memory or from the bucket.
+    pub reader: Reader,
     /// The published picture of the cluster.
     pub image: watch::Receiver<Arc<ClusterImage>>,
     /// The coordinator, reached by messages.

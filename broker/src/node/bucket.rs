@@ -23,8 +23,15 @@ pub(super) async fn open(
     let began = clock.mono();
     let mut attempt = 0;
     loop {
-        let opening = Bucket::open(&config.url, &options, Arc::clone(clock), Arc::clone(entropy));
-        let left = config.start_timeout.saturating_sub(clock.mono().since(began));
+        let opening = Bucket::open(
+            &config.url,
+            &options,
+            Arc::clone(clock),
+            Arc::clone(entropy),
+        );
+        let left = config
+            .start_timeout
+            .saturating_sub(clock.mono().since(began));
         let error = match tokio::time::timeout(left.max(ATTEMPT_MIN), opening).await {
             Ok(Ok(bucket)) => return Ok(bucket),
             Ok(Err(error @ BucketError::Unavailable { .. })) => error.to_string(),
@@ -37,11 +44,19 @@ pub(super) async fn open(
                 "{error}; gave up after {} s (bucket.start.timeout.ms)",
                 waited.as_secs()
             );
-            return Err(FirnError::failed(format!("the bucket {} does not answer", config.url), reason));
+            return Err(FirnError::failed(
+                format!("the bucket {} does not answer", config.url),
+                reason,
+            ));
         }
         attempt += 1;
         let pause = backoff(attempt, entropy.next_u64());
-        tracing::warn!(bucket = config.url, error, retry_in_ms = pause.as_millis(), "the bucket does not answer");
+        tracing::warn!(
+            bucket = config.url,
+            error,
+            retry_in_ms = pause.as_millis(),
+            "the bucket does not answer"
+        );
         tokio::time::sleep(pause).await;
     }
 }

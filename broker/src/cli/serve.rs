@@ -1,0 +1,171 @@
+//! `firn dev` and `firn serve`: put the configuration together and run a node until it is told to
+//! stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{log, runtime};
+use crate::config::{self, Config, ConfigError, Pair, Profile, Source};
+use crate::error::FirnError;
+use crate::node::Node;
+
+/// Flags of `firn dev` and `firn serve`. Each is short for a key of the configuration.
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The durable store: file://DIR, memory://, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true
+    #[arg(long, value_name = "URL")]
+    bucket: Option<String>,
+    /// Make the bucket if it does not exist
+    #[arg(long)]
+    create_bucket: bool,
+    /// Where Kafka clients connect; short for one listener
+    #[arg(long, value_name = "ADDR")]
+    kafka: Option<String>,
+    /// A Kafka listener: NAME=PROTO://ADDR[,advertise=HOST:PORT]; repeatable
+    #[arg(long, value_name = "LISTENER")]
+    listener: Vec<String>,
+    /// Where native clients connect (reserved: this version does not open it)
+    #[arg(long, value_name = "ADDR")]
+    quic: Option<String>,
+    /// Address of /livez, /readyz and /metrics, or none
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// Directory of the local WAL, or none
+    #[arg(long, value_name = "DIR")]
+    wal: Option<String>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "FIRN_CONFIG")]
+    config: Option<PathBuf>,
+    /// Allow listeners beyond loopback although nobody has to authenticate
+    #[arg(long)]
+    insecure: bool,
+    /// Log lines: plain or json
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Set any key of the configuration; repeatable
+    #[arg(short = 'X', value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// Runs a broker until SIGTERM or SIGINT; a second signal ends it at once.
+pub(super) fn run(profile: Profile, args: ServeArgs) -> Result<ExitCode, FirnError> {
+    let config = Arc::new(configure(profile, args)?);
+    log::start(&config.log)?;
+    if let Some(quic) = config.quic {
+        tracing::warn!(%quic, "the native quic door is reserved: a later version opens it");
+    }
+    runtime()?.block_on(serve(profile, config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(profile: Profile, config: Arc<Config>) -> Result<(), FirnError> {
+    let mut stop = stop_signals()?;
+    let starting = Node::start(Arc::clone(&config));
+    let node = tokio::select! {
+        node = starting => node?,
+        () = stop.next() => return Ok(()),
+    };
+    if profile == Profile::Dev {
+        welcome(&config, &node);
+    }
+    tokio::select! {
+        ended = node.failed() => return Err(ended),
+        () = stop.next() => {}
+    }
+    tokio::select! {
+        stopped = node.stop() => stopped,
+        () = stop.next() => Err(FirnError::failed("stopped", "a second signal asked for it at once")),
+    }
+}
+
+/// All sources in their order; later ones win.
+fn configure(profile: Profile, args: ServeArgs) -> Result<Config, ConfigError> {
+    let mut pairs = Vec::new();
+    if let Some(path) = &args.config {
+        pairs.extend(config::read_file(path)?);
+    }
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    pairs.extend(config::from_env(variables)?);
+    pairs.extend(args.flags());
+    for text in &args.overrides {
+        pairs.push(Pair::from_override(text)?);
+    }
+    Config::new(profile, pairs)
+}
+
+impl ServeArgs {
+    fn flags(&self) -> Vec<Pair> {
+        let listeners = (!self.listener.is_empty()).then(|| self.listener.join(";"));
+        let switch = |on: bool| on.then(|| "true".to_owned());
+        let (insecure, create) = (switch(self.insecure), switch(self.create_bucket));
+        [
+            ("bucket", "bucket", &self.bucket),
+            ("bucket.create", "create-bucket", &create),
+            ("kafka", "kafka", &self.kafka),
+            ("listeners", "listener", &listeners),
+            ("quic", "quic", &self.quic),
+            ("http", "http", &self.http),
+            ("wal", "wal", &self.wal),
+            ("insecure", "insecure", &insecure),
+            ("log.format", "log-format", &self.log_format),
+        ]
+        .into_iter()
+        .filter_map(|(key, flag, value)| {
+            Some(Pair::new(key, value.as_deref()?, Source::Flag(flag)))
+        })
+        .collect()
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn stop_signals() -> Result<StopSignals, FirnError> {
+    let listen = |kind| signal(kind).map_err(|e| FirnError::failed("cannot listen for signals", e));
+    Ok(StopSignals {
+        terminate: listen(SignalKind::terminate())?,
+        interrupt: listen(SignalKind::interrupt())?,
+    })
+}
+
+/// Where the broker listens, and the first commands to try.
+#[expect(clippy::print_stdout, reason = "a newcomer reads this")]
+fn welcome(config: &Config, node: &Node) {
+    let kafka = node.kafka().map(ToString::to_string).unwrap_or_default();
+    println!(
+        "firn {} is ready in {} ms",
+        env!("CARGO_PKG_VERSION"),
+        node.start_took().as_millis()
+    );
+    println!("  bucket  {}", config.bucket.url);
+    for listener in node.listeners() {
+        println!("  kafka   {} ({})", listener.advertised, listener.name);
+    }
+    if let Some(http) = node.http() {
+        println!("  http    http://{http}/metrics, /readyz, /livez");
+    }
+    println!();
+    println!("try, in another terminal:");
+    println!("  echo hello | kcat -P -b {kafka} -t first");
+    println!("  kcat -C -b {kafka} -t first -o beginning -e");
+    println!("  kcat -L -b {kafka}");
+    println!();
+    println!("ctrl-c stops it; what was acknowledged stays in the bucket");
+}
