@@ -16,6 +16,7 @@ pub mod context;
 pub mod data;
 pub mod dispatch;
 pub mod frame;
+pub mod group;
 pub mod listener;
 pub mod memory;
 pub mod reply;

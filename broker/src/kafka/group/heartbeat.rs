@@ -1,0 +1,33 @@
+//! Heartbeat (12), versions 0 to 4: a member is alive; REBALANCE_IN_PROGRESS tells it to join
+//! again.
+
+use firn_proto::cluster::{Heartbeat, Reply, Request};
+use firn_proto::error_code::ErrorCode;
+use firn_proto::kafka::heartbeat::{HeartbeatRequest, HeartbeatResponse};
+
+use super::{ask, code_of, optional};
+use crate::kafka::context::{Call, ConnectionState, Context};
+
+/// Answers at once.
+pub async fn handle(
+    ctx: &Context,
+    _conn: &ConnectionState,
+    _call: &Call,
+    request: HeartbeatRequest,
+) -> HeartbeatResponse {
+    let heartbeat = Heartbeat {
+        group: request.group_id.into(),
+        generation: request.generation_id,
+        member: request.member_id.into(),
+        instance: optional(request.group_instance_id),
+    };
+    let error_code = match ask(ctx, Request::Heartbeat(heartbeat)).await {
+        Ok(Reply::Heartbeat(result)) => code_of(&result),
+        Ok(_) => ErrorCode::UnknownServerError,
+        Err(error) => error,
+    };
+    HeartbeatResponse {
+        error_code,
+        ..HeartbeatResponse::default()
+    }
+}

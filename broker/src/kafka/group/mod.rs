@@ -1,0 +1,81 @@
+//! Handlers of the group APIs, one file each: they turn a message of any version into a request to
+//! the coordinator, and its answer into a message. They decide nothing about groups.
+
+pub mod delete_groups;
+pub mod describe_groups;
+pub mod heartbeat;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_groups;
+pub mod offset_commit;
+pub mod offset_fetch;
+pub mod sync_group;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_proto::cluster::{CoordinatorError, GroupError, Reply, Request};
+use firn_proto::error_code::ErrorCode;
+
+use super::context::Context;
+
+/// Asks the coordinator; an error is one that clients retry, after looking for the coordinator
+/// anew.
+async fn ask(ctx: &Context, request: Request) -> Result<Reply, ErrorCode> {
+    let answered = ctx.coordinator.call(request).await;
+    answered.map_err(|error| unavailable(&error))
+}
+
+/// The code of a group call that had no reply.
+fn unavailable(error: &CoordinatorError) -> ErrorCode {
+    match error {
+        CoordinatorError::Busy => ErrorCode::CoordinatorLoadInProgress,
+        CoordinatorError::NotLeader(_) => ErrorCode::NotCoordinator,
+        CoordinatorError::Refused(_) => ErrorCode::InvalidRequest,
+        CoordinatorError::Stopped => ErrorCode::CoordinatorNotAvailable,
+    }
+}
+
+/// The code of a refusal.
+fn code(error: &GroupError) -> ErrorCode {
+    match error {
+        GroupError::FencedInstanceId => ErrorCode::FencedInstanceId,
+        GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
+        GroupError::GroupMaxSizeReached => ErrorCode::GroupMaxSizeReached,
+        GroupError::GroupSubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
+        GroupError::IllegalGeneration => ErrorCode::IllegalGeneration,
+        GroupError::InconsistentGroupProtocol => ErrorCode::InconsistentGroupProtocol,
+        GroupError::InvalidCommitOffsetSize => ErrorCode::InvalidCommitOffsetSize,
+        GroupError::InvalidGroupId => ErrorCode::InvalidGroupId,
+        GroupError::InvalidRequest(_) => ErrorCode::InvalidRequest,
+        GroupError::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
+        GroupError::MemberIdRequired(_) => ErrorCode::MemberIdRequired,
+        GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
+        GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
+        GroupError::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+        GroupError::UnknownMemberId => ErrorCode::UnknownMemberId,
+        GroupError::UnknownTopicOrPartition => ErrorCode::UnknownTopicOrPartition,
+        GroupError::UnstableOffsetCommit => ErrorCode::UnstableOffsetCommit,
+    }
+}
+
+/// The code of a result that says nothing but whether it went well.
+fn code_of(result: &Result<(), GroupError>) -> ErrorCode {
+    result.as_ref().err().map_or(ErrorCode::None, code)
+}
+
+fn optional(text: Option<String>) -> Option<Arc<str>> {
+    text.map(Arc::from)
+}
+
+fn optional_string(text: Option<&Arc<str>>) -> Option<String> {
+    text.map(ToString::to_string)
+}
+
+/// Bytes that the coordinator shares, as a message carries them; nothing is copied.
+fn shared(bytes: Arc<[u8]>) -> Bytes {
+    Bytes::from_owner(bytes)
+}

@@ -1,0 +1,157 @@
+use firn_proto::cluster::{
+    CommittedOffset, FetchTopicResult, FetchedOffsets, GroupError, LeftGroup, LeftMember, TopicKey,
+};
+use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::{LeaderEpoch, PartitionIndex, TopicId};
+use firn_proto::kafka::join_group::JoinGroupRequest;
+use firn_proto::kafka::leave_group::LeaveGroupRequest;
+use firn_proto::kafka::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use firn_proto::kafka::offset_fetch::OffsetFetchRequest;
+
+use super::*;
+use crate::kafka::context::Call;
+
+fn call(version: i16) -> Call {
+    Call {
+        version,
+        client_id: Some("client".into()),
+    }
+}
+
+#[test]
+fn each_version_of_a_join_says_what_its_client_can_do() {
+    let request = JoinGroupRequest {
+        session_timeout_ms: 10,
+        rebalance_timeout_ms: 20,
+        ..JoinGroupRequest::default()
+    };
+    for (version, timeout, known, skip) in [
+        (0, 10, false, false),
+        (1, 20, false, false),
+        (3, 20, false, false),
+        (4, 20, true, false),
+        (9, 20, true, true),
+    ] {
+        let join = join_group::translate(&call(version), "/::1", request.clone());
+        assert_eq!(join.rebalance_timeout_ms, timeout, "v{version}");
+        assert_eq!(join.require_known_member, known, "v{version}");
+        assert_eq!(join.supports_skip_assignment, skip, "v{version}");
+        assert_eq!(&*join.client_host, "/::1");
+    }
+}
+
+#[test]
+fn a_new_member_is_told_the_id_to_come_back_with() {
+    let error = GroupError::MemberIdRequired("client-1".into());
+    let response = join_group::refuse(&error, String::new());
+    assert_eq!(response.error_code, ErrorCode::MemberIdRequired);
+    assert_eq!(response.member_id, "client-1");
+    assert_eq!(response.generation_id, -1);
+}
+
+#[test]
+fn a_single_member_that_leaves_gets_its_refusal_at_the_top() {
+    let left = LeftGroup {
+        members: vec![LeftMember {
+            member: "m".into(),
+            instance: None,
+            result: Err(GroupError::UnknownMemberId),
+        }],
+    };
+    let old = leave_group::answer(&call(2), left.clone());
+    assert_eq!(old.error_code, ErrorCode::UnknownMemberId);
+    let new = leave_group::answer(&call(3), left);
+    assert_eq!(new.error_code, ErrorCode::None);
+    assert_eq!(new.members[0].error_code, ErrorCode::UnknownMemberId);
+
+    let request = LeaveGroupRequest {
+        member_id: "m".to_owned(),
+        ..LeaveGroupRequest::default()
+    };
+    let members = leave_group::translate(&call(0), request).members;
+    assert_eq!(&*members[0].member, "m");
+}
+
+#[test]
+fn a_refused_commit_is_refused_for_each_partition() {
+    let topic = OffsetCommitRequestTopic {
+        name: "t".to_owned(),
+        partitions: vec![
+            OffsetCommitRequestPartition::default(),
+            OffsetCommitRequestPartition {
+                partition_index: 7,
+                ..OffsetCommitRequestPartition::default()
+            },
+        ],
+    };
+    let response = offset_commit::refusal(&[topic])(ErrorCode::NotCoordinator);
+    let partitions = &response.topics[0].partitions;
+    assert_eq!(partitions[1].partition_index, 7);
+    assert!(
+        partitions
+            .iter()
+            .all(|p| p.error_code == ErrorCode::NotCoordinator)
+    );
+}
+
+#[test]
+fn offsets_are_told_the_same_way_in_old_and_new_versions() {
+    let fetched = FetchedOffsets {
+        group: "g".into(),
+        result: Ok(vec![FetchTopicResult {
+            topic: TopicKey::Name("t".into()),
+            id: TopicId::ZERO,
+            partitions: vec![
+                (
+                    PartitionIndex(0),
+                    Ok(Some(CommittedOffset {
+                        offset: 1 << 40,
+                        leader_epoch: LeaderEpoch(3),
+                        metadata: "note".into(),
+                    })),
+                ),
+                (PartitionIndex(1), Ok(None)),
+            ],
+        }]),
+    };
+    let old = offset_fetch::answer(&call(7), vec![fetched.clone()]);
+    let partitions = &old.topics[0].partitions;
+    assert_eq!(partitions[0].committed_offset, 1 << 40);
+    assert_eq!(partitions[0].metadata.as_deref(), Some("note"));
+    assert_eq!(partitions[1].committed_offset, -1);
+    assert_eq!(partitions[1].metadata.as_deref(), Some(""));
+    assert_eq!(partitions[1].error_code, ErrorCode::None);
+
+    let new = offset_fetch::answer(&call(8), vec![fetched]);
+    assert!(new.topics.is_empty());
+    assert_eq!(
+        new.groups[0].topics[0].partitions[0].committed_leader_epoch,
+        3
+    );
+}
+
+#[test]
+fn null_topics_ask_for_all_of_them() {
+    let none = offset_fetch::translate(&call(2), OffsetFetchRequest::default());
+    assert_eq!(none[0].topics, None);
+    let request = OffsetFetchRequest {
+        topics: Some(Vec::new()),
+        ..OffsetFetchRequest::default()
+    };
+    let empty = offset_fetch::translate(&call(2), request);
+    assert_eq!(empty[0].topics, Some(Vec::new()));
+}
+
+#[test]
+fn an_unknown_group_is_dead_until_version_6() {
+    let describe = |version| {
+        let unknown = Err(GroupError::GroupIdNotFound);
+        describe_groups::describe(&call(version), "g".to_owned(), unknown, 0)
+    };
+    let old = describe(5);
+    assert_eq!(
+        (old.error_code, &*old.group_state),
+        (ErrorCode::None, "Dead")
+    );
+    assert_eq!(describe(6).error_code, ErrorCode::GroupIdNotFound);
+}
