@@ -17,6 +17,10 @@ use super::admin::{
 };
 use super::connection::{Refusal, Service, Started};
 use super::context::{Call, ConnectionState, Context};
+use super::group::{
+    delete_groups, describe_groups, heartbeat, join_group, leave_group, list_groups, offset_commit,
+    offset_fetch, sync_group,
+};
 use super::memory::Reserved;
 use super::reply::Reply;
 
@@ -130,7 +134,18 @@ async fn answer(
         Request::FindCoordinator(request) => {
             find_coordinator::handle(ctx, conn, call, request).into()
         }
+        Request::DeleteGroups(request) => delete_groups::handle(ctx, request).await.into(),
+        Request::DescribeGroups(request) => {
+            describe_groups::handle(ctx, call, request).await.into()
+        }
+        Request::Heartbeat(request) => heartbeat::handle(ctx, request).await.into(),
+        Request::JoinGroup(request) => join_group::handle(ctx, conn, call, request).await.into(),
+        Request::LeaveGroup(request) => leave_group::handle(ctx, call, request).await.into(),
+        Request::ListGroups(request) => list_groups::handle(ctx, request).await.into(),
         Request::Metadata(request) => metadata::handle(ctx, conn, call, request).await.into(),
+        Request::OffsetCommit(request) => offset_commit::handle(ctx, request).await.into(),
+        Request::OffsetFetch(request) => offset_fetch::handle(ctx, call, request).await.into(),
+        Request::SyncGroup(request) => sync_group::handle(ctx, call, request).await.into(),
         other => return Err(Refusal(format!("{} is not served", other.api().name()))),
     })
 }

@@ -7,15 +7,10 @@ use firn_proto::kafka::delete_groups::{
 };
 
 use super::{ask, code_of};
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::Context;
 
 /// Answers when the groups are gone for good.
-pub async fn handle(
-    ctx: &Context,
-    _conn: &ConnectionState,
-    _call: &Call,
-    request: DeleteGroupsRequest,
-) -> DeleteGroupsResponse {
+pub async fn handle(ctx: &Context, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
     let names = request.groups_names.clone();
     let codes: Vec<_> = match ask(ctx, Request::DeleteGroups(request.groups_names)).await {
         Ok(Reply::DeleteGroups(results)) => results.iter().map(code_of).collect(),

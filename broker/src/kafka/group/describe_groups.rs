@@ -13,7 +13,7 @@ use firn_proto::kafka::describe_groups::{
 };
 
 use super::{ask, code, optional_string, shared};
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::{Call, Context};
 use crate::kafka::view::OPERATIONS_NOT_ASKED;
 
 /// READ, DELETE and DESCRIBE, by Kafka's `AclOperation` codes: there is no authorizer.
@@ -22,7 +22,6 @@ const GROUP_OPERATIONS: i32 = (1 << 3) | (1 << 6) | (1 << 8);
 /// Describes each group.
 pub async fn handle(
     ctx: &Context,
-    _conn: &ConnectionState,
     call: &Call,
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {

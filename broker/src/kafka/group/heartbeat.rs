@@ -6,15 +6,10 @@ use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 
 use super::{ask, code_of, optional};
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::Context;
 
 /// Answers at once.
-pub async fn handle(
-    ctx: &Context,
-    _conn: &ConnectionState,
-    _call: &Call,
-    request: HeartbeatRequest,
-) -> HeartbeatResponse {
+pub async fn handle(ctx: &Context, request: HeartbeatRequest) -> HeartbeatResponse {
     let heartbeat = Heartbeat {
         group: request.group_id.into(),
         generation: request.generation_id,

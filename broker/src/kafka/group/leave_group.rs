@@ -8,15 +8,10 @@ use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::leave_group::{LeaveGroupRequest, LeaveGroupResponse, MemberResponse};
 
 use super::{ask, code, code_of, optional, optional_string};
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::{Call, Context};
 
 /// Answers when the members are out.
-pub async fn handle(
-    ctx: &Context,
-    _conn: &ConnectionState,
-    call: &Call,
-    request: LeaveGroupRequest,
-) -> LeaveGroupResponse {
+pub async fn handle(ctx: &Context, call: &Call, request: LeaveGroupRequest) -> LeaveGroupResponse {
     match ask(ctx, Request::LeaveGroup(translate(call, request))).await {
         Ok(Reply::LeaveGroup(Ok(left))) => answer(call, left),
         Ok(Reply::LeaveGroup(Err(error))) => refuse(code(&error)),

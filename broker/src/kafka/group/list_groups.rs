@@ -7,15 +7,10 @@ use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::list_groups::{ListGroupsRequest, ListGroupsResponse, ListedGroup};
 
 use super::ask;
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::Context;
 
 /// Lists them by id.
-pub async fn handle(
-    ctx: &Context,
-    _conn: &ConnectionState,
-    _call: &Call,
-    request: ListGroupsRequest,
-) -> ListGroupsResponse {
+pub async fn handle(ctx: &Context, request: ListGroupsRequest) -> ListGroupsResponse {
     let filters = ListGroups {
         states: request.states_filter,
         types: request.types_filter,

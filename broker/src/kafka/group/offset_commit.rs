@@ -17,15 +17,10 @@ use firn_proto::kafka::offset_commit::{
 };
 
 use super::{ask, code, code_of, optional};
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::Context;
 
 /// Commits.
-pub async fn handle(
-    ctx: &Context,
-    _conn: &ConnectionState,
-    _call: &Call,
-    mut request: OffsetCommitRequest,
-) -> OffsetCommitResponse {
+pub async fn handle(ctx: &Context, mut request: OffsetCommitRequest) -> OffsetCommitResponse {
     let topics = std::mem::take(&mut request.topics);
     let refused = refusal(&topics);
     let commit = OffsetCommit {

@@ -18,12 +18,11 @@ use firn_proto::kafka::offset_fetch::{
 };
 
 use super::{ask, code};
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::{Call, Context};
 
 /// Reads offsets that are durable.
 pub async fn handle(
     ctx: &Context,
-    _conn: &ConnectionState,
     call: &Call,
     request: OffsetFetchRequest,
 ) -> OffsetFetchResponse {

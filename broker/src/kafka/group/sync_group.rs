@@ -9,15 +9,10 @@ use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
 
 use super::{ask, code, optional, shared};
-use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::context::{Call, Context};
 
 /// Answers when the leader's assignment is durable.
-pub async fn handle(
-    ctx: &Context,
-    _conn: &ConnectionState,
-    call: &Call,
-    request: SyncGroupRequest,
-) -> SyncGroupResponse {
+pub async fn handle(ctx: &Context, call: &Call, request: SyncGroupRequest) -> SyncGroupResponse {
     let named = request.protocol_type.is_some() && request.protocol_name.is_some();
     if call.version >= 5 && !named {
         return refuse(ErrorCode::InconsistentGroupProtocol);
