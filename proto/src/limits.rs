@@ -64,6 +64,8 @@ pub const OBJECT_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const COLD_GET_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// GETs for consumers in flight at a time, so that cold reads hold bounded memory.
 pub const COLD_GETS_MAX: usize = 8;
+/// Memory of reads that take runs from objects, until their answers are made, in bytes.
+pub const COLD_READ_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Runs that one read takes from objects.
 pub const READ_RUNS_MAX: usize = 64;
 /// Bytes behind what a sequential reader asked for that are fetched ahead of it.
@@ -137,4 +139,8 @@ const _: () = assert!(CHECKPOINT_SLOTS <= CHECKPOINT_SLOTS_MAX);
 const _: () = assert!(
     COLD_GET_BYTES_MAX.is_multiple_of(CACHE_BLOCK_BYTES),
     "a GET takes whole blocks"
+);
+const _: () = assert!(
+    COLD_GETS_MAX * COLD_GET_BYTES_MAX <= COLD_READ_BYTES_MAX,
+    "reads may use all GETs there are"
 );

@@ -12,29 +12,28 @@
 //! A directory whose fsync failed may lie about what it holds, so the store stops for good: it must
 //! not be read back as proof that something is durable.
 
+mod disk;
 mod store;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{
     Attributes, Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, PutPayload, Result,
 };
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+
+use disk::{Directory, Disk, LocalDisk};
 
 use super::error::{Effect, StoreFailure, UnclearKind};
 
 const STORE: &str = "file";
-/// Begins every temporary name.
-const TEMPORARY: &str = ".tmp-";
 /// Directories remembered as synced; when there are more, all are forgotten and synced once more.
 const SYNCED_MAX: usize = 4096;
 
@@ -44,12 +43,11 @@ pub struct FileStore(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    disk: Box<dyn Disk>,
     /// Directories whose own entry in their parent is known to be durable.
     synced: Mutex<BTreeSet<PathBuf>>,
     /// A directory's fsync has failed: nothing may be read as proof any more.
     poisoned: AtomicBool,
-    /// Tells the temporary names of this process apart.
-    next_temporary: AtomicU64,
 }
 
 impl fmt::Debug for FileStore {
@@ -70,17 +68,21 @@ impl FileStore {
     /// # Errors
     /// What the operating system says.
     pub fn open(root: &FsPath) -> io::Result<Self> {
-        fs::create_dir_all(root)?;
-        let root = root.canonicalize()?;
-        for directory in root.ancestors().skip(1).take(2) {
-            // Best effort above the root: a parent may be one that we may not open.
-            let _ = sync_directory(directory);
+        Self::open_on(Box::new(LocalDisk::default()), root)
+    }
+
+    fn open_on(disk: Box<dyn Disk>, root: &FsPath) -> io::Result<Self> {
+        let root = std::path::absolute(root)?;
+        for missing in missing_directories(&root) {
+            disk.make_directory(missing)?;
+            let parent = missing.parent().unwrap_or(missing);
+            disk.sync_directory(&disk.open_directory(parent)?)?;
         }
         Ok(Self(Arc::new(Inner {
-            root,
+            root: root.canonicalize()?,
+            disk,
             synced: Mutex::new(BTreeSet::new()),
             poisoned: AtomicBool::new(false),
-            next_temporary: AtomicU64::new(0),
         })))
     }
 
@@ -115,12 +117,16 @@ impl Inner {
         let path = self.file_path(location);
         let parent = path.parent().unwrap_or(&self.root).to_path_buf();
         self.make_directories(&parent)?;
-        let linked = self
-            .write_and_link(&parent, &path, body)
-            .map_err(|e| nothing_done(format!("{}: {e}", path.display())))?;
+        let failed = |error: io::Error| nothing_done(format!("{}: {error}", path.display()));
+        // Opened before there is anything to sync: with no file descriptor left, nothing is done.
+        let directory = self.disk.open_directory(&parent).map_err(failed)?;
+        let mut draft = self.disk.draft(&parent).map_err(failed)?;
+        self.disk.write(&mut draft, body).map_err(failed)?;
+        self.disk.sync_file(&draft).map_err(failed)?;
+        let linked = self.disk.link(&draft, &path).map_err(failed)?;
         // Also when the name was taken: whoever took it may have died before syncing it, and the
         // caller will rest on what it reads there.
-        self.sync(&parent)?;
+        self.sync(&directory)?;
         if linked {
             return Ok(());
         }
@@ -130,72 +136,26 @@ impl Inner {
         })
     }
 
-    /// Whether the file got its name; `false` if the name was taken.
-    fn write_and_link(
-        &self,
-        parent: &FsPath,
-        path: &FsPath,
-        body: &PutPayload,
-    ) -> io::Result<bool> {
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let nameless = rustix::fs::openat(CWD, parent, flags, Mode::from_raw_mode(0o644));
-        let Ok(nameless) = nameless else {
-            return self.write_named_and_link(parent, path, body);
-        };
-        let mut file = File::from(nameless);
-        write_pieces(&mut file, body)?;
-        file.sync_all()?;
-        let descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        match rustix::fs::linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::EXIST) => Ok(false),
-            Err(rustix::io::Errno::NOENT) => self.write_named_and_link(parent, path, body),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn write_named_and_link(
-        &self,
-        parent: &FsPath,
-        path: &FsPath,
-        body: &PutPayload,
-    ) -> io::Result<bool> {
-        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{TEMPORARY}{}-{number}", std::process::id());
-        let temporary = parent.join(name);
-        let result = (|| {
-            let mut file = File::create(&temporary)?;
-            write_pieces(&mut file, body)?;
-            file.sync_all()?;
-            match fs::hard_link(&temporary, path) {
-                Ok(()) => Ok(true),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-                Err(error) => Err(error),
-            }
-        })();
-        let _ = fs::remove_file(&temporary);
-        result
-    }
-
     /// Makes the directories down to `directory` and makes sure that the entry of each survives
     /// power loss, also of those that another process or task has only just made.
     fn make_directories(&self, directory: &FsPath) -> Result<()> {
-        if self.synced().contains(directory) {
-            return Ok(());
-        }
-        fs::create_dir_all(directory)
-            .map_err(|e| nothing_done(format!("{}: {e}", directory.display())))?;
-        for made in directory.ancestors().take_while(|d| *d != self.root) {
+        let below_root: Vec<&FsPath> = directory
+            .ancestors()
+            .take_while(|d| *d != self.root)
+            .collect();
+        for made in below_root.into_iter().rev() {
             if self.synced().contains(made) {
-                break;
+                continue;
             }
-            self.sync(made.parent().unwrap_or(&self.root))?;
-        }
-        let mut synced = self.synced();
-        if synced.len() >= SYNCED_MAX {
-            synced.clear();
-        }
-        for made in directory.ancestors().take_while(|d| *d != self.root) {
+            let failed = |error: io::Error| nothing_done(format!("{}: {error}", made.display()));
+            let parent = made.parent().unwrap_or(&self.root);
+            let parent = self.disk.open_directory(parent).map_err(failed)?;
+            self.disk.make_directory(made).map_err(failed)?;
+            self.sync(&parent)?;
+            let mut synced = self.synced();
+            if synced.len() >= SYNCED_MAX {
+                synced.clear();
+            }
             synced.insert(made.to_path_buf());
         }
         Ok(())
@@ -205,16 +165,17 @@ impl Inner {
         self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sync(&self, directory: &FsPath) -> Result<()> {
-        sync_directory(directory).map_err(|error| {
+    fn sync(&self, directory: &Directory) -> Result<()> {
+        self.disk.sync_directory(directory).map_err(|error| {
             self.poisoned.store(true, Ordering::Release);
+            let directory = directory.path.display();
             tracing::error!(
-                directory = %directory.display(), %error,
+                %directory, %error,
                 "fsync of a bucket directory failed, the bucket is closed until a restart"
             );
             StoreFailure {
                 effect: Effect::Unknown(UnclearKind::Failed),
-                detail: format!("fsync {}: {error}", directory.display()),
+                detail: format!("fsync {directory}: {error}"),
             }
             .into_error(STORE)
         })
@@ -303,26 +264,11 @@ impl Inner {
     }
 }
 
-fn write_pieces(file: &mut File, body: &PutPayload) -> io::Result<()> {
-    const PIECES_AT_ONCE: usize = 512;
-    let pieces: Vec<&Bytes> = body.iter().filter(|piece| !piece.is_empty()).collect();
-    for pieces in pieces.chunks(PIECES_AT_ONCE) {
-        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
-        let mut rest = slices.as_mut_slice();
-        while !rest.is_empty() {
-            match file.write_vectored(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(())
-}
-
-fn sync_directory(directory: &FsPath) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+/// The directories on the way to `root` that are not there, outermost first.
+fn missing_directories(root: &FsPath) -> Vec<&FsPath> {
+    let mut missing: Vec<&FsPath> = root.ancestors().take_while(|d| !d.is_dir()).collect();
+    missing.reverse();
+    missing
 }
 
 fn meta(location: Path, metadata: &fs::Metadata) -> io::Result<ObjectMeta> {

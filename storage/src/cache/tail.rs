@@ -27,6 +27,16 @@ pub struct TailBatch {
     pub bytes: Bytes,
 }
 
+impl TailBatch {
+    /// The batch in memory of its own, if it is small.
+    fn detached(mut self) -> Self {
+        if self.bytes.len() < COPY_BYTES_MAX {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
+        }
+        self
+    }
+}
+
 /// What the tail cache has for a read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TailRead {
@@ -91,6 +101,8 @@ impl TailCache {
     /// Adds batches that have become durable, in the order of their offsets. If they do not follow
     /// what is held, that is forgotten first.
     pub fn push(&self, tp: TopicPartition, batches: impl IntoIterator<Item = TailBatch>) {
+        // Copied before the lock is taken.
+        let batches: Vec<TailBatch> = batches.into_iter().map(TailBatch::detached).collect();
         let mut tails = self.tails();
         for batch in batches {
             tails.push(tp, batch);
@@ -178,10 +190,7 @@ impl TailCache {
 }
 
 impl Tails {
-    fn push(&mut self, tp: TopicPartition, mut batch: TailBatch) {
-        if batch.bytes.len() < COPY_BYTES_MAX {
-            batch.bytes = Bytes::copy_from_slice(&batch.bytes);
-        }
+    fn push(&mut self, tp: TopicPartition, batch: TailBatch) {
         self.by_partition.entry(tp).or_default();
         self.resize(tp, |tail| {
             let follows =

@@ -21,9 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use firn_proto::ids::TopicPartition;
-use firn_proto::limits::COLD_GETS_MAX;
+use firn_proto::limits::{COLD_GETS_MAX, COLD_READ_BYTES_MAX};
 use futures::{StreamExt, TryStreamExt};
 use thiserror::Error;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use crate::bucket::BucketError;
 use crate::cache::{CachedObjects, ObjectError, ObjectReads, TailCache};
@@ -34,6 +35,8 @@ use plan::{Piece, Plan, Want};
 use walk::{RunFault, RunWalk, Step};
 
 pub use search::FoundOffset;
+
+const KIB: usize = 1024;
 
 /// What to read of a partition.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +137,8 @@ struct Inner {
     tail: Arc<TailCache>,
     objects: CachedObjects,
     cursors: Cursors,
+    /// Memory for cold reads, in KiB.
+    memory: Semaphore,
     hot: AtomicU64,
     cold: AtomicU64,
     refetched: AtomicU64,
@@ -161,6 +166,7 @@ impl Reader {
             tail,
             objects,
             cursors: Cursors::default(),
+            memory: Semaphore::new(COLD_READ_BYTES_MAX / KIB),
             hot: AtomicU64::new(0),
             cold: AtomicU64::new(0),
             refetched: AtomicU64::new(0),
@@ -253,6 +259,8 @@ impl Reader {
         let cursor = self.0.cursors.find(tp, offset);
         let plan =
             plan::plan(want, request.runs, cursor).ok_or(ReadError::NotCovered { tp, offset })?;
+        // Never closed, so that there is always a permit in the end.
+        let _memory = self.memory_for(&plan, max_bytes).await.ok();
         let windows = self.load(tp, &plan, max_bytes).await?;
         let mut outcome = ReadOutcome {
             next_offset: offset,
@@ -295,6 +303,20 @@ impl Reader {
             outcome.bytes += more.bytes;
             outcome.next_offset = more.next_offset;
         }
+    }
+
+    /// Waits until the windows of `plan` fit the memory of cold reads; one that is larger than all
+    /// of it waits until it is alone.
+    async fn memory_for(
+        &self,
+        plan: &Plan,
+        max_bytes: usize,
+    ) -> Result<SemaphorePermit<'_>, AcquireError> {
+        let windows = plan.pieces.iter().map(|piece| piece.window(max_bytes));
+        let bytes: u64 = windows.map(|window| window.end - window.start).sum();
+        let most = u32::try_from(COLD_READ_BYTES_MAX / KIB).unwrap_or(u32::MAX);
+        let kib = u32::try_from(bytes.div_ceil(KIB as u64)).unwrap_or(u32::MAX);
+        self.0.memory.acquire_many(kib.min(most)).await
     }
 
     /// The first bytes of every piece, fetched side by side.

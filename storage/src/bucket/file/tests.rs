@@ -1,6 +1,8 @@
+use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
+use super::disk::{Draft, TEMPORARY};
 use super::*;
 
 fn open() -> (tempfile::TempDir, FileStore) {
@@ -16,20 +18,13 @@ fn body(text: &'static str) -> PutPayload {
 #[test]
 fn a_file_written_under_a_name_is_created_once_and_leaves_no_name_behind() {
     let (_folder, store) = open();
-    let root = &store.0.root;
+    let (root, disk) = (&store.0.root, LocalDisk::default());
     let path = root.join("object");
-    assert!(
-        store
-            .0
-            .write_named_and_link(root, &path, &body("first"))
-            .unwrap()
-    );
-    assert!(
-        !store
-            .0
-            .write_named_and_link(root, &path, &body("second"))
-            .unwrap()
-    );
+    for (text, first) in [("first", true), ("second", false)] {
+        let mut draft = disk.draft_with_name(root).unwrap();
+        disk.write(&mut draft, &body(text)).unwrap();
+        assert_eq!(disk.link(&draft, &path).unwrap(), first);
+    }
     assert_eq!(fs::read_to_string(&path).unwrap(), "first");
     assert_eq!(fs::read_dir(root).unwrap().count(), 1);
 }
@@ -64,27 +59,6 @@ async fn a_crash_between_write_and_link_leaves_nothing_to_see() {
 }
 
 #[tokio::test]
-async fn a_store_whose_directory_failed_to_sync_proves_nothing_any_more() {
-    let (_folder, store) = open();
-    let options = || PutOptions::from(PutMode::Create);
-    store
-        .put_opts(&Path::from("wal/0"), body("x"), options())
-        .await
-        .unwrap();
-    assert!(store.0.sync(FsPath::new("/nowhere/at/all")).is_err());
-    assert!(
-        store.get(&Path::from("wal/0")).await.is_err(),
-        "a read could be taken as proof"
-    );
-    assert!(
-        store
-            .put_opts(&Path::from("wal/1"), body("x"), options())
-            .await
-            .is_err()
-    );
-}
-
-#[tokio::test]
 async fn an_overwrite_is_not_offered() {
     let (_folder, store) = open();
     assert!(store.put(&Path::from("wal/0"), body("x")).await.is_err());
@@ -107,4 +81,186 @@ async fn a_body_of_many_pieces_is_written_whole() {
         store.get(&path).await.unwrap().bytes().await.unwrap(),
         expected
     );
+}
+
+/// One step of a create, as the disk saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Did {
+    MakeDirectory(String),
+    Write,
+    SyncFile,
+    Link(String),
+    SyncDirectory(String),
+}
+
+/// Records every step. From the step `dies_at` on, each one fails and does nothing: what a process
+/// leaves that dies there.
+#[derive(Debug)]
+struct RecordingDisk {
+    local: LocalDisk,
+    root: PathBuf,
+    did: Arc<Mutex<Vec<Did>>>,
+    steps: Mutex<usize>,
+    dies_at: usize,
+}
+
+impl RecordingDisk {
+    fn step(&self, did: Did) -> io::Result<()> {
+        let mut steps = self.steps.lock().unwrap();
+        *steps += 1;
+        if *steps > self.dies_at {
+            return Err(io::Error::other("the disk died"));
+        }
+        self.did.lock().unwrap().push(did);
+        Ok(())
+    }
+
+    fn name(&self, path: &FsPath) -> String {
+        path.strip_prefix(&self.root).unwrap().display().to_string()
+    }
+}
+
+impl Disk for RecordingDisk {
+    fn make_directory(&self, path: &FsPath) -> io::Result<()> {
+        self.step(Did::MakeDirectory(self.name(path)))?;
+        self.local.make_directory(path)
+    }
+
+    fn open_directory(&self, path: &FsPath) -> io::Result<Directory> {
+        self.local.open_directory(path)
+    }
+
+    fn draft(&self, parent: &FsPath) -> io::Result<Draft> {
+        self.local.draft(parent)
+    }
+
+    fn write(&self, draft: &mut Draft, body: &PutPayload) -> io::Result<()> {
+        self.step(Did::Write)?;
+        self.local.write(draft, body)
+    }
+
+    fn sync_file(&self, draft: &Draft) -> io::Result<()> {
+        self.step(Did::SyncFile)?;
+        self.local.sync_file(draft)
+    }
+
+    fn link(&self, draft: &Draft, path: &FsPath) -> io::Result<bool> {
+        self.step(Did::Link(self.name(path)))?;
+        self.local.link(draft, path)
+    }
+
+    fn sync_directory(&self, directory: &Directory) -> io::Result<()> {
+        self.step(Did::SyncDirectory(self.name(&directory.path)))?;
+        self.local.sync_directory(directory)
+    }
+}
+
+/// A store whose disk dies at its `dies_at`-th step, and what the disk did.
+fn recorded(
+    folder: &tempfile::TempDir,
+    dies_at: usize,
+) -> (io::Result<FileStore>, Arc<Mutex<Vec<Did>>>) {
+    let root = folder.path().canonicalize().unwrap();
+    let did = Arc::new(Mutex::new(Vec::new()));
+    let disk = RecordingDisk {
+        local: LocalDisk::default(),
+        root: root.clone(),
+        did: Arc::clone(&did),
+        steps: Mutex::new(0),
+        dies_at,
+    };
+    (FileStore::open_on(Box::new(disk), &root.join("a/b")), did)
+}
+
+#[tokio::test]
+async fn a_create_syncs_the_file_before_its_name_and_every_new_name_before_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, did) = recorded(&folder, usize::MAX);
+    let store = store.unwrap();
+    let options = || PutOptions::from(PutMode::Create);
+    store
+        .put_opts(&Path::from("wal/7/0"), body("x"), options())
+        .await
+        .unwrap();
+    let make = |name: &str| Did::MakeDirectory(name.to_owned());
+    let sync = |name: &str| Did::SyncDirectory(name.to_owned());
+    let link = |name: &str| Did::Link(name.to_owned());
+    let opened = [make("a"), sync(""), make("a/b"), sync("a")];
+    let made = [
+        make("a/b/wal"),
+        sync("a/b"),
+        make("a/b/wal/7"),
+        sync("a/b/wal"),
+    ];
+    let put = [
+        Did::Write,
+        Did::SyncFile,
+        link("a/b/wal/7/0"),
+        sync("a/b/wal/7"),
+    ];
+    assert_eq!(*did.lock().unwrap(), [opened, made, put.clone()].concat());
+
+    did.lock().unwrap().clear();
+    assert!(
+        store
+            .put_opts(&Path::from("wal/7/0"), body("y"), options())
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        *did.lock().unwrap(),
+        put,
+        "a name that is taken is made durable, too"
+    );
+}
+
+#[tokio::test]
+async fn wherever_the_disk_dies_the_object_is_whole_or_not_there() {
+    for dies_at in 0..=12 {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, did) = recorded(&folder, dies_at);
+        let Ok(store) = store else {
+            assert!(dies_at < 4);
+            continue;
+        };
+        let path = Path::from("wal/7/0");
+        let answer = store
+            .put_opts(&path, body("whole"), PutOptions::from(PutMode::Create))
+            .await;
+        assert_eq!(answer.is_ok(), dies_at == 12, "died at {dies_at}");
+        let linked = did
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|did| matches!(did, Did::Link(_)));
+        let file = store.0.file_path(&path);
+        assert_eq!(
+            fs::read_to_string(&file).ok(),
+            linked.then(|| "whole".to_owned())
+        );
+        assert_eq!(linked, dies_at >= 11);
+        // What is seen but not known to be durable is not given out as proof.
+        assert_eq!(store.get(&path).await.is_ok(), answer.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_a_create_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // The write is the 9th step.
+    let (store, _) = recorded(&folder, 8);
+    let store = store.unwrap();
+    let path = Path::from("wal/7/0");
+    let answer = store
+        .put_opts(&path, body("x"), PutOptions::from(PutMode::Create))
+        .await;
+    let error = answer.unwrap_err();
+    assert!(matches!(
+        crate::bucket::error::create_outcome("wal/7/0", &error),
+        crate::bucket::CreateOutcome::Refused(crate::bucket::BucketError::Disk { .. })
+    ));
+    assert!(matches!(
+        store.get(&path).await,
+        Err(Error::NotFound { .. })
+    ));
 }

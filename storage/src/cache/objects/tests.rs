@@ -4,7 +4,7 @@ use firn_proto::ids::{Slot, StreamId};
 use super::*;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
 use crate::bucket::{CreateOutcome, Operation};
-use crate::cache::MapCache;
+use crate::cache::{DiskSpace, FoyerCache, MapCache};
 use crate::layout::Place;
 
 const MIB: usize = 1024 * 1024;
@@ -27,6 +27,10 @@ fn key(slot: u64) -> Key {
 impl World {
     /// An object of `length` bytes at slot 0 and a cache of `cache_bytes`.
     async fn new(length: usize, cache_bytes: usize) -> Self {
+        Self::with_cache(length, Arc::new(MapCache::new(cache_bytes))).await
+    }
+
+    async fn with_cache(length: usize, cache: Arc<dyn ObjectCache>) -> Self {
         let store = FaultStore::in_memory();
         let clock = Arc::new(SystemClock::new());
         let entropy = Arc::new(Entropy::from_seed(1));
@@ -36,7 +40,7 @@ impl World {
             .create_once(Purpose::Wal, &key(0), vec![body.clone().into()])
             .await;
         assert!(matches!(outcome, CreateOutcome::Created));
-        let objects = CachedObjects::new(bucket.clone(), Arc::new(MapCache::new(cache_bytes)));
+        let objects = CachedObjects::new(bucket.clone(), cache);
         Self {
             store,
             bucket,
@@ -69,6 +73,27 @@ async fn every_range_has_the_bytes_of_the_object() {
             assert_eq!(bytes, world.body[range.clone()], "{range:?} {cache}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_cache_and_its_twin_give_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let space = DiskSpace {
+        directory: folder.path().to_path_buf(),
+        bytes: 128 * MIB as u64,
+        cluster: firn_proto::ids::ClusterId([1; 16]),
+    };
+    let foyer = FoyerCache::open(4 * MIB, Some(&space))
+        .await
+        .unwrap()
+        .shared();
+    let world = World::with_cache(16 * MIB, foyer).await;
+    for start in [0, 5 * MIB, 11 * MIB, 0, 15 * MIB, 5 * MIB] {
+        let range = start as u64..(start + MIB) as u64;
+        let bytes = world.objects.read(&key(0), range).await.unwrap();
+        assert_eq!(bytes, world.body[start..start + MIB]);
+    }
+    world.objects.close().await;
 }
 
 #[tokio::test]
