@@ -6,6 +6,7 @@
 
 pub mod bucket;
 pub mod cache;
+pub mod inspect;
 pub mod journal;
 pub mod layout;
 pub mod read;

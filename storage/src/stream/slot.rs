@@ -410,7 +410,7 @@ impl SlotBody {
     }
 
     /// The object: header, index, and the pieces of the body as they are.
-    pub(super) fn into_object(
+    pub(crate) fn into_object(
         self,
         stream: &super::StreamName,
         slot: Slot,
