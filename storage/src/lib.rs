@@ -6,6 +6,8 @@
 
 pub mod bucket;
 pub mod cache;
+#[cfg(test)]
+mod golden;
 pub mod inspect;
 pub mod journal;
 pub mod layout;

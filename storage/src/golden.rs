@@ -1,0 +1,169 @@
+//! The bytes of every format, pinned: `storage/testdata/*.hex` hold what version 1 looks like, and
+//! `storage/FORMAT.md` walks through them. A difference is a change of format, which needs a new
+//! version, not a new golden file. For a new format, `FIRN_WRITE_GOLDEN=1` writes the file.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use firn_proto::ids::{
+    ClusterId, CoordinatorEpoch, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, Slot,
+    StreamId, TopicId, TopicPartition,
+};
+use firn_proto::journal::JournalPosition;
+use firn_proto::record::{BatchBuilder, Codec, NewRecord};
+
+use crate::journal::record::{
+    EpochClaim, JournalIndex, Opening, Snapshot, decode_cluster, encode_cluster,
+};
+use crate::state::{BatchFlags, ProducerBatch, Run};
+use crate::stream::slot::{Nonce, SlotBody, SlotHeader, seal_object};
+use crate::stream::{CheckpointRef, StreamName, WalIndex};
+
+const CLUSTER: ClusterId = ClusterId([0xc1; 16]);
+
+fn nonce(byte: u8) -> Nonce {
+    Nonce([byte; 16])
+}
+
+fn position(epoch: u64, slot: u64) -> JournalPosition {
+    JournalPosition {
+        epoch: CoordinatorEpoch(epoch),
+        slot: Slot(slot),
+    }
+}
+
+/// Compares `bytes` with the golden file `name`.
+fn assert_golden(name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(name);
+    let line = |line: &[u8]| -> String { line.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let hex: String = bytes.chunks(16).map(|chunk| line(chunk) + "\n").collect();
+    if std::env::var_os("FIRN_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &hex).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        hex, golden,
+        "the bytes of {name} are a format and must not change"
+    );
+}
+
+fn object(stream: &StreamName, slot: u64, body: SlotBody) -> Bytes {
+    body.into_object(stream, Slot(slot), nonce(0xaa), nonce(0xbb))
+        .concat()
+        .into()
+}
+
+/// Two records of an idempotent producer at offsets 2^32 and 2^32 + 1 of one partition.
+fn wal_index_and_batch() -> (WalIndex, Bytes) {
+    let base_offset = 1_i64 << 32;
+    let tp = TopicPartition {
+        topic: TopicId([0x70; 16]),
+        partition: PartitionIndex(3),
+    };
+    let mut batch = BatchBuilder::new(Codec::None)
+        .base_offset(base_offset)
+        .leader_epoch(LeaderEpoch(5))
+        .producer(ProducerId(9), ProducerEpoch(1), 7);
+    for (key, value) in [("a", "one"), ("b", "two")] {
+        let record = NewRecord {
+            timestamp: 1_700_000_000_000,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            headers: &[],
+        };
+        batch.push(&record).unwrap();
+    }
+    let batch = batch.build().unwrap().into_bytes();
+    let run = Run {
+        tp,
+        epoch: LeaderEpoch(5),
+        base_offset,
+        last_offset: base_offset + 1,
+        byte_start: 0,
+        byte_len: u32::try_from(batch.len()).unwrap(),
+        max_timestamp: 1_700_000_000_000,
+        flags: BatchFlags(0),
+    };
+    let producer = ProducerBatch {
+        tp,
+        producer: ProducerId(9),
+        producer_epoch: ProducerEpoch(1),
+        base_sequence: 7,
+        count: 2,
+        base_offset,
+        max_timestamp: 1_700_000_000_000,
+        flags: BatchFlags(0),
+    };
+    let index = WalIndex {
+        runs: vec![run],
+        producers: vec![producer],
+        checkpoint: CheckpointRef::Object {
+            slot: Slot(6),
+            len: 4096,
+            crc: 0x0102_0304,
+        },
+    };
+    (index, batch)
+}
+
+#[test]
+fn a_wal_object_keeps_its_bytes() {
+    let (mut index, batch) = wal_index_and_batch();
+    let bytes = index.place().unwrap();
+    let stream = StreamName::wal(CLUSTER, StreamId(7));
+    let object = object(&stream, 6, SlotBody::new(bytes.clone(), vec![batch]));
+    assert_golden("wal_object_v1.hex", &object);
+    let header = SlotHeader::decode(&object).unwrap();
+    assert_eq!(header.index_of(&object).unwrap(), bytes);
+    assert_eq!(WalIndex::decode(&bytes, header.body_len), Ok(index));
+}
+
+#[test]
+fn a_seal_keeps_its_bytes() {
+    let stream = StreamName::wal(CLUSTER, StreamId(7));
+    assert_golden("seal_v1.hex", &seal_object(&stream, Slot(8), nonce(0xcc)));
+}
+
+#[test]
+fn journal_slots_keep_their_bytes() {
+    let stream = StreamName::journal(CLUSTER, CoordinatorEpoch(3));
+    let opening = JournalIndex::Open(Opening {
+        base: Some(position(1, 5)),
+        ends: vec![
+            (CoordinatorEpoch(1), Slot(9)),
+            (CoordinatorEpoch(2), Slot(0)),
+        ],
+    });
+    let open = object(&stream, 0, SlotBody::new(opening.encode(), Vec::new()));
+    assert_golden("journal_open_v1.hex", &open);
+    assert_eq!(JournalIndex::decode(&opening.encode()), Ok(opening));
+    let body = vec![Bytes::from_static(b"commands")];
+    let entry = object(
+        &stream,
+        1,
+        SlotBody::new(JournalIndex::Entry.encode(), body),
+    );
+    assert_golden("journal_entry_v1.hex", &entry);
+}
+
+#[test]
+fn objects_of_the_coordinator_keep_their_bytes() {
+    assert_golden("cluster_v1.hex", &encode_cluster(CLUSTER));
+    assert_eq!(decode_cluster(&encode_cluster(CLUSTER)), Ok(CLUSTER));
+    let claim = EpochClaim {
+        cluster: CLUSTER,
+        epoch: CoordinatorEpoch(3),
+        nonce: nonce(0xdd),
+        identity: Bytes::from_static(b"broker 1"),
+    };
+    assert_golden("epoch_v1.hex", &claim.encode());
+    let snapshot = Snapshot {
+        cluster: CLUSTER,
+        covers: position(3, 40),
+        floor: Some(position(3, 20)),
+        body: Bytes::from_static(b"state"),
+    };
+    assert_golden("snapshot_v1.hex", &snapshot.encode());
+}
