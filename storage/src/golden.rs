@@ -167,3 +167,32 @@ fn objects_of_the_coordinator_keep_their_bytes() {
     };
     assert_golden("snapshot_v1.hex", &snapshot.encode());
 }
+
+#[test]
+fn the_examples_of_the_specification_are_the_golden_files() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let specification = std::fs::read_to_string(folder.join("FORMAT.md")).unwrap();
+    // A line of an example: four digits of offset, two spaces, up to 16 bytes, what they are.
+    let shown: String = specification
+        .lines()
+        .filter(|line| line.get(4..6) == Some("  ") && u32::from_str_radix(&line[..4], 16).is_ok())
+        .flat_map(|line| {
+            line.chars()
+                .skip(6)
+                .take(48)
+                .filter(char::is_ascii_hexdigit)
+        })
+        .collect();
+    for file in std::fs::read_dir(folder.join("testdata")).unwrap() {
+        let path = file.unwrap().path();
+        let golden: String = std::fs::read_to_string(&path)
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        assert!(
+            shown.contains(&golden),
+            "FORMAT.md does not show {}",
+            path.display()
+        );
+    }
+}
