@@ -11,8 +11,9 @@ use firn_proto::ids::{Incarnation, ProducerId, StreamId, TopicId};
 use firn_proto::limits::SNAPSHOT_BYTES_MAX;
 use thiserror::Error;
 
-use crate::command::{GroupRow, PutGroup};
-use crate::state::{Deleting, NextIds, Offsets, SegmentMap, State, Stream, Streams, Topic, Topics};
+use crate::state::{
+    Deleting, KeptGroup, NextIds, Offsets, SegmentMap, State, Stream, Streams, Topic, Topics,
+};
 
 /// Format of a snapshot.
 const SNAPSHOT_FORMAT: u16 = 1;
@@ -42,16 +43,12 @@ struct Rows {
     topics: Vec<Topic>,
     deleting: Vec<(TopicId, Deleting)>,
     segments: SegmentMap,
-    groups: Vec<PutGroup>,
+    groups: Vec<(Arc<str>, KeptGroup)>,
     offsets: Offsets,
 }
 
 /// Writes the state.
 pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
-    let group = |(group, row): (&Arc<str>, &GroupRow)| PutGroup {
-        group: Arc::clone(group),
-        row: row.clone(),
-    };
     let rows = Rows {
         at_ms: state.at_ms,
         feature_level: state.feature_level,
@@ -71,7 +68,7 @@ pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
             .map(|(id, d)| (id, d.clone()))
             .collect(),
         segments: state.segments.clone(),
-        groups: state.groups.iter().map(group).collect(),
+        groups: state.groups.clone().into_iter().collect(),
         offsets: state.offsets.clone(),
     };
     let mut out = SNAPSHOT_FORMAT.to_le_bytes().to_vec();
@@ -103,7 +100,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
         streams: Streams::from_rows(rows.streams),
         topics: Topics::from_rows(rows.topics, rows.deleting),
         segments: rows.segments,
-        groups: rows.groups.into_iter().map(|g| (g.group, g.row)).collect(),
+        groups: rows.groups.into_iter().collect(),
         offsets: rows.offsets,
         ..State::default()
     };

@@ -176,6 +176,7 @@ pub(crate) struct Leader {
     calls: BTreeMap<CallId, Answer>,
     next_call: u64,
     gate: Gate<(CallId, Reply)>,
+    offsets_retention: Duration,
     deletions: Vec<ParkedDeletion>,
     slot: SlotBuilder,
     puts: FuturesOrdered<BoxFuture<'static, Result<JournalPosition, JournalError>>>,
@@ -200,7 +201,7 @@ impl Leader {
         let now = environment.clock.mono();
         let groups = Groups::load(
             config.groups.clone(),
-            state.groups().iter(),
+            state.groups().iter().map(|(id, kept)| (id, &kept.row)),
             state.offsets().groups(),
             now,
         );
@@ -222,6 +223,7 @@ impl Leader {
             calls: BTreeMap::new(),
             next_call: 0,
             gate: Gate::new(),
+            offsets_retention: config.groups.offsets_retention,
             deletions: Vec::new(),
             slot: SlotBuilder::new(),
             puts: FuturesOrdered::new(),
@@ -341,7 +343,7 @@ impl Leader {
             }
         }
         for group in out.idle {
-            self.drop_idle(group);
+            self.expire_offsets(group);
         }
         for (call, reply) in out.replies {
             self.answer(call, reply);

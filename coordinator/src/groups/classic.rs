@@ -418,6 +418,38 @@ impl ClassicGroup {
         true
     }
 
+    /// Asserts what holds between steps.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let mut offered = BTreeMap::new();
+        for member in self.members.values() {
+            for offer in &member.protocols {
+                *offered.entry(Arc::clone(&offer.name)).or_insert(0usize) += 1;
+            }
+            let waits = member.joining.is_some() || member.syncing.is_some();
+            assert!(
+                waits || member.deadline.is_some(),
+                "a member lives for ever"
+            );
+        }
+        assert_eq!(offered, self.offered);
+        let bytes: usize = self.members.values().map(Member::bytes).sum();
+        assert_eq!(bytes, self.bytes);
+        assert!(self.unsynced.iter().all(|id| self.members.contains_key(id)));
+        assert!(
+            self.statics
+                .values()
+                .all(|id| self.members.contains_key(id))
+        );
+        assert_eq!(self.leader.is_empty(), self.members.is_empty());
+        assert!(self.leader.is_empty() || self.members.contains_key(&self.leader));
+        if self.state == GroupState::Empty {
+            assert!(self.members.is_empty() && self.phase.is_none());
+        }
+        let waits = self.state == GroupState::PreparingRebalance;
+        assert!(!waits || self.phase.is_some(), "a rebalance without end");
+    }
+
     /// The group became empty: it is looked at after a while.
     pub(super) fn start_idle(&mut self, now: Mono) {
         self.idle_check = now.after(IDLE_CHECK);

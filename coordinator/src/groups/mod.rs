@@ -52,6 +52,8 @@ pub struct GroupConfig {
     pub initial_rebalance_delay: Duration,
     /// `group.max.size`.
     pub members_max: usize,
+    /// `offsets.retention.minutes`: how long the offsets of a group without members are kept.
+    pub offsets_retention: Duration,
 }
 
 impl Default for GroupConfig {
@@ -61,6 +63,7 @@ impl Default for GroupConfig {
             session_timeout_ms_max: 1_800_000,
             initial_rebalance_delay: Duration::from_secs(3),
             members_max: GROUP_MEMBERS_MAX,
+            offsets_retention: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }
@@ -72,7 +75,8 @@ pub struct Out {
     pub replies: Vec<(CallId, Reply)>,
     /// Groups that the journal must keep as they are now, before the answers go out.
     pub puts: Vec<PutGroup>,
-    /// Groups that have been empty for a while; the driver drops those without offsets.
+    /// Groups that have been empty for a while; the driver drops offsets that are too old, and
+    /// groups without any.
     pub idle: Vec<Arc<str>>,
 }
 

@@ -1,5 +1,7 @@
 use firn_proto::cluster::{JoinedGroup, LeavingMember, OffsetCommit, Protocol, SyncedGroup};
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SESSION_MS: i32 = 10_000;
@@ -12,6 +14,10 @@ struct Scene {
     calls: u64,
     answers: BTreeMap<CallId, Reply>,
     rows: BTreeMap<Arc<str>, GroupRow>,
+    /// Joins and syncs, which may be answered late.
+    parked: BTreeSet<CallId>,
+    /// Calls up to here were made to an earlier leader.
+    forgotten: u64,
 }
 
 /// How a member joins, to be varied.
@@ -56,11 +62,16 @@ impl Scene {
             calls: 0,
             answers: BTreeMap::new(),
             rows: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            forgotten: 0,
         }
     }
 
     fn take(&mut self, out: Out) {
-        self.answers.extend(out.replies);
+        for (call, reply) in out.replies {
+            let earlier = self.answers.insert(call, reply);
+            assert_eq!(earlier, None, "call {call:?} was answered before");
+        }
         let puts = out.puts.into_iter();
         self.rows.extend(puts.map(|put| (put.group, put.row)));
     }
@@ -72,6 +83,7 @@ impl Scene {
 
     fn join(&mut self, joiner: &Joiner) -> CallId {
         let call = self.next_call();
+        self.parked.insert(call);
         let request = JoinGroup {
             group: "g".into(),
             member: joiner.member.as_str().into(),
@@ -118,6 +130,7 @@ impl Scene {
     /// SyncGroup; with parts, as the leader.
     fn sync(&mut self, joined: &JoinedGroup, parts: &[(&str, &str)]) -> CallId {
         let call = self.next_call();
+        self.parked.insert(call);
         let request = SyncGroup {
             group: "g".into(),
             generation: joined.generation,
@@ -615,4 +628,131 @@ fn an_empty_group_is_offered_for_removal_after_a_while() {
     assert_eq!(out.idle, ["g".into()]);
     scene.groups.remove("g");
     assert_eq!(scene.groups.next_timeout(), None);
+}
+
+/// A step of a random history of one group; numbers choose among the members seen so far.
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u8, u8, bool),
+    Sync(u8),
+    Heartbeat(u8),
+    Leave(u8, u8),
+    Commit(u8),
+    Pass(u16),
+    Reload,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (any::<u8>(), any::<u8>(), any::<bool>()).prop_map(|(m, v, k)| Step::Join(m, v, k)),
+        3 => any::<u8>().prop_map(Step::Sync),
+        2 => any::<u8>().prop_map(Step::Heartbeat),
+        1 => (any::<u8>(), 0..3u8).prop_map(|(m, i)| Step::Leave(m, i)),
+        1 => any::<u8>().prop_map(Step::Commit),
+        3 => (0..20_000u16).prop_map(Step::Pass),
+        1 => Just(Step::Reload),
+    ]
+}
+
+/// Who has joined so far, as their clients know it.
+fn known(scene: &Scene) -> Vec<JoinedGroup> {
+    let joined = scene.answers.values().filter_map(|reply| match reply {
+        Reply::JoinGroup(Ok(joined)) => Some(joined.clone()),
+        _ => None,
+    });
+    joined.collect()
+}
+
+fn pick(scene: &Scene, by: u8) -> Option<JoinedGroup> {
+    let known = known(scene);
+    let recent = known.len().saturating_sub(6);
+    let index = usize::from(by).checked_rem(known.len() - recent)?;
+    known.get(recent + index).cloned()
+}
+
+fn take_step(scene: &mut Scene, step: &Step) {
+    let instances = [None, Some("i"), Some("j")];
+    match *step {
+        Step::Join(member, variant, require_known) => {
+            let known = pick(scene, member).filter(|_| variant % 3 > 0);
+            let promised = scene.answers.values().rev().find_map(|reply| match reply {
+                Reply::JoinGroup(Err(GroupError::MemberIdRequired(id))) => Some(id.to_string()),
+                _ => None,
+            });
+            let id = match (known, promised) {
+                (Some(joined), _) => joined.member.to_string(),
+                (None, Some(id)) if variant % 2 == 0 => id,
+                _ => String::new(),
+            };
+            scene.join(&Joiner {
+                instance: instances[usize::from(variant / 3 % 3)],
+                metadata: [&b"a"[..], b"b"][usize::from(variant / 9 % 2)],
+                protocols: vec!["range", ["sticky", "robin"][usize::from(variant % 2)]],
+                require_known,
+                skip: require_known,
+                member: id,
+            });
+        }
+        Step::Sync(member) => {
+            if let Some(joined) = pick(scene, member) {
+                let ids: Vec<_> = joined
+                    .members
+                    .iter()
+                    .map(|m| m.member.to_string())
+                    .collect();
+                let parts: Vec<_> = ids.iter().map(|id| (id.as_str(), "part")).collect();
+                scene.sync(&joined, &parts);
+            }
+        }
+        Step::Heartbeat(member) => {
+            if let Some(joined) = pick(scene, member) {
+                let _ = scene.heartbeat(&joined);
+            }
+        }
+        Step::Leave(member, instance) => {
+            if let Some(joined) = pick(scene, member) {
+                let _ = scene.leave(&joined.member, instances[usize::from(instance)]);
+            }
+        }
+        Step::Commit(member) => {
+            if let Some(joined) = pick(scene, member) {
+                let _ = scene.commit(&joined.member, joined.generation);
+            }
+        }
+        Step::Pass(ms) => scene.pass(u64::from(ms)),
+        Step::Reload => {
+            let config = scene.groups.config.clone();
+            scene.groups = Groups::load(config, scene.rows.iter(), std::iter::empty(), scene.now);
+            // A new leader answers nobody who asked the old one.
+            scene.forgotten = scene.calls;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn every_call_is_answered_once_and_a_silent_group_becomes_empty(
+        delay_ms in prop_oneof![Just(0u64), Just(3_000)],
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut scene = Scene::new(delay_ms);
+        for step in &steps {
+            take_step(&mut scene, step);
+            for group in scene.groups.by_id.values() {
+                group.check();
+            }
+        }
+        for _ in 0..80 {
+            scene.pass(10_000);
+        }
+        for call in scene.forgotten + 1..=scene.calls {
+            let asked = scene.parked.contains(&CallId(call));
+            prop_assert!(!asked || scene.answers.contains_key(&CallId(call)), "call {}", call);
+        }
+        if scene.groups.by_id.contains_key("g") {
+            prop_assert_eq!(scene.state(), GroupState::Empty);
+        }
+    }
 }

@@ -5,7 +5,8 @@
 //! is not journalled.
 //!
 //! - `topics.rs`: names, configs, creation and deletion
-//! - `ownership.rs`: brokers, epochs, windows, state rows, RELEASE, RESUME (I4)
+//! - `ownership.rs`: brokers, epochs, RELEASE, RESUME (I4)
+//! - `windows.rs`: windows and state rows
 //! - `recovery.rs`: which streams wait for a seal and which partitions for a fold
 //! - `streams.rs`: durable prefixes, ends, floors (I7)
 //! - `segments.rs`: the segment map
@@ -17,6 +18,7 @@ mod recovery;
 mod segments;
 mod streams;
 mod topics;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bincode::{Decode, Encode};
 use firn_proto::cluster::{
     AlterConfigs, BrokerImage, CreatedTopic, GrowTopic, NewTopic, ProducerIdBlock, Reply,
     TopicError, TopicKey, TopicRefusal,
@@ -54,10 +57,19 @@ pub struct State {
     pub(crate) streams: Streams,
     pub(crate) topics: Topics,
     pub(crate) segments: SegmentMap,
-    pub(crate) groups: BTreeMap<Arc<str>, GroupRow>,
+    pub(crate) groups: BTreeMap<Arc<str>, KeptGroup>,
     pub(crate) offsets: Offsets,
     /// How many partitions each live broker owns. Derived.
     pub(crate) owned: BTreeMap<BrokerId, usize>,
+}
+
+/// A group in the state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct KeptGroup {
+    /// As the journal has it.
+    pub row: GroupRow,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: i64,
 }
 
 /// Ids that have not been given out.
@@ -153,7 +165,7 @@ impl State {
             Command::CreatePartitions(body) => self.create_partitions(body, &mut effects),
             Command::AlterConfigs(body) => self.alter_configs(body, &mut effects),
             Command::AllocateProducerIds(body) => self.allocate(body.len, &mut effects),
-            Command::PutGroup(body) => self.put_group(body, &mut effects),
+            Command::PutGroup(body) => self.put_group(body, stamped.at_ms, &mut effects),
             Command::DropGroups(body) => self.drop_groups(body, &mut effects),
             Command::CommitOffsets(body) => {
                 self.commit_offsets(body, stamped.at_ms, &mut effects);
@@ -194,7 +206,7 @@ impl State {
     }
 
     /// What is kept of the groups.
-    pub fn groups(&self) -> &BTreeMap<Arc<str>, GroupRow> {
+    pub fn groups(&self) -> &BTreeMap<Arc<str>, KeptGroup> {
         &self.groups
     }
 
@@ -360,10 +372,16 @@ impl State {
         Reply::ProducerIds(ProducerIdBlock { first, len })
     }
 
-    fn put_group(&mut self, body: &PutGroup, effects: &mut Effects) -> Reply {
-        let group = Arc::clone(&body.group);
-        let before = self.groups.insert(group, body.row.clone());
-        effects.changed = before.as_ref() != Some(&body.row);
+    fn put_group(&mut self, body: &PutGroup, at_ms: i64, effects: &mut Effects) -> Reply {
+        let same = |kept: &KeptGroup| kept.row == body.row;
+        if !self.groups.get(&body.group).is_some_and(same) {
+            let kept = KeptGroup {
+                row: body.row.clone(),
+                since_ms: at_ms,
+            };
+            self.groups.insert(Arc::clone(&body.group), kept);
+            effects.changed = true;
+        }
         Reply::Done
     }
 

@@ -10,10 +10,12 @@ use firn_proto::cluster::{
 use firn_proto::ids::{PartitionIndex, TopicId, TopicPartition};
 use firn_proto::limits::OFFSET_METADATA_BYTES_MAX;
 
+use tracing::warn;
+
 use super::Leader;
 use crate::command::{Command, CommitOffsets, DeleteOffsets};
 use crate::groups::CallId;
-use crate::state::GroupOffsets;
+use crate::state::{GroupOffsets, OffsetRow};
 
 impl Leader {
     pub(super) fn commit_offsets(&mut self, call: CallId, request: OffsetCommit) {
@@ -165,6 +167,43 @@ impl Leader {
         match self.execute(Command::DeleteOffsets(delete)) {
             Ok(_) => self.answer(call, Reply::OffsetCommit(Ok(results))),
             Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
+        }
+    }
+
+    /// Forgets the offsets of a group without members that are older than the retention, counted
+    /// from the commit or from when the group became empty (KIP-211), and then the group itself if
+    /// it has none left.
+    pub(super) fn expire_offsets(&mut self, group: Arc<str>) {
+        let retention = i64::try_from(self.offsets_retention.as_millis()).unwrap_or(i64::MAX);
+        let now_ms = self.environment.clock.wall_ms().max(self.state.at_ms());
+        let kept = self.state.groups().get(&group);
+        let empty_since_ms = kept.map_or(i64::MIN, |kept| kept.since_ms);
+        let expired = |row: &OffsetRow| {
+            let kept_from = row.committed_ms.max(empty_since_ms);
+            let end = kept_from.saturating_add(retention);
+            row.expires_ms.unwrap_or(end) <= now_ms
+        };
+        let mut left = false;
+        let mut topics = Vec::new();
+        for (topic, rows) in self.state.offsets().of_group(&group).into_iter().flatten() {
+            let old: Vec<_> = rows
+                .iter()
+                .filter(|(_, row)| expired(row))
+                .map(|(partition, _)| *partition)
+                .collect();
+            left |= old.len() < rows.len();
+            if !old.is_empty() {
+                topics.push((*topic, old));
+            }
+        }
+        let command = if left {
+            Command::DeleteOffsets(DeleteOffsets { group, topics })
+        } else {
+            self.groups.remove(&group);
+            Command::DropGroups(vec![group])
+        };
+        if let Err(error) = self.execute(command) {
+            warn!(%error, "old offsets cannot be dropped");
         }
     }
 }

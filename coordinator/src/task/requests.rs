@@ -263,13 +263,4 @@ impl Leader {
             Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
         }
     }
-
-    /// Forgets a group that has been empty for a while and has no offsets.
-    pub(super) fn drop_idle(&mut self, group: Arc<str>) {
-        if self.state.offsets().of_group(&group).is_none() {
-            self.groups.remove(&group);
-            // The command names one id that is in the journal already: it always fits.
-            drop(self.execute(Command::DropGroups(vec![group])));
-        }
-    }
 }

@@ -446,3 +446,22 @@ async fn heartbeat(coordinator: &Coordinator, joined: &JoinedGroup) -> Result<()
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn offsets_of_a_group_without_members_are_forgotten_after_their_retention() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    registered(&coordinator).await;
+    coordinator.call(create("a", 1)).await.unwrap();
+    coordinator.call(commit("a", 5)).await.unwrap();
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    tokio::time::sleep(days(6)).await;
+    assert_eq!(fetched_offset(&coordinator).await, 5);
+    tokio::time::sleep(days(2)).await;
+    let described = Request::DescribeGroups(vec!["g".to_owned()]);
+    let reply = coordinator.call(described).await.unwrap();
+    assert_eq!(
+        reply,
+        Reply::DescribeGroups(vec![Err(GroupError::GroupIdNotFound)])
+    );
+}
