@@ -210,7 +210,7 @@ async fn lead(
             session_timeout_ms_max: millis(config.groups.session_timeout_max),
             initial_rebalance_delay: config.groups.initial_rebalance_delay,
             members_max: config.groups.size_max,
-            ..GroupConfig::default()
+            offsets_retention: config.groups.offsets_retention,
         },
         puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
         ..CoordinatorConfig::default()
