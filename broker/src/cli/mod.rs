@@ -2,6 +2,7 @@
 //! to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 74 a disk failed.
 
 mod doctor;
+mod inspect;
 mod log;
 mod serve;
 
@@ -29,6 +30,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check that a bucket can hold a log, one line per check
     Doctor(doctor::DoctorArgs),
+    /// Print what a WAL object, checkpoint, journal slot or snapshot holds
+    Inspect(inspect::InspectArgs),
     /// Print the version
     Version,
 }
@@ -50,6 +53,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Dev(args) => serve::run(Profile::Dev, args),
         Command::Serve(args) => serve::run(Profile::Serve, args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Version => version(),
     };
     match done {
