@@ -29,7 +29,9 @@ pub(super) fn run(args: &InspectArgs) -> Result<ExitCode, FirnError> {
     let bytes = match args.object.split_once("://") {
         Some((scheme, path)) if scheme != "file" => {
             let (root, key) = split(scheme, path).ok_or_else(|| not_an_object(&args.object))?;
-            runtime()?.block_on(download(&root, &key)).map_err(|e| FirnError::failed(&what, e))?
+            runtime()?
+                .block_on(download(&root, &key))
+                .map_err(|e| FirnError::failed(&what, e))?
         }
         Some((_, path)) => read(Path::new(path)).map_err(|e| FirnError::failed(&what, e))?,
         None => read(Path::new(&args.object)).map_err(|e| FirnError::failed(&what, e))?,
@@ -60,7 +62,9 @@ async fn download(root: &str, place: &Place) -> Result<Bytes, String> {
     let connected = Bucket::connect(root, &options, clock, entropy).await;
     let bucket = connected.map_err(|e| e.to_string())?;
     let found = bucket.get(Purpose::Meta, &place.key()).await;
-    found.map_err(|e| e.to_string())?.ok_or_else(|| "there is no such object".to_owned())
+    found
+        .map_err(|e| e.to_string())?
+        .ok_or_else(|| "there is no such object".to_owned())
 }
 
 fn read(path: &Path) -> std::io::Result<Bytes> {
@@ -83,14 +87,20 @@ mod tests {
     #[test]
     fn a_url_is_cut_where_the_place_of_the_object_begins() {
         use firn_proto::ids::{Slot, StreamId};
-        let place = Place::WalSlot { stream: StreamId(7), slot: Slot(3) };
+        let place = Place::WalSlot {
+            stream: StreamId(7),
+            slot: Slot(3),
+        };
         let key = place.key();
         let cut = |url: String| {
             let (scheme, path) = url.split_once("://").unwrap();
             split(scheme, path).map(|(root, place)| (root, place.key()))
         };
         let url = format!("s3://b/deep/prefix/{}?region=r", key.as_str());
-        assert_eq!(cut(url), Some(("s3://b/deep/prefix?region=r".to_owned(), key.clone())));
+        assert_eq!(
+            cut(url),
+            Some(("s3://b/deep/prefix?region=r".to_owned(), key.clone()))
+        );
         let url = format!("s3://b/{}", key.as_str());
         assert_eq!(cut(url), Some(("s3://b".to_owned(), key)));
         assert_eq!(cut("s3://b/something/else".to_owned()), None);
