@@ -208,20 +208,17 @@ impl Inner {
         })
     }
 
-    fn list(&self, prefix: Option<&Path>, after: Option<&Path>) -> Result<Vec<ObjectMeta>> {
+    /// The objects under `prefix` behind `after`, by name, in order. Their sizes are asked for one
+    /// page at a time: a list often ends after the first.
+    fn names(&self, prefix: Option<&Path>, after: Option<&Path>) -> Result<Vec<Path>> {
         let folder = prefix.cloned().unwrap_or_default();
         let mut found = Vec::new();
-        self.list_into(&folder, after, &mut found)?;
-        found.sort_by(|a, b| a.location.cmp(&b.location));
+        self.names_into(&folder, after, &mut found)?;
+        found.sort();
         Ok(found)
     }
 
-    fn list_into(
-        &self,
-        folder: &Path,
-        after: Option<&Path>,
-        found: &mut Vec<ObjectMeta>,
-    ) -> Result<()> {
+    fn names_into(&self, folder: &Path, after: Option<&Path>, found: &mut Vec<Path>) -> Result<()> {
         let directory = self.file_path(folder);
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
@@ -239,17 +236,26 @@ impl Inner {
             let location = folder.clone().join(name);
             let kind = entry.file_type().map_err(|e| generic(&directory, &e))?;
             if kind.is_dir() {
-                self.list_into(&location, after, found)?;
+                self.names_into(&location, after, found)?;
             } else if after.is_none_or(|after| location > *after) {
-                match entry.metadata().and_then(|m| meta(location, &m)) {
-                    Ok(object) => found.push(object),
-                    // Deleted since the directory was read.
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(error) => return Err(generic(&directory, &error)),
-                }
+                found.push(location);
             }
         }
         Ok(())
+    }
+
+    /// The sizes of objects; those that were deleted meanwhile are left out.
+    fn sizes(&self, names: Vec<Path>) -> Result<Vec<ObjectMeta>> {
+        let mut found = Vec::with_capacity(names.len());
+        for location in names {
+            let path = self.file_path(&location);
+            match fs::metadata(&path).and_then(|metadata| meta(location, &metadata)) {
+                Ok(object) => found.push(object),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(generic(&path, &error)),
+            }
+        }
+        Ok(found)
     }
 
     fn delete(&self, location: &Path) -> Result<()> {

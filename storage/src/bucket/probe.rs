@@ -18,6 +18,7 @@ use crate::layout::{self, Key, Place};
 /// Writers that race for one key in a round of the full probe.
 pub(super) const WRITERS_FULL: u8 = 16;
 const WRITERS_QUICK: u8 = 4;
+const WRITERS_QUICK_LOCAL: u8 = 2;
 /// Rounds of the full probe. A store that looks before it writes lost 47 rounds of 50 with 16
 /// writers, so that 8 rounds without a double winner are no accident.
 const ROUNDS_FULL: u32 = 8;
@@ -83,7 +84,8 @@ pub(super) async fn run(
     let passed_before =
         depth == Depth::AsNeeded && bucket.get(Purpose::Probe, &marker).await?.is_some();
     let (rounds, writers) = match (passed_before, bucket.kind()) {
-        (true, _) => (1, WRITERS_QUICK),
+        (true, BucketKind::File | BucketKind::Memory) => (1, WRITERS_QUICK_LOCAL),
+        (true, BucketKind::S3 | BucketKind::Given) => (1, WRITERS_QUICK),
         (false, BucketKind::File | BucketKind::Memory) => (ROUNDS_LOCAL, WRITERS_FULL),
         (false, BucketKind::S3 | BucketKind::Given) => (ROUNDS_FULL, WRITERS_FULL),
     };

@@ -56,7 +56,8 @@ impl AttemptTimer {
         if bytes < 64 * 1024 {
             return;
         }
-        let seen = rate(bytes, took);
+        // One lucky attempt is not the new rule.
+        let seen = rate(bytes, took).min(self.rate.saturating_mul(4));
         self.rate = (self.rate - self.rate / 8)
             .saturating_add(seen / 8)
             .max(RATE_MIN);

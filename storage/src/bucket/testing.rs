@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -121,6 +122,7 @@ struct Script {
     held: VecDeque<Held>,
     hits: Vec<(On, Fault, String)>,
     outage: bool,
+    uplink: Option<u64>,
 }
 
 /// A store with a script of faults. Cheap to clone; clones share the script.
@@ -164,6 +166,11 @@ impl FaultStore {
     /// From now on every request fails as if the network were gone, or works again.
     pub fn set_outage(&self, outage: bool) {
         self.script().outage = outage;
+    }
+
+    /// Lets every PUT take the time that its body needs at this many bytes a second, or none.
+    pub fn set_uplink(&self, bytes_per_second: Option<u64>) {
+        self.script().uplink = bytes_per_second;
     }
 
     /// Lets the oldest held-back PUT ([`Fault::AppliedLater`]) reach the store.
@@ -229,6 +236,11 @@ impl FaultStore {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        let uplink = self.script().uplink;
+        if let Some(bytes_per_second) = uplink {
+            let millis = payload.content_length() as u64 * 1000 / bytes_per_second.max(1);
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        }
         let fault = self.next_fault(On::Put, location.as_ref());
         if let Some(error) = fault.and_then(|f| before(f, &location)) {
             return Err(error);

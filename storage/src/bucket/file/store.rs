@@ -11,6 +11,9 @@ use object_store::{
 
 use super::{FileStore, STORE};
 
+/// Objects of a list whose sizes are asked for at a time.
+const LIST_PAGE: usize = 256;
+
 impl ObjectStore for FileStore {
     fn put_opts<'a, 'b, 'c>(
         &'a self,
@@ -131,10 +134,18 @@ impl FileStore {
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         let store = self.clone();
         async move {
-            let found = store
-                .run(move |inner| inner.list(prefix.as_ref(), after.as_ref()))
+            let names = store
+                .run(move |inner| inner.names(prefix.as_ref(), after.as_ref()))
                 .await?;
-            Ok(futures::stream::iter(found.into_iter().map(Ok)))
+            let pages: Vec<Vec<Path>> = names.chunks(LIST_PAGE).map(<[Path]>::to_vec).collect();
+            let pages = futures::stream::iter(pages).then(move |page| {
+                let store = store.clone();
+                async move {
+                    let found = store.run(move |inner| inner.sizes(page)).await?;
+                    Ok::<_, Error>(futures::stream::iter(found.into_iter().map(Ok)))
+                }
+            });
+            Ok(pages.try_flatten())
         }
         .try_flatten_stream()
         .boxed()
