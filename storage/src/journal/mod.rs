@@ -22,6 +22,8 @@
 mod collect;
 mod object;
 pub mod record;
+#[cfg(test)]
+mod simulation;
 mod walk;
 mod writer;
 
@@ -154,6 +156,26 @@ pub async fn newest_epoch(bucket: &Bucket) -> Result<CoordinatorEpoch, JournalEr
             return Ok(epoch);
         }
     }
+}
+
+/// Who claimed `epoch`; `None` if nobody did yet.
+///
+/// # Errors
+/// [`JournalError::Corrupt`], [`JournalError::Unavailable`].
+pub async fn read_claim(
+    bucket: &Bucket,
+    epoch: CoordinatorEpoch,
+) -> Result<Option<EpochClaim>, JournalError> {
+    let key = Place::EpochClaim(epoch).key();
+    let Some(bytes) = bucket.get(Purpose::Meta, &key).await.map_err(unavailable)? else {
+        return Ok(None);
+    };
+    let claim = EpochClaim::decode(&bytes).map_err(|fault| corrupt(&key, &fault))?;
+    if claim.epoch != epoch {
+        let fault = RecordFault::Field(format!("it claims epoch {}", claim.epoch));
+        return Err(corrupt(&key, &fault));
+    }
+    Ok(Some(claim))
 }
 
 /// What all snapshots cover, oldest first.

@@ -471,17 +471,19 @@ async fn a_snapshot_of_what_is_not_durable_is_a_bug() {
 async fn the_identity_of_a_claimant_can_be_read_by_others() {
     let world = world();
     let opened = world.open().await;
-    let key = Place::EpochClaim(opened.epoch).key();
-    let bytes = world
-        .bucket
-        .get(Purpose::Meta, &key)
+    let claim = read_claim(&world.bucket, opened.epoch)
         .await
         .unwrap()
         .unwrap();
-    let claim = EpochClaim::decode(&bytes).unwrap();
     assert_eq!(
         (claim.epoch, claim.identity),
         (opened.epoch, Bytes::from_static(b"me"))
+    );
+    assert_eq!(
+        read_claim(&world.bucket, CoordinatorEpoch(2))
+            .await
+            .unwrap(),
+        None
     );
     assert_eq!(newest_epoch(&world.bucket).await.unwrap(), opened.epoch);
 }

@@ -10,7 +10,9 @@ use firn_proto::journal::{JournalError, JournalPosition};
 use futures::TryStreamExt;
 
 use super::record::{JournalIndex, Opening, RecordFault, Snapshot};
-use super::{corrupt, read_failed, seal_failed, snapshot_key, snapshots, unavailable};
+use super::{
+    corrupt, newest_epoch, read_failed, seal_failed, snapshot_key, snapshots, unavailable,
+};
 use crate::bucket::{Bucket, Purpose};
 use crate::stream::{
     Nonce, SealSpec, SlotObject, StreamEnv, StreamName, read_index, read_objects, seal,
@@ -48,7 +50,15 @@ impl Walk<'_> {
             let walked = self.walk(&listed).await;
             let again = self.list().await?;
             if again == listed {
-                return walked;
+                return match walked {
+                    // What is missing may have been collected by a later leader.
+                    Err(JournalError::Corrupt { .. })
+                        if newest_epoch(self.bucket).await? > self.epoch =>
+                    {
+                        Err(JournalError::Fenced { epoch: self.epoch })
+                    }
+                    walked => walked,
+                };
             }
             tracing::info!(epoch = %self.epoch, "a new snapshot came up, walking on from there");
             listed = again;
