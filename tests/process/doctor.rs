@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use firn_tests::careless_store::CarelessStore;
-use firn_tests::node::NodePlan;
+use firn_tests::node::{NodePlan, quiet_command};
 
 use crate::{FIRN, folder, minio_for};
 
@@ -15,7 +15,8 @@ fn with_keys(command: &mut Command) -> &mut Command {
 }
 
 fn doctor(url: &str) -> Output {
-    let mut command = Command::new(std::env::var("FIRN_BIN").unwrap_or_else(|_| FIRN.to_owned()));
+    let binary = std::env::var("FIRN_BIN").unwrap_or_else(|_| FIRN.to_owned());
+    let mut command = quiet_command(binary.as_ref());
     with_keys(&mut command)
         .args(["doctor", "--bucket", url])
         .output()

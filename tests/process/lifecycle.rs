@@ -103,3 +103,14 @@ fn a_bucket_that_is_a_file_is_refused_by_name() {
     );
     assert!(!output.contains("panicked"), "{output}");
 }
+
+#[test]
+fn the_sample_configuration_is_taken() {
+    let folder = folder();
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/firn.toml");
+    let node = NodePlan::on_directory(FIRN, folder.path())
+        .with_argument("--config")
+        .with_argument(sample)
+        .start();
+    node.stop();
+}

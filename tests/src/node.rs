@@ -108,7 +108,7 @@ impl NodePlan {
     pub fn launch(&self) -> Node {
         let words = self.before.iter().cloned();
         let mut words = words.chain([self.binary.display().to_string()]);
-        let mut command = Command::new(words.next().expect("at least the binary"));
+        let mut command = quiet_command(words.next().expect("at least the binary").as_ref());
         command.args(words).arg("serve");
         command.args(["--bucket", &self.bucket]);
         command.args(["--kafka", &self.kafka.to_string()]);
@@ -129,6 +129,18 @@ impl NodePlan {
             plan: self.clone(),
         }
     }
+}
+
+/// A command that sees no `FIRN_` variable of this process: those steer the tests, and the broker
+/// refuses what it does not know.
+pub fn quiet_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FIRN_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A running broker. Dropping it kills it.
