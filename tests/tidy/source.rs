@@ -28,13 +28,16 @@ impl SourceFile {
     fn read(root: &Path, path: &Path) -> Self {
         let text = fs::read_to_string(path).expect("a source file is readable UTF-8");
         let relative = path.strip_prefix(root).expect("a file below the root");
+        Self::new(relative.to_string_lossy().into_owned(), text)
+    }
+
+    fn new(path: String, text: String) -> Self {
         let (without_comments, code) = blank(&text);
         let code = blank_test_modules(&code);
-        let without_comments = keep_where_code_is(&without_comments, &code, &blank(&text).1);
         Self {
-            path: relative.to_string_lossy().replace('\\', "/"),
+            without_comments: blank_where_marked(&without_comments, &code),
+            path,
             text,
-            without_comments,
             code,
         }
     }
@@ -216,16 +219,15 @@ fn blank_test_modules(code: &str) -> String {
     String::from_utf8(bytes).expect("whole characters were replaced")
 }
 
-/// `text` with what `marked` set aside, beyond what `plain` had, blanked too.
-fn keep_where_code_is(text: &str, marked: &str, plain: &str) -> String {
-    debug_assert_eq!(marked.len(), plain.len());
+/// `text` without what lies in test modules, which `marked` marks by the byte 1.
+fn blank_where_marked(text: &str, marked: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
     for (byte, mark) in bytes.iter_mut().zip(marked.as_bytes()) {
         if *mark == 1 {
             *byte = b' ';
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8(bytes).expect("whole characters were blanked")
 }
 
 /// (text without comments, text without comments and literals); same byte positions as the text.
@@ -326,5 +328,38 @@ fn end_of_char(source: &[u8], at: usize) -> usize {
         at + length + 2
     } else {
         at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SourceFile;
+
+    fn file(text: &str) -> SourceFile {
+        SourceFile::new("proto/src/x.rs".to_owned(), text.to_owned())
+    }
+
+    #[test]
+    fn braces_in_text_do_not_end_a_function() {
+        let text = "fn a<'l>(x: &'l str) -> char {\n  let s = \"}\"; // }\n  let r = r#\"}\"#;\n  '}'\n}\nfn b() {}\n";
+        let found = file(text).functions();
+        assert_eq!(found, [("a".to_owned(), 1, 5), ("b".to_owned(), 6, 1)]);
+    }
+
+    #[test]
+    fn test_modules_are_no_product_code() {
+        let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n  fn b() { \"wal/\"; }\n}\n";
+        let file = file(text);
+        assert_eq!(file.functions().len(), 1);
+        assert_eq!(file.lines(), 1);
+        assert!(!file.without_comments.contains("wal/"));
+    }
+
+    #[test]
+    fn what_a_literal_spells_is_found_and_what_a_comment_says_is_not() {
+        let file = file("// \"meta/x\"\nconst K: &str = \"wal/\";\n");
+        assert!(file.without_comments.contains("\"wal/"));
+        assert!(!file.without_comments.contains("meta/"));
+        assert!(!file.code.contains("wal/"));
     }
 }
