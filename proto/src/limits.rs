@@ -73,6 +73,16 @@ pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
 /// Places at which sequential readers stopped inside a run that are remembered.
 pub const READ_CURSORS_MAX: usize = 16 * 1024;
 
+/// Size of a segment of the local WAL, reserved on the disk before it is used.
+pub const LOCAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Default of the bytes that may be in the WAL and not durable (`wal.inflight.bytes`): producers
+/// wait when they are reached.
+pub const WAL_BYTES_IN_FLIGHT_DEFAULT: usize = 128 * 1024 * 1024;
+/// Batches below this are copied out of the socket buffer they came in, which they would pin.
+pub const TINY_BATCH_BYTES: usize = 4096;
+/// Default of `wal.puts.per.second` on `s3://`.
+pub const WAL_PUTS_PER_SECOND_DEFAULT: u32 = 10;
+
 /// Fetch sessions of one broker (`max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Partitions in all fetch sessions of one broker together.
@@ -130,6 +140,11 @@ const _: () = assert!(
 const _: () = assert!(
     MESSAGE_BYTES_MAX <= BATCH_PLAIN_BYTES_MAX,
     "a legal batch must be legal when it does not compress"
+);
+const _: () = assert!(
+    WAL_BYTES_IN_FLIGHT_DEFAULT >= SLOTS_IN_FLIGHT_MAX * SLOT_BYTES_TARGET
+        && WAL_BYTES_IN_FLIGHT_DEFAULT >= MESSAGE_BYTES_MAX,
+    "permits must be able to fill every slot in flight and hold the largest batch"
 );
 const _: () = assert!(
     WALL_DISTANCE > SLOTS_IN_FLIGHT_MAX as u64,

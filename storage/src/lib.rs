@@ -6,8 +6,8 @@
 
 pub mod bucket;
 pub mod cache;
-#[cfg(test)]
-mod golden;
+pub mod checkpoint;
+pub mod fold;
 pub mod inspect;
 pub mod journal;
 pub mod layout;

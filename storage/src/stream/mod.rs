@@ -31,6 +31,8 @@ use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot, StreamId};
 use crate::bucket::Purpose;
 use crate::layout::{Key, Place};
 
+pub(crate) use fields::crc32c;
+
 pub use driver::{StreamEnv, StreamError, StreamEvent, StreamEvents, StreamHandle};
 pub use recover::{
     INDEX_GUESS, ReadError, SlotObject, SlotView, read_header, read_index, read_indexes,

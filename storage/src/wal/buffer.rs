@@ -110,6 +110,13 @@ impl<H> WalBuffer<H> {
         self.forced = !self.is_empty();
     }
 
+    /// Drops everything that waits.
+    pub fn clear(&mut self) {
+        self.queues.clear();
+        self.bytes = 0;
+        self.wanted = false;
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.queues.is_empty() && !self.wanted

@@ -1,0 +1,316 @@
+//! The task behind the front: closes slots when the policy says so, submits them to the stream,
+//! and tells the sink what is durable.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use firn_proto::ids::{Slot, SlotPosition};
+use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::oneshot;
+
+use super::buffer::ClosedSlot;
+use super::error::WalError;
+use super::front::{Held, PendingCheckpoint, Shared};
+use super::low_water::LowWater;
+use super::sink::DurableSlot;
+use super::slab::body_of;
+use crate::bucket::Bucket;
+use crate::checkpoint::{self, CheckpointPutError};
+use crate::state::{ProducerBatch, Run};
+use crate::stream::{
+    CheckpointRef, SlotBody, StreamEnv, StreamError, StreamEvent, StreamEvents, StreamHandle,
+    WalIndex,
+};
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    bucket: Bucket,
+    handle: StreamHandle,
+    events: StreamEvents,
+    env: StreamEnv,
+    in_flight: VecDeque<InFlight>,
+    next_slot: Slot,
+    checkpoint: Checkpointing,
+}
+
+/// The one checkpoint that is on its way into a slot.
+enum Checkpointing {
+    None,
+    /// Its object is being put.
+    Put(
+        BoxFuture<'static, PutOutcome>,
+        oneshot::Sender<SlotPosition>,
+    ),
+    /// It goes into the next slot.
+    Ready(CheckpointRef, oneshot::Sender<SlotPosition>),
+}
+
+type PutOutcome = Result<CheckpointRef, CheckpointPutError>;
+
+/// A slot that is submitted and not durable.
+struct InFlight {
+    slot: Slot,
+    runs: Vec<Run>,
+    producers: Vec<ProducerBatch>,
+    entries: Vec<super::entry::WalEntry>,
+    held: Vec<Held>,
+    checkpoint: Option<oneshot::Sender<SlotPosition>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        bucket: Bucket,
+        handle: StreamHandle,
+        events: StreamEvents,
+        env: StreamEnv,
+    ) -> Self {
+        Self {
+            shared,
+            bucket,
+            handle,
+            events,
+            env,
+            in_flight: VecDeque::new(),
+            next_slot: Slot(0),
+            checkpoint: Checkpointing::None,
+        }
+    }
+
+    pub(super) async fn run(mut self, first_sequence: u64, local: Option<JoinHandle<()>>) {
+        let _guard = EndGuard(Arc::clone(&self.shared));
+        let mut low_water = LowWater::new(first_sequence);
+        let shared = Arc::clone(&self.shared);
+        let outcome = loop {
+            if let Err(error) = self.put_slots().await {
+                break Err(error);
+            }
+            if self.is_drained() {
+                break Ok(());
+            }
+            let pause = self.pause();
+            tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(StreamEvent::Durable { slot, size, took }) => {
+                        self.on_durable(slot, size, took, &mut low_water);
+                    }
+                    Some(StreamEvent::Fenced { at, .. }) => break Err(WalError::Fenced { at }),
+                    None => break Err(WalError::Closed),
+                },
+                () = shared.wake.notified() => {}
+                outcome = checkpoint_object(&mut self.checkpoint) => self.on_checkpoint_put(outcome),
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            }
+        };
+        self.finish(outcome, local).await;
+    }
+
+    /// Closes and submits slots for as long as the policy lets them go.
+    async fn put_slots(&mut self) -> Result<(), WalError> {
+        loop {
+            let now = self.env.clock.mono();
+            let closed = {
+                let mut state = self.shared.lock();
+                if matches!(self.checkpoint, Checkpointing::None)
+                    && let Some(pending) = state.checkpoints.pop_front()
+                {
+                    self.checkpoint = self.begin_checkpoint(pending);
+                }
+                if matches!(self.checkpoint, Checkpointing::Ready(..)) {
+                    state.buffer.want_slot();
+                }
+                if state.closing {
+                    state.buffer.force();
+                }
+                state.buffer.close_slot(now)
+            };
+            let Some(closed) = closed else {
+                return Ok(());
+            };
+            self.submit(closed).await?;
+        }
+    }
+
+    async fn submit(&mut self, closed: ClosedSlot<Held>) -> Result<(), WalError> {
+        let ClosedSlot {
+            runs,
+            producers,
+            mut entries,
+            held,
+            ..
+        } = closed;
+        let body = body_of(&mut entries);
+        let mut done = None;
+        let mut index = WalIndex {
+            runs,
+            producers,
+            checkpoint: CheckpointRef::None,
+        };
+        self.checkpoint = match std::mem::replace(&mut self.checkpoint, Checkpointing::None) {
+            Checkpointing::Ready(checkpoint, reply) => {
+                index.checkpoint = checkpoint;
+                done = Some(reply);
+                Checkpointing::None
+            }
+            other => other,
+        };
+        let rows = index.place()?;
+        let slot = self
+            .handle
+            .submit(SlotBody::new(rows, body))
+            .await
+            .map_err(|error| match error {
+                StreamError::Fenced { at, .. } => WalError::Fenced { at },
+                StreamError::Closed => WalError::Closed,
+            })?;
+        assert_eq!(slot, self.next_slot, "I1: slots are taken in order");
+        self.next_slot = slot.next();
+        self.in_flight.push_back(InFlight {
+            slot,
+            runs: index.runs,
+            producers: index.producers,
+            entries,
+            held,
+            checkpoint: done,
+        });
+        Ok(())
+    }
+
+    fn on_durable(&mut self, slot: Slot, size: u64, took: Duration, low_water: &mut LowWater) {
+        let Some(first) = self.in_flight.pop_front() else {
+            return;
+        };
+        assert_eq!(first.slot, slot, "I2: slots become durable in order");
+        let at = SlotPosition {
+            stream: self.shared.name.stream,
+            slot,
+        };
+        self.shared.put.record(took);
+        self.shared.sink.on_durable(DurableSlot {
+            at,
+            size,
+            took,
+            runs: first.runs,
+            producers: first.producers,
+            entries: first.entries,
+        });
+        for held in &first.held {
+            low_water.mark(held.sequence);
+        }
+        let low = low_water.low();
+        if let Some(local) = &self.shared.local {
+            local.release(low);
+        }
+        // lets producers in again
+        drop(first.held);
+        self.shared.lock().buffer.on_slot_done();
+        self.shared.progress.send_modify(|progress| {
+            progress.low = low;
+            progress.durable_end = slot.next();
+            progress.durable_bytes += size;
+        });
+        if let Some(done) = first.checkpoint {
+            // a caller that has gone does not need the answer
+            let _ = done.send(at);
+        }
+    }
+
+    fn begin_checkpoint(&self, pending: PendingCheckpoint) -> Checkpointing {
+        let PendingCheckpoint { rows, done } = pending;
+        if rows.len() <= checkpoint::INLINE_MAX {
+            return Checkpointing::Ready(CheckpointRef::Inline(rows), done);
+        }
+        // no slot names an object of this key yet: the one before is durable in a lower slot
+        let (bucket, env) = (self.bucket.clone(), self.env.clone());
+        let (stream, slot) = (self.shared.name.stream, self.next_slot);
+        let put = async move { checkpoint::put_object(&bucket, stream, slot, rows, &env).await };
+        Checkpointing::Put(put.boxed(), done)
+    }
+
+    fn on_checkpoint_put(&mut self, outcome: PutOutcome) {
+        let before = std::mem::replace(&mut self.checkpoint, Checkpointing::None);
+        self.checkpoint = match (before, outcome) {
+            (Checkpointing::Put(_, done), Ok(object)) => Checkpointing::Ready(object, done),
+            (Checkpointing::Put(..), Err(error)) => {
+                // whoever waits for it is told that it failed, and the old state rows still hold
+                tracing::error!(%error, "a checkpoint is given up");
+                Checkpointing::None
+            }
+            (other, _) => other,
+        };
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        let now = self.env.clock.mono();
+        let due = self.shared.lock().buffer.next_timeout(now)?;
+        Some(due.since(now))
+    }
+
+    fn is_drained(&self) -> bool {
+        let state = self.shared.lock();
+        state.closing
+            && state.buffer.is_empty()
+            && state.checkpoints.is_empty()
+            && self.in_flight.is_empty()
+            && matches!(self.checkpoint, Checkpointing::None)
+    }
+
+    async fn finish(self, outcome: Result<(), WalError>, local: Option<JoinHandle<()>>) {
+        let closed = self.handle.close().await;
+        let outcome = match (outcome, closed) {
+            (Ok(()), Err(StreamError::Fenced { at, .. })) => Err(WalError::Fenced { at }),
+            (outcome, _) => outcome,
+        };
+        if let Err(error) = &outcome {
+            self.shared.refuse(error);
+            self.shared.lock().buffer.clear();
+            self.shared.lock().checkpoints.clear();
+        }
+        drop(self.in_flight);
+        drop(self.checkpoint);
+        match &outcome {
+            Err(WalError::Fenced { at }) => self.shared.sink.on_fenced(*at),
+            Err(error) => tracing::error!(%error, stream = %self.shared.name, "the wal ended"),
+            Ok(()) => {}
+        }
+        if let Some(queue) = &self.shared.local {
+            if outcome.is_ok() {
+                // all of it is durable: the directory is left empty
+                queue.release(u64::MAX);
+            }
+            queue.close();
+        }
+        if let Some(thread) = local {
+            // it writes what it has and ends
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        self.shared
+            .progress
+            .send_modify(|progress| progress.finished = true);
+    }
+}
+
+/// Tells those who wait if the task ends by a panic.
+struct EndGuard(Arc<Shared>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        if !self.0.progress.borrow().finished {
+            self.0.refuse(&WalError::TaskFailed);
+            self.0
+                .progress
+                .send_modify(|progress| progress.finished = true);
+        }
+    }
+}
+
+/// The object of the checkpoint that is being put, when it is; never if none is.
+async fn checkpoint_object(checkpoint: &mut Checkpointing) -> PutOutcome {
+    match checkpoint {
+        Checkpointing::Put(put, _) => put.await,
+        _ => std::future::pending().await,
+    }
+}

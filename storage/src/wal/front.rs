@@ -1,0 +1,441 @@
+//! The front of the WAL: what partitions and the node see. The work is done by the task in
+//! `driver.rs` and by the thread of the local WAL.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use firn_proto::ids::{ClusterId, Slot, SlotPosition, StreamId};
+use firn_proto::limits;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+
+use super::buffer::{FlushPolicy, WalBuffer};
+use super::driver::Driver;
+use super::entry::WalEntry;
+use super::error::WalError;
+use super::latency::{Latency, LatencyFigures};
+use super::local::{LocalAck, LocalEvents, LocalQueue, LocalWal};
+use super::permits::{FairKey, Permits, WalPermit};
+use super::sink::WalSink;
+use super::slab::Slab;
+use crate::bucket::{Bucket, BucketKind};
+use crate::checkpoint;
+use crate::state::StateRow;
+use crate::stream::{Nonce, StreamEnv, StreamHandle, StreamName, StreamSpec};
+
+/// Checkpoints that may wait for a slot. More callers wait outside.
+const CHECKPOINTS_WAITING_MAX: usize = 4;
+
+/// What a WAL is started with.
+#[derive(Debug)]
+pub struct WalSpec {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The stream of this incarnation, new: its first slot is 0.
+    pub stream: StreamId,
+    /// When slots are put.
+    pub policy: FlushPolicy,
+    /// Bytes that may be in the WAL and not durable.
+    pub bytes_in_flight: usize,
+    /// The local WAL, if there is one.
+    pub local: Option<LocalWal>,
+}
+
+/// The write-ahead log of this broker. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Wal {
+    shared: Arc<Shared>,
+}
+
+/// Figures of the WAL, for metrics and for decisions that need no precision.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WalStatus {
+    /// The end of the durable prefix: every slot below it is durable and ours.
+    pub durable_end: Slot,
+    /// Bytes that wait for a slot.
+    pub buffered_bytes: usize,
+    /// Slots that are put and not durable.
+    pub slots_in_flight: usize,
+    /// Bytes held by permits: in the WAL and not durable, or about to come.
+    pub permit_bytes: usize,
+    /// Bytes of durable objects.
+    pub durable_bytes: u64,
+    /// From the close of a slot until it is durable.
+    pub put: LatencyFigures,
+    /// Group commits of the local WAL, where there is one.
+    pub fsync: Option<LatencyFigures>,
+    /// Entries that wait for the local disk.
+    pub local_waiting: usize,
+    /// The local disk has no room.
+    pub local_full: bool,
+}
+
+pub(super) struct Shared {
+    pub(super) name: StreamName,
+    pub(super) sink: Arc<dyn WalSink>,
+    pub(super) permits: Arc<Permits>,
+    state: Mutex<State>,
+    /// Wakes the driver.
+    pub(super) wake: Notify,
+    pub(super) local: Option<LocalQueue>,
+    pub(super) put: Latency,
+    pub(super) progress: watch::Sender<Progress>,
+    checkpoint_room: Semaphore,
+}
+
+/// How far the WAL has come, to be waited for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    /// Every entry with a lower sequence is durable.
+    pub(super) low: u64,
+    pub(super) durable_end: Slot,
+    pub(super) durable_bytes: u64,
+    /// Why nothing is taken any more.
+    pub(super) ended: Option<WalError>,
+    /// The driver is done.
+    pub(super) finished: bool,
+}
+
+pub(super) struct State {
+    pub(super) buffer: WalBuffer<Held>,
+    pub(super) checkpoints: VecDeque<PendingCheckpoint>,
+    pub(super) closing: bool,
+    slab: Slab,
+    next_sequence: u64,
+    refuses: Option<WalError>,
+}
+
+/// What is held with an entry until it is durable.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) sequence: u64,
+    /// Given back when this is dropped.
+    _permit: WalPermit,
+}
+
+/// A checkpoint that waits for a slot.
+#[derive(Debug)]
+pub(super) struct PendingCheckpoint {
+    pub(super) rows: Bytes,
+    pub(super) done: oneshot::Sender<SlotPosition>,
+}
+
+impl FlushPolicy {
+    /// The policy that suits what stands behind the bucket (DESIGN §4): put tokens where requests
+    /// cost money, and on a local disk one put at a time, so that each fsync serves all who came
+    /// during the one before.
+    pub fn for_bucket(kind: BucketKind) -> Self {
+        let shared = Self {
+            slot_bytes: limits::SLOT_BYTES_TARGET,
+            slots_in_flight: limits::SLOTS_IN_FLIGHT_MAX,
+            partial_slots_in_flight: limits::SLOTS_IN_FLIGHT_MAX,
+            puts_per_second: None,
+        };
+        match kind {
+            BucketKind::S3 => Self {
+                puts_per_second: Some(limits::WAL_PUTS_PER_SECOND_DEFAULT),
+                ..shared
+            },
+            BucketKind::File => Self {
+                partial_slots_in_flight: 1,
+                ..shared
+            },
+            BucketKind::Memory | BucketKind::Given => shared,
+        }
+    }
+}
+
+impl Wal {
+    /// Starts the WAL on its stream. Needs a tokio runtime. What is durable goes to `sink`.
+    ///
+    /// # Errors
+    ///
+    /// [`WalError::Local`] if the thread of the local WAL cannot be started.
+    pub fn start(
+        bucket: Bucket,
+        spec: WalSpec,
+        sink: Arc<dyn WalSink>,
+        env: StreamEnv,
+    ) -> Result<Self, WalError> {
+        let name = StreamName::wal(spec.cluster, spec.stream);
+        let policy = FlushPolicy {
+            slots_in_flight: spec.policy.slots_in_flight.min(limits::SLOTS_IN_FLIGHT_MAX),
+            ..spec.policy
+        };
+        let first_sequence = spec.local.as_ref().map_or(1, LocalWal::next_sequence);
+        let progress = watch::Sender::new(Progress {
+            low: first_sequence,
+            ..Progress::default()
+        });
+        let permits = Arc::new(Permits::new(spec.bytes_in_flight));
+        let mut thread = None;
+        let mut local = None;
+        if let Some(wal) = spec.local {
+            let events = ToSink {
+                sink: Arc::clone(&sink),
+                permits: Arc::clone(&permits),
+                progress: progress.clone(),
+            };
+            let log = wal.into_log(spec.stream);
+            let (queue, joined) = LocalQueue::start(log, events, Arc::clone(&env.clock))
+                .map_err(|error| WalError::DeviceFailed(Arc::new(error)))?;
+            local = Some(queue);
+            thread = Some(joined);
+        }
+        let shared = Arc::new(Shared {
+            name,
+            sink,
+            permits,
+            state: Mutex::new(State {
+                buffer: WalBuffer::new(policy, env.clock.mono()),
+                checkpoints: VecDeque::new(),
+                closing: false,
+                slab: Slab::default(),
+                next_sequence: first_sequence,
+                refuses: None,
+            }),
+            wake: Notify::new(),
+            local,
+            put: Latency::default(),
+            progress,
+            checkpoint_room: Semaphore::new(CHECKPOINTS_WAITING_MAX),
+        });
+        let stream = StreamSpec {
+            stream: name,
+            first_slot: Slot(0),
+            prev_nonce: Nonce::NONE,
+        };
+        let (handle, events) = StreamHandle::start(bucket.clone(), stream, env.clone());
+        let driver = Driver::new(Arc::clone(&shared), bucket, handle, events, env);
+        tokio::spawn(driver.run(first_sequence, thread));
+        Ok(Self { shared })
+    }
+
+    /// Waits until `bytes` more fit into the WAL. Callers with different keys are served fairly:
+    /// who holds least goes first.
+    ///
+    /// Cancel safe: dropping the future gives its place up.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing is taken any more.
+    pub async fn reserve(&self, bytes: usize, who: FairKey) -> Result<WalPermit, WalError> {
+        match self.shared.permits.reserve(bytes, who).await {
+            Some(permit) => Ok(permit),
+            None => Err(self.shared.refusal()),
+        }
+    }
+
+    /// Adds an entry. Entries of a partition become durable in the order of these calls, so they
+    /// are made under the partition's lock. Short: no IO, no wait.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing is taken any more; the entry will never be durable then.
+    pub fn push(&self, mut entry: WalEntry, permit: WalPermit) -> Result<(), WalError> {
+        let mut state = self.shared.lock();
+        if let Some(error) = &state.refuses {
+            return Err(error.clone());
+        }
+        entry.records = state.slab.keep(entry.records);
+        let sequence = state.next_sequence;
+        state.next_sequence += 1;
+        if let Some(local) = &self.shared.local {
+            local.push(sequence, entry.clone());
+        }
+        let (was_empty, was_full) = (state.buffer.is_empty(), state.buffer.is_full());
+        let held = Held {
+            sequence,
+            _permit: permit,
+        };
+        state.buffer.push(entry, held);
+        let wake = was_empty || (!was_full && state.buffer.is_full());
+        drop(state);
+        if wake {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Writes state rows: into the next slot, or into an object that the slot names. Resolves with
+    /// that slot once it is durable. Each row is the state after exactly the slots up to its
+    /// `after`; to keep folds short, the caller sets that to the latest durable slot in every
+    /// row of the set, also in those that it did not change.
+    ///
+    /// Dropping the future does not take the checkpoint back once it waits for its slot.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing is taken any more, or [`WalError::Closed`] if this checkpoint failed.
+    pub async fn push_checkpoint(&self, rows: &[StateRow]) -> Result<SlotPosition, WalError> {
+        let next = self.next_durable();
+        for after in rows.iter().filter_map(|row| row.after) {
+            assert!(
+                after.stream != next.stream || after.slot < next.slot,
+                "I8: a state row after {after} was taken from memory: the log ends before {next}"
+            );
+        }
+        self.push_checkpoint_bytes(checkpoint::encode(rows)).await
+    }
+
+    /// Puts an encoded checkpoint into the next slot, or into an object that the slot names.
+    /// Resolves with that slot once it is durable.
+    ///
+    /// Dropping the future does not take the checkpoint back once it waits for its slot.
+    async fn push_checkpoint_bytes(&self, rows: Bytes) -> Result<SlotPosition, WalError> {
+        let Ok(_room) = self.shared.checkpoint_room.acquire().await else {
+            return Err(WalError::Closed);
+        };
+        let (done, position) = oneshot::channel();
+        {
+            let mut state = self.shared.lock();
+            if let Some(error) = &state.refuses {
+                return Err(error.clone());
+            }
+            state
+                .checkpoints
+                .push_back(PendingCheckpoint { rows, done });
+        }
+        self.shared.wake.notify_one();
+        position.await.map_err(|_| self.shared.refusal())
+    }
+
+    /// Waits until everything that was pushed before this call is durable, without waiting for
+    /// put tokens. Returns early if the WAL ends.
+    pub async fn flush(&self) {
+        let target = {
+            let mut state = self.shared.lock();
+            state.buffer.force();
+            state.next_sequence
+        };
+        self.shared.wake.notify_one();
+        let mut progress = self.shared.progress.subscribe();
+        // the sender lives in `shared`
+        let _ = progress
+            .wait_for(|progress| progress.low >= target || progress.finished)
+            .await;
+    }
+
+    /// Takes nothing any more, waits until everything is durable, and ends. The answer is the end
+    /// of the durable prefix. May be called more than once.
+    ///
+    /// # Errors
+    ///
+    /// [`WalError::Fenced`] if the stream ended first.
+    pub async fn close(&self) -> Result<Slot, WalError> {
+        {
+            let mut state = self.shared.lock();
+            state.closing = true;
+            state.refuses.get_or_insert(WalError::Closed);
+            state.buffer.force();
+        }
+        self.shared.permits.close();
+        self.shared.wake.notify_one();
+        let mut progress = self.shared.progress.subscribe();
+        let _ = progress.wait_for(|progress| progress.finished).await;
+        let progress = progress.borrow();
+        match &progress.ended {
+            None | Some(WalError::Closed) => Ok(progress.durable_end),
+            Some(error) => Err(error.clone()),
+        }
+    }
+
+    /// Resolves when the WAL has ended by itself, with the reason: the node has to stop.
+    pub fn failed(&self) -> impl Future<Output = WalError> + Send + 'static {
+        let mut progress = self.shared.progress.subscribe();
+        async move {
+            match progress.wait_for(|progress| progress.ended.is_some()).await {
+                Ok(progress) => progress.ended.clone().unwrap_or(WalError::Closed),
+                Err(_) => WalError::Closed,
+            }
+        }
+    }
+
+    /// Figures of this moment.
+    pub fn status(&self) -> WalStatus {
+        let (buffered_bytes, slots_in_flight) = {
+            let state = self.shared.lock();
+            (state.buffer.bytes(), state.buffer.in_flight())
+        };
+        let local = self.shared.local.as_ref();
+        let progress = self.shared.progress.borrow();
+        WalStatus {
+            durable_end: progress.durable_end,
+            buffered_bytes,
+            slots_in_flight,
+            permit_bytes: self.shared.permits.held(),
+            durable_bytes: progress.durable_bytes,
+            put: self.shared.put.figures(),
+            fsync: local.map(|local| local.latency().figures()),
+            local_waiting: local.map_or(0, LocalQueue::len),
+            local_full: local.is_some_and(LocalQueue::is_full),
+        }
+    }
+
+    /// The position of the slot that becomes durable next: the first that a state row written
+    /// now does not cover.
+    pub fn next_durable(&self) -> SlotPosition {
+        SlotPosition {
+            stream: self.shared.name.stream,
+            slot: self.shared.progress.borrow().durable_end,
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Turns everybody away from now on, for this reason.
+    pub(super) fn refuse(&self, error: &WalError) {
+        self.lock().refuses = Some(error.clone());
+        self.checkpoint_room.close();
+        end(&self.permits, &self.progress, error);
+    }
+
+    fn refusal(&self) -> WalError {
+        let ended = self.progress.borrow().ended.clone();
+        ended
+            .or_else(|| self.lock().refuses.clone())
+            .unwrap_or(WalError::Closed)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.name)
+    }
+}
+
+fn end(permits: &Permits, progress: &watch::Sender<Progress>, error: &WalError) {
+    permits.close();
+    progress.send_modify(|progress| {
+        progress.ended.get_or_insert_with(|| error.clone());
+    });
+}
+
+/// Takes the events of the local WAL's thread to the sink.
+struct ToSink {
+    sink: Arc<dyn WalSink>,
+    permits: Arc<Permits>,
+    progress: watch::Sender<Progress>,
+}
+
+impl LocalEvents for ToSink {
+    fn on_fsynced(&self, acked: &[LocalAck]) {
+        // what is on the disk of a fenced broker is missing in the bucket and not acknowledged
+        if self.progress.borrow().ended.is_none() {
+            self.sink.on_local(acked);
+        }
+    }
+
+    fn on_device_failed(&self, error: std::io::Error) {
+        let error = WalError::DeviceFailed(Arc::new(error));
+        end(&self.permits, &self.progress, &error);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,356 @@
+//! The directory of a local WAL: its lock, its identity, its files. Owns every path in it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crc_fast::crc32_iscsi;
+use firn_proto::env::Entropy;
+use firn_proto::ids::{ClusterId, DiskId};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+
+use super::error::LocalWalError;
+
+const LOCK: &str = "lock";
+const IDENTITY: &str = "identity";
+const IDENTITY_NEW: &str = "identity.new";
+const QUARANTINE: &str = "quarantine";
+const SEGMENT_SUFFIX: &str = ".wal";
+const IDENTITY_MAGIC: [u8; 8] = *b"FIRNWALD";
+const IDENTITY_BYTES: usize = 48;
+/// Most slices that one write may name (Linux `IOV_MAX`).
+const SLICES_MAX: usize = 1024;
+
+/// What to do with a directory of another cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForeignDirectory {
+    /// Refuse to start.
+    #[default]
+    Refuse,
+    /// Remove what is in it and start anew.
+    Wipe,
+}
+
+/// A directory that this process has for itself until the last clone is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    /// Open on the directory itself, to fsync its entries.
+    handle: File,
+    /// Holds the kernel lock; the lock goes when the process goes, however it goes.
+    _lock: File,
+    cluster: ClusterId,
+    disk: DiskId,
+}
+
+impl Directory {
+    /// Takes the directory: makes it if it is missing, locks it, and only then reads it.
+    pub(crate) fn open(
+        path: &Path,
+        cluster: ClusterId,
+        foreign: ForeignDirectory,
+        entropy: &Entropy,
+    ) -> Result<Self, LocalWalError> {
+        create_durably(path)?;
+        let lock = take_lock(path)?;
+        let handle = File::open(path).map_err(LocalWalError::io("open", path))?;
+        let disk = match read_identity(path)? {
+            Some((found, disk)) if found == cluster => disk,
+            Some((found, _)) if foreign == ForeignDirectory::Refuse => {
+                return Err(LocalWalError::ForeignCluster {
+                    dir: path.to_owned(),
+                    found,
+                    expected: cluster,
+                });
+            }
+            Some((found, _)) => {
+                tracing::warn!(dir = %path.display(), %found, %cluster, "local wal of another cluster is wiped, as configured");
+                wipe(path)?;
+                make_identity(path, &handle, cluster, entropy)?
+            }
+            None => make_identity(path, &handle, cluster, entropy)?,
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path: path.to_owned(),
+                handle,
+                _lock: lock,
+                cluster,
+                disk,
+            }),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    pub(crate) fn disk(&self) -> DiskId {
+        self.inner.disk
+    }
+
+    pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
+        self.inner
+            .path
+            .join(format!("{number:016x}{SEGMENT_SUFFIX}"))
+    }
+
+    /// The numbers of all segment files, ascending.
+    pub(crate) fn segments(&self) -> Result<Vec<u64>, LocalWalError> {
+        segment_numbers(&self.inner.path)
+    }
+
+    /// Moves a damaged segment out of the way, for somebody to look at.
+    pub(crate) fn quarantine(&self, number: u64) -> Result<PathBuf, LocalWalError> {
+        let folder = self.inner.path.join(QUARANTINE);
+        create_durably(&folder)?;
+        let from = self.segment_path(number);
+        let to = folder.join(format!("{number:016x}{SEGMENT_SUFFIX}"));
+        fs::rename(&from, &to).map_err(LocalWalError::io("move to quarantine", &from))?;
+        sync_directory(&folder)?;
+        self.sync()?;
+        Ok(to)
+    }
+
+    /// Removes a segment file. Not fsynced: a segment that comes back after a power loss holds
+    /// nothing that is missing in the bucket.
+    pub(crate) fn remove(&self, number: u64) -> Result<(), LocalWalError> {
+        let path = self.segment_path(number);
+        fs::remove_file(&path).map_err(LocalWalError::io("remove", &path))
+    }
+
+    fn sync(&self) -> Result<(), LocalWalError> {
+        self.inner
+            .handle
+            .sync_all()
+            .map_err(LocalWalError::io("fsync", &self.inner.path))
+    }
+}
+
+/// Segment files, as the writer uses them. A trait so that tests can have a full or a broken disk.
+pub(crate) trait Device: Send + 'static {
+    type File: SegmentFile;
+    /// A new segment file of this size, its blocks reserved, its name durable.
+    fn create(&mut self, number: u64, bytes: u64) -> io::Result<Self::File>;
+    /// Gives a segment file another number, durably.
+    fn rename(&mut self, from: u64, to: u64) -> io::Result<()>;
+    /// Removes a segment file.
+    fn remove(&mut self, number: u64) -> io::Result<()>;
+}
+
+/// One open segment file.
+pub(crate) trait SegmentFile: Send + 'static {
+    /// Writes all of `pieces` one behind the other from `offset` on.
+    fn write_at(&self, pieces: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Returns when everything written is on the disk.
+    fn sync(&self) -> io::Result<()>;
+}
+
+impl Device for Directory {
+    type File = File;
+
+    fn create(&mut self, number: u64, bytes: u64) -> io::Result<File> {
+        let path = self.segment_path(number);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        let reserved = fallocate(&file, FallocateFlags::empty(), 0, bytes)
+            .map_err(io::Error::from)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| self.inner.handle.sync_all());
+        if let Err(error) = reserved {
+            // give back what a full disk could still give
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    fn rename(&mut self, from: u64, to: u64) -> io::Result<()> {
+        fs::rename(self.segment_path(from), self.segment_path(to))?;
+        self.inner.handle.sync_all()
+    }
+
+    fn remove(&mut self, number: u64) -> io::Result<()> {
+        fs::remove_file(self.segment_path(number))
+    }
+}
+
+impl SegmentFile for File {
+    fn write_at(&self, mut pieces: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        while !pieces.is_empty() {
+            let some = &pieces[..pieces.len().min(SLICES_MAX)];
+            match rustix::io::pwritev(self, some, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut pieces, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// Makes a directory and every missing parent, and fsyncs the parent of each that it made.
+fn create_durably(path: &Path) -> Result<(), LocalWalError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        create_durably(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(LocalWalError::io("create", path)(error));
+        }
+        _ => {}
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
+        _ => sync_directory(Path::new(".")),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), LocalWalError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(LocalWalError::io("fsync", path))
+}
+
+fn take_lock(dir: &Path) -> Result<File, LocalWalError> {
+    let path = dir.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(LocalWalError::io("open", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = (&file).take(20).read_to_string(&mut holder);
+            let holder = holder.trim().to_owned();
+            return Err(LocalWalError::Locked {
+                dir: dir.to_owned(),
+                holder: (!holder.is_empty()).then_some(holder),
+            });
+        }
+        Err(error) => return Err(LocalWalError::io("lock", &path)(error.into())),
+    }
+    // for the error message of the next one only; the lock is what counts
+    let _ = file.set_len(0);
+    let _ = writeln!(file, "{}", std::process::id());
+    Ok(file)
+}
+
+fn read_identity(dir: &Path) -> Result<Option<(ClusterId, DiskId)>, LocalWalError> {
+    let unknown = |what| LocalWalError::UnknownIdentity {
+        dir: dir.to_owned(),
+        what,
+    };
+    let path = dir.join(IDENTITY);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return if segment_numbers(dir)?.is_empty() {
+                Ok(None)
+            } else {
+                Err(unknown("missing"))
+            };
+        }
+        Err(error) => return Err(LocalWalError::io("read", &path)(error)),
+    };
+    let whole = bytes.len() == IDENTITY_BYTES
+        && bytes[..8] == IDENTITY_MAGIC
+        && bytes[12..16] == crc32_iscsi(&bytes[16..]).to_le_bytes();
+    if !whole {
+        return Err(unknown("damaged"));
+    }
+    let mut cluster = [0; 16];
+    let mut disk = [0; 16];
+    cluster.copy_from_slice(&bytes[16..32]);
+    disk.copy_from_slice(&bytes[32..48]);
+    Ok(Some((ClusterId(cluster), DiskId(disk))))
+}
+
+fn make_identity(
+    dir: &Path,
+    handle: &File,
+    cluster: ClusterId,
+    entropy: &Entropy,
+) -> Result<DiskId, LocalWalError> {
+    let disk = DiskId::from_random(entropy.next_u128());
+    let mut bytes = [0; IDENTITY_BYTES];
+    bytes[..8].copy_from_slice(&IDENTITY_MAGIC);
+    bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    bytes[16..32].copy_from_slice(&cluster.0);
+    bytes[32..48].copy_from_slice(&disk.0);
+    let crc = crc32_iscsi(&bytes[16..]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    let new = dir.join(IDENTITY_NEW);
+    let path = dir.join(IDENTITY);
+    File::create(&new)
+        .and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&new, &path))
+        .and_then(|()| handle.sync_all())
+        .map_err(LocalWalError::io("write", &path))?;
+    Ok(disk)
+}
+
+/// Removes what Firn put there, and nothing else. The identity goes last, so that a wipe that is
+/// interrupted is taken up again.
+fn wipe(dir: &Path) -> Result<(), LocalWalError> {
+    for folder in [dir.to_owned(), dir.join(QUARANTINE)] {
+        if !folder.is_dir() {
+            continue;
+        }
+        for number in segment_numbers(&folder)? {
+            let path = folder.join(format!("{number:016x}{SEGMENT_SUFFIX}"));
+            fs::remove_file(&path).map_err(LocalWalError::io("remove", &path))?;
+        }
+    }
+    sync_directory(dir)?;
+    let path = dir.join(IDENTITY);
+    fs::remove_file(&path).map_err(LocalWalError::io("remove", &path))
+}
+
+fn segment_numbers(dir: &Path) -> Result<Vec<u64>, LocalWalError> {
+    let mut numbers = Vec::new();
+    for item in fs::read_dir(dir).map_err(LocalWalError::io("list", dir))? {
+        let name = item.map_err(LocalWalError::io("list", dir))?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(SEGMENT_SUFFIX))
+            .filter(|digits| digits.len() == 16)
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}

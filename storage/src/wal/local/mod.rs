@@ -1,0 +1,112 @@
+//! The local WAL: entries on the broker's own disk, fsynced in groups, for `acks=1` and for
+//! `firn.durability=local` (DESIGN §4). Knows nothing of the bucket: it is told what is durable.
+//!
+//! - `directory.rs`: lock, identity, files
+//! - `format.rs`: the bytes; pure
+//! - `log.rs`: the writer of segments
+//! - `thread.rs`: group commit
+//! - `recovery.rs`, `missing.rs`: what is found at start, and what of it the bucket lacks
+
+mod directory;
+mod error;
+mod format;
+mod log;
+mod missing;
+mod recovery;
+mod thread;
+
+use std::path::PathBuf;
+
+use firn_proto::env::Entropy;
+use firn_proto::ids::{ClusterId, DiskId, StreamId};
+use firn_proto::limits;
+
+pub use directory::ForeignDirectory;
+pub use error::LocalWalError;
+pub use missing::{Missing, MissingEpoch};
+pub use recovery::{DamagedSegment, LocalRow, Recovered};
+pub use thread::LocalAck;
+
+pub(crate) use thread::{LocalEvents, LocalQueue};
+
+use directory::Directory;
+use log::LocalLog;
+
+/// Where the local WAL lies and how.
+#[derive(Clone, Debug)]
+pub struct LocalWalOptions {
+    /// The directory, for one process at a time.
+    pub dir: PathBuf,
+    /// What to do with a directory of another cluster.
+    pub foreign: ForeignDirectory,
+    /// Size of a segment in bytes.
+    pub segment_bytes: u64,
+}
+
+impl LocalWalOptions {
+    /// Segments of the usual size in `dir`; a directory of another cluster is refused.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            foreign: ForeignDirectory::default(),
+            segment_bytes: limits::LOCAL_SEGMENT_BYTES,
+        }
+    }
+}
+
+/// A local WAL directory that this process has locked, ready to be written to.
+#[derive(Debug)]
+pub struct LocalWal {
+    directory: Directory,
+    segment_bytes: u64,
+    next_number: u64,
+    next_sequence: u64,
+}
+
+impl LocalWal {
+    /// Takes the directory and reads what is in it. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalWalError::Locked`] while another process has it, [`LocalWalError::ForeignCluster`]
+    /// for a directory of another cluster, [`LocalWalError::Io`] for what the disk answers.
+    pub fn open(
+        options: &LocalWalOptions,
+        cluster: ClusterId,
+        entropy: &Entropy,
+    ) -> Result<(Self, Recovered), LocalWalError> {
+        let directory = Directory::open(&options.dir, cluster, options.foreign, entropy)?;
+        let recovered = Recovered::scan(directory.clone())?;
+        let local = Self {
+            directory,
+            segment_bytes: options.segment_bytes,
+            next_number: recovered.next_number(),
+            next_sequence: recovered.next_sequence(),
+        };
+        Ok((local, recovered))
+    }
+
+    /// The id of the directory, by which the coordinator knows the disk again.
+    pub fn disk(&self) -> DiskId {
+        self.directory.disk()
+    }
+
+    /// The sequence of the first entry to be written.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    pub(crate) fn into_log(self, stream: StreamId) -> LocalLog<Directory> {
+        let identity = (self.directory.cluster(), self.directory.disk());
+        LocalLog::new(
+            self.directory,
+            identity,
+            stream,
+            self.segment_bytes,
+            self.next_number,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;
