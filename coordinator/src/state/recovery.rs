@@ -65,12 +65,18 @@ impl State {
                 end: window.end_slot.unwrap_or(Slot(0)),
             }
         });
+        // The row in slot m is the state after an earlier slot: what was in flight when it was
+        // taken lies in slots up to m. Only the row itself says which, so its window stays even
+        // if nothing lies behind m.
+        let holds_row = |range: &FoldRange| marks.row.is_some_and(|row| row.stream == range.stream);
         Some(PartitionFold {
             tp,
             epoch: last.epoch,
             stream: last.stream,
             row: marks.row,
-            ranges: ranges.filter(|range| range.from < range.end).collect(),
+            ranges: ranges
+                .filter(|range| range.from < range.end || holds_row(range))
+                .collect(),
         })
     }
 }

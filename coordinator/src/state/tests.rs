@@ -198,6 +198,22 @@ fn a_restart_seals_folds_and_begins_the_next_epoch_at_the_folded_end() {
     );
 }
 
+/// A row says itself which slot it is the state after, and that may lie before the slot that holds
+/// it. A fold that is given no range then never looks at what lies between, and the batches there
+/// are lost.
+#[test]
+fn a_row_in_the_last_slot_of_a_stream_leaves_its_window_to_be_folded() {
+    let mut world = World::default();
+    let old = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    world.report(&old, 5, &[(4, tp)]);
+    world.register(1, None);
+    world.seal(old.stream, 5).unwrap();
+    let folds = world.state.pending_folds();
+    assert_eq!(folds[0].ranges.len(), 1);
+    assert_eq!(folds[0].ranges[0].end, Slot(5));
+}
+
 #[test]
 fn a_live_stream_is_not_sealed_and_ends_no_epoch() {
     let mut world = World::default();
