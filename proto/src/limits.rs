@@ -124,6 +124,8 @@ pub const GROUP_PROTOCOLS_MAX: usize = 64;
 pub const GROUP_MEMBER_BYTES_MAX: usize = 1024 * 1024;
 /// What all members of a group may say, and all their assignments, each in bytes.
 pub const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What all members of all groups may say, and all their assignments, together in bytes.
+pub const GROUPS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest note on a committed offset, in bytes (`offset.metadata.max.bytes`).
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 
@@ -131,6 +133,8 @@ const _: () = assert!(
     3 * GROUP_BYTES_MAX < JOURNAL_COMMAND_BYTES_MAX,
     "a whole group must fit one journal command"
 );
+const _: () = assert!(GROUP_MEMBER_BYTES_MAX <= GROUP_BYTES_MAX);
+const _: () = assert!(2 * GROUP_BYTES_MAX <= GROUPS_BYTES_MAX);
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
 const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(

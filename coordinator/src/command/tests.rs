@@ -3,6 +3,8 @@ use firn_proto::cluster::{
 };
 use firn_proto::ids::{DiskId, LeaderEpoch, ProducerId, TopicPartition};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::snapshot::{decode_snapshot, encode_snapshot};
 use crate::state::State;
@@ -253,4 +255,19 @@ fn a_command_over_the_limit_leaves_the_slot_as_it_was() {
     ));
     assert!(slot.is_empty());
     assert_eq!(slot.take(), slot_of(&[]));
+}
+
+proptest! {
+    #[test]
+    fn bytes_that_were_hurt_are_read_or_refused_but_never_panic(
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = GOLDEN_JOURNAL.to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        bytes.truncate(cut.index(bytes.len()) + 1);
+        drop(decode_slot(&bytes));
+    }
 }

@@ -39,6 +39,8 @@ pub(super) struct ClassicGroup {
     pub(super) offered: BTreeMap<Arc<str>, usize>,
     /// Bytes of metadata of all members.
     pub(super) bytes: usize,
+    /// Bytes of all assignments.
+    pub(super) assigned_bytes: usize,
     pub(super) phase: Option<PhaseTimer>,
     idle_check: Mono,
     /// Not later than the earliest timer of the group.
@@ -120,6 +122,7 @@ impl ClassicGroup {
             unsynced: BTreeSet::new(),
             offered: BTreeMap::new(),
             bytes: 0,
+            assigned_bytes: 0,
             phase: None,
             idle_check,
             wake: Some(idle_check),
@@ -155,6 +158,7 @@ impl ClassicGroup {
                 joining: None,
                 syncing: None,
             };
+            group.assigned_bytes += member.assignment.len();
             group.insert_member(Arc::clone(&kept.member), member);
         }
         group.rearm();
@@ -193,6 +197,11 @@ impl ClassicGroup {
     /// Not later than the earliest moment at which a timer is due.
     pub(super) fn wake(&self) -> Option<Mono> {
         self.wake
+    }
+
+    /// Bytes that its members make it hold.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes + self.assigned_bytes
     }
 
     /// Whether the row has changed since the last call.

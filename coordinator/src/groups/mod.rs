@@ -31,7 +31,7 @@ use firn_proto::cluster::{
 use firn_proto::env::Mono;
 use firn_proto::limits::{
     GROUP_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBER_BYTES_MAX, GROUP_MEMBERS_MAX,
-    GROUP_PROTOCOLS_MAX, GROUPS_MAX,
+    GROUP_PROTOCOLS_MAX, GROUPS_BYTES_MAX, GROUPS_MAX,
 };
 
 use crate::command::{GroupRow, PutGroup};
@@ -91,6 +91,8 @@ impl Out {
 pub struct Groups {
     config: GroupConfig,
     by_id: BTreeMap<Arc<str>, ClassicGroup>,
+    /// Bytes that members make all groups hold.
+    bytes: usize,
     /// The groups by the earliest moment at which one may have something to do.
     timers: BTreeSet<(Mono, Arc<str>)>,
 }
@@ -107,6 +109,7 @@ impl Groups {
         let mut groups = Self {
             config,
             by_id: BTreeMap::new(),
+            bytes: 0,
             timers: BTreeSet::new(),
         };
         for (id, row) in rows {
@@ -147,9 +150,10 @@ impl Groups {
     pub fn handle_sync(&mut self, call: CallId, request: &SyncGroup, now: Mono) -> Out {
         let mut out = Out::default();
         let bytes: usize = request.assignments.iter().map(|(_, a)| a.len()).sum();
-        if bytes > GROUP_BYTES_MAX {
+        if bytes > GROUP_BYTES_MAX || self.bytes + bytes > GROUPS_BYTES_MAX {
             let error = GroupError::InvalidRequest(format!(
-                "the assignments have {bytes} bytes; at most {GROUP_BYTES_MAX} are allowed"
+                "the assignments have {bytes} bytes; at most {GROUP_BYTES_MAX} are allowed in a \
+                 group and {GROUPS_BYTES_MAX} in all"
             ));
             out.reply(call, Reply::SyncGroup(Err(error)));
             return out;
@@ -238,10 +242,11 @@ impl Groups {
 
     /// Forgets a group that [`Groups::check_delete`] has passed.
     pub fn remove(&mut self, group: &str) {
-        if let Some(group) = self.by_id.remove(group)
-            && let Some(wake) = group.wake()
-        {
-            self.timers.remove(&(wake, Arc::clone(group.id())));
+        if let Some(group) = self.by_id.remove(group) {
+            self.bytes -= group.held_bytes();
+            if let Some(wake) = group.wake() {
+                self.timers.remove(&(wake, Arc::clone(group.id())));
+            }
         }
     }
 
@@ -301,7 +306,9 @@ impl Groups {
             return false;
         };
         let before = group.wake();
+        let held = group.held_bytes();
         step(group, out);
+        self.bytes = self.bytes + group.held_bytes() - held;
         if group.take_unsaved() {
             out.puts.push(PutGroup {
                 group: Arc::clone(group.id()),
@@ -321,6 +328,7 @@ impl Groups {
 
     fn insert(&mut self, group: ClassicGroup) {
         let wake = group.wake();
+        self.bytes += group.held_bytes();
         self.timers
             .extend(wake.map(|wake| (wake, Arc::clone(group.id()))));
         self.by_id.insert(Arc::clone(group.id()), group);
@@ -347,6 +355,9 @@ impl Groups {
                 "a member may offer {GROUP_PROTOCOLS_MAX} protocols of {GROUP_MEMBER_BYTES_MAX} \
                  bytes, and ids of {GROUP_ID_BYTES_MAX} bytes"
             )));
+        }
+        if self.bytes + bytes > GROUPS_BYTES_MAX {
+            return Err(GroupError::GroupMaxSizeReached);
         }
         if !self.by_id.contains_key(&request.group) {
             if !request.member.is_empty() {

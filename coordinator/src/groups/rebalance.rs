@@ -92,6 +92,7 @@ impl ClassicGroup {
             self.protocol = "".into();
             self.leader = "".into();
             self.phase = None;
+            self.assigned_bytes = 0;
             self.save();
             self.start_idle(now);
             return;
@@ -106,6 +107,7 @@ impl ClassicGroup {
     }
 
     fn tell_generation(&mut self, now: Mono, out: &mut Out) {
+        self.assigned_bytes = 0;
         let ids: Vec<_> = self.members.keys().cloned().collect();
         for id in ids {
             let told = self.joined(&id, id == self.leader);

@@ -60,9 +60,11 @@ impl ClassicGroup {
     /// A member that the leader left out gets nothing.
     fn take_assignments(&mut self, request: &SyncGroup) {
         let given: BTreeMap<_, _> = request.assignments.iter().cloned().collect();
+        self.assigned_bytes = 0;
         for (id, member) in &mut self.members {
             let part = given.get(id);
             member.assignment = part.map_or_else(|| Arc::from([]), Arc::clone);
+            self.assigned_bytes += member.assignment.len();
         }
     }
 

@@ -743,6 +743,8 @@ proptest! {
             for group in scene.groups.by_id.values() {
                 group.check();
             }
+            let held = scene.groups.by_id.values().map(ClassicGroup::held_bytes);
+            prop_assert_eq!(held.sum::<usize>(), scene.groups.bytes);
         }
         for _ in 0..80 {
             scene.pass(10_000);
