@@ -8,6 +8,8 @@ pub mod bucket;
 pub mod cache;
 pub mod checkpoint;
 pub mod fold;
+#[cfg(test)]
+mod golden;
 pub mod inspect;
 pub mod journal;
 pub mod layout;
