@@ -52,6 +52,14 @@ struct Broken {
     reason: String,
 }
 
+/// How a race ended.
+enum Race {
+    /// One create left this body.
+    Won(Bytes),
+    /// The store's answers do not tell: it was overloaded, or failed, or was not reached.
+    Unclear(String),
+}
+
 /// Why a round gave no verdict of success.
 enum RoundError {
     Broken(Broken),
@@ -136,50 +144,50 @@ fn add_checks(report: &mut Report, broken: Option<&Broken>, extent: &str) {
 
 /// One race for one fresh key, then everything that must hold of its object.
 async fn round(bucket: &Bucket, writers: u8, used: &mut Vec<Key>) -> Result<(), RoundError> {
+    let mut last = String::new();
     for attempt in 1..=ATTEMPTS_MAX {
         let name = bucket.0.entropy.next_u128();
         let key = Place::Scratch(name).key();
         used.push(key.clone());
-        if let Some(winner) = race(bucket, &key, writers).await? {
-            refuses_second(bucket, &key).await?;
-            sees_by_get(bucket, &key, winner, writers).await?;
-            return sees_by_list(bucket, &key, name).await;
+        match race(bucket, &key, writers).await? {
+            Race::Won(winner) => {
+                refuses_second(bucket, &key).await?;
+                sees_by_get(bucket, &key, winner, writers).await?;
+                return sees_by_list(bucket, &key, name).await;
+            }
+            Race::Unclear(detail) => last = detail,
         }
         let pause = backoff(attempt, bucket.0.entropy.next_u64());
         tokio::time::sleep(pause).await;
     }
-    Err(RoundError::Bucket(BucketError::Unavailable {
-        operation: super::Operation::Create,
-        key: layout::scratch().to_string(),
-        attempts: ATTEMPTS_MAX,
-        detail: "no race of creates brought a clear winner".to_owned(),
-    }))
+    Err(unavailable(&layout::scratch(), last))
 }
 
-/// The body that one of several concurrent creates left behind; `None` if the store's answers do
-/// not tell (it was overloaded, or failed).
-async fn race(bucket: &Bucket, key: &Key, writers: u8) -> Result<Option<Bytes>, RoundError> {
+/// Lets `writers` create one key at once.
+async fn race(bucket: &Bucket, key: &Key, writers: u8) -> Result<Race, RoundError> {
     let attempts = (0..writers).map(|writer| async move {
         let body = vec![body_of(key, writer)];
         (writer, bucket.create_once(Purpose::Probe, key, body).await)
     });
     let mut created = Vec::new();
-    let mut unclear = false;
+    let mut unclear = None;
     for (writer, outcome) in join_all(attempts).await {
         match outcome {
             CreateOutcome::Created => created.push(writer),
             CreateOutcome::Exists => {}
-            CreateOutcome::Unclear(_) => unclear = true,
+            CreateOutcome::Unclear(answer) => unclear = Some(answer.to_string()),
             CreateOutcome::Refused(error) => return Err(error.into()),
         }
     }
     match created.as_slice() {
-        [winner] => Ok(Some(body_of(key, *winner))),
-        [] if unclear => Ok(None),
-        [] => Err(broken(
-            ONE_WINNER,
-            format!("all of {writers} concurrent creates of a fresh key were refused"),
-        )),
+        [winner] => Ok(Race::Won(body_of(key, *winner))),
+        [] => match unclear {
+            Some(detail) => Ok(Race::Unclear(detail)),
+            None => Err(broken(
+                ONE_WINNER,
+                format!("all of {writers} concurrent creates of a fresh key were refused"),
+            )),
+        },
         several => Err(broken(
             ONE_WINNER,
             format!(
@@ -192,6 +200,7 @@ async fn race(bucket: &Bucket, key: &Key, writers: u8) -> Result<Option<Bytes>, 
 }
 
 async fn refuses_second(bucket: &Bucket, key: &Key) -> Result<(), RoundError> {
+    let mut last = String::new();
     for attempt in 1..=ATTEMPTS_MAX {
         let body = vec![Bytes::from_static(b"second")];
         match bucket.create_once(Purpose::Probe, key, body).await {
@@ -204,18 +213,23 @@ async fn refuses_second(bucket: &Bucket, key: &Key) -> Result<(), RoundError> {
                 ));
             }
             CreateOutcome::Refused(error) => return Err(error.into()),
-            CreateOutcome::Unclear(_) => {
+            CreateOutcome::Unclear(answer) => {
+                last = answer.to_string();
                 let pause = backoff(attempt, bucket.0.entropy.next_u64());
                 tokio::time::sleep(pause).await;
             }
         }
     }
-    Err(RoundError::Bucket(BucketError::Unavailable {
+    Err(unavailable(key, last))
+}
+
+fn unavailable(key: &Key, detail: String) -> RoundError {
+    RoundError::Bucket(BucketError::Unavailable {
         operation: super::Operation::Create,
         key: key.to_string(),
         attempts: ATTEMPTS_MAX,
-        detail: "no clear answer to the create of an existing key".to_owned(),
-    }))
+        detail,
+    })
 }
 
 async fn sees_by_get(

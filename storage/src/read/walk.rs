@@ -177,3 +177,6 @@ impl RunWalk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
