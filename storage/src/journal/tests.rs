@@ -444,6 +444,39 @@ async fn a_seal_below_a_newer_snapshot_ends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_seal_put_while_slots_are_collected_is_void() {
+    let world = world();
+    let leader = filled(&world, 8, &[4]).await;
+    // The successor has read the snapshot at 4 and waits for slot 5 while the leader, alive, puts
+    // two more snapshots and collects slot 5. It then finds nothing there and seals it.
+    world.store.inject(
+        Rule::new(On::Get, Fault::Throttled)
+            .key("meta/log")
+            .times(4),
+    );
+    let collecting = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for slot in [6, 8] {
+            let state = Bytes::from(format!("up to {slot}"));
+            leader
+                .journal
+                .put_snapshot(at(1, slot), state)
+                .await
+                .unwrap();
+        }
+    };
+    let (successor, ()) = tokio::join!(world.open(), collecting);
+    assert!(world.has_slot(leader.cluster, 1, 5).await, "the void seal");
+    assert_eq!(state(&successor), Some("up to 8"));
+    assert!(is_fenced(&append(&*leader.journal, "late").await));
+    let again = world.open().await;
+    assert_eq!(
+        (state(&again), texts(&again)),
+        (Some("up to 8"), Vec::new())
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_zombies_snapshot_counts_since_it_covers_only_what_was_durable() {
     let world = world();
     let zombie = filled(&world, 4, &[]).await;
