@@ -195,7 +195,7 @@ proptest! {
             .iter()
             .map(|count| {
                 let claim = claim(0, sequence, *count);
-                sequence = (sequence as i64 + *count as i64 & i32::MAX as i64) as i32;
+                sequence = ((sequence as i64 + *count as i64) & i32::MAX as i64) as i32;
                 claim
             })
             .collect();
