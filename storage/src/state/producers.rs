@@ -84,8 +84,8 @@ pub struct ProducerState {
 }
 
 impl ProducerState {
-    /// A producer that is known to have reached `epoch`, without batches.
-    pub(super) fn new(epoch: ProducerEpoch, seen_ms: i64) -> Self {
+    /// A producer that is known to have reached `epoch`, without batches. `seen_ms` is wall time.
+    pub fn new(epoch: ProducerEpoch, seen_ms: i64) -> Self {
         Self {
             epoch,
             kept: [Remembered::default(); PRODUCER_BATCHES_KEPT],
@@ -192,7 +192,8 @@ pub struct ProducerTable {
 }
 
 impl ProducerTable {
-    /// Judges a batch. A producer of which nothing is known may start anywhere (KIP-360).
+    /// Judges a batch. A producer of which nothing is known may start anywhere (KIP-360; Kafka has
+    /// not answered UNKNOWN_PRODUCER_ID since).
     pub fn check(&self, claim: &Claim) -> Verdict {
         self.find(claim.producer)
             .map_or(Verdict::Accept, |state| state.check(claim))

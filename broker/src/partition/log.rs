@@ -1,0 +1,477 @@
+//! The log of one partition as its owner sees it. Pure.
+//!
+//! Two states side by side. What is *durable* is a [`StateRow`], moved only by durable slots, by
+//! the same rule as a fold (I8). What is *assigned* runs ahead of it: offsets given to batches
+//! that are in no slot yet, and the sequence numbers of their producers. Readers see the durable
+//! one; appends are judged by the assigned one, so that a batch that a client repeats while its
+//! first copy is in flight is recognised and waits for that copy.
+//!
+//! A log that was closed takes nothing any more and forgets nothing: it is dropped.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use firn_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId, SlotPosition, TopicPartition};
+use firn_proto::record::BatchHeader;
+use firn_storage::state::{
+    BatchFlags, Claim, ProducerBatch, ProducerState, Remembered, Run, StateRow, Verdict,
+};
+use firn_storage::wal::{Acks, ProducerFields};
+use thiserror::Error;
+
+/// The log of one partition. `W` is whatever waits for an answer.
+#[derive(Debug)]
+pub struct PartitionLog<W> {
+    /// The state after the durable slots.
+    durable: StateRow,
+    /// The offset of the next batch, ahead of the durable end by what is in flight.
+    next_offset: i64,
+    /// Every batch of this process below is on the local disk, if there is a local WAL.
+    local_end: i64,
+    /// Batches that have an offset and are not durable, in the order of their offsets.
+    in_flight: VecDeque<InFlight<W>>,
+    /// Producers with batches in flight, as they are after those.
+    ahead: BTreeMap<ProducerId, Box<Ahead>>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct InFlight<W> {
+    answer: Answer,
+    producer: Option<ProducerId>,
+    /// Who waits for the first copy of the batch, and for how much.
+    waiter: Option<(Acks, W)>,
+    /// Who waits for repeated copies.
+    repeats: Vec<(Acks, W)>,
+}
+
+#[derive(Debug)]
+struct Ahead {
+    state: ProducerState,
+    in_flight: usize,
+}
+
+/// What a producer is told about its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// Offset of the last record.
+    pub last_offset: i64,
+    /// Its largest timestamp, the append time with LogAppendTime.
+    pub max_timestamp: i64,
+}
+
+/// What a checked batch may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// It is to be appended with these offsets.
+    Append(Planned),
+    /// It was appended before, and is durable as far as its producer wants to know.
+    Done(Answer),
+    /// It was appended before and is in flight; see [`PartitionLog::wait_for`].
+    InFlight(Answer),
+}
+
+/// An append that was allowed and has not happened. Void once anything else was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// Offset of the last record.
+    pub last_offset: i64,
+    /// The epoch to be set in the batch.
+    pub epoch: LeaderEpoch,
+    /// The producer's fields, if it has state.
+    pub producer: Option<ProducerFields>,
+    /// The row flags of the batch.
+    pub flags: BatchFlags,
+}
+
+/// Why a batch may not be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// This broker does not own the partition (any more). NOT_LEADER_OR_FOLLOWER.
+    #[error("this broker does not own the partition: refresh the metadata")]
+    NotOwner,
+    /// OUT_OF_ORDER_SEQUENCE_NUMBER.
+    #[error("producer {producer} sent sequence number {found}, {expected} expected")]
+    OutOfOrder {
+        /// The producer.
+        producer: ProducerId,
+        /// What it sent.
+        found: i32,
+        /// What would have been taken.
+        expected: i32,
+    },
+    /// INVALID_PRODUCER_EPOCH.
+    #[error("producer {producer} has epoch {found}, a newer session has epoch {current}")]
+    ProducerFenced {
+        /// The producer.
+        producer: ProducerId,
+        /// Its session.
+        found: ProducerEpoch,
+        /// The newest session.
+        current: ProducerEpoch,
+    },
+}
+
+/// Where a partition's log begins and ends for readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The owner's epoch.
+    pub epoch: LeaderEpoch,
+    /// The first offset there is.
+    pub log_start: i64,
+    /// Records below are durable and visible.
+    pub high_watermark: i64,
+    /// Records below belong to no unfinished transaction.
+    pub last_stable_offset: i64,
+}
+
+/// Who is to be answered now, in the order of offsets.
+pub type Released<W> = Vec<(W, Answer)>;
+
+impl<W> PartitionLog<W> {
+    /// A log that goes on after `durable`, in the epoch that is set there.
+    pub fn open(durable: StateRow) -> Self {
+        Self {
+            next_offset: durable.end_offset,
+            local_end: durable.end_offset,
+            durable,
+            in_flight: VecDeque::new(),
+            ahead: BTreeMap::new(),
+            closed: false,
+        }
+    }
+
+    /// The partition.
+    pub fn tp(&self) -> TopicPartition {
+        self.durable.tp
+    }
+
+    /// The durable state.
+    pub fn durable(&self) -> &StateRow {
+        &self.durable
+    }
+
+    /// Where the log begins and ends for readers.
+    pub fn bounds(&self) -> Bounds {
+        let high_watermark = self.durable.end_offset;
+        Bounds {
+            epoch: self.durable.epoch,
+            log_start: self.durable.log_start,
+            high_watermark,
+            last_stable_offset: self.durable.last_stable_offset().min(high_watermark),
+        }
+    }
+
+    /// The offset that the next batch gets.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_settled(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Whether nothing is known of the producer of a batch, so that it would be taken whatever
+    /// its sequence number.
+    pub fn is_new_producer(&self, header: &BatchHeader) -> bool {
+        header.has_producer() && self.producer(header.producer_id).is_none()
+    }
+
+    /// Judges a batch whose header was checked. Changes nothing: an append is made with
+    /// [`Self::commit`] once the batch is in the WAL.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the batch must not be stored.
+    pub fn plan(&self, header: &BatchHeader, acks: Acks) -> Result<Plan, Refusal> {
+        if self.closed {
+            return Err(Refusal::NotOwner);
+        }
+        if let Some(known) = self.check_sequence(header)? {
+            let answer = Answer {
+                base_offset: known.base_offset,
+                last_offset: known.last_offset(),
+                max_timestamp: known.max_timestamp,
+            };
+            return Ok(if self.is_done(&answer, acks) {
+                Plan::Done(answer)
+            } else {
+                Plan::InFlight(answer)
+            });
+        }
+        let mut flags = 0;
+        if header.attributes.is_transactional() {
+            flags |= BatchFlags::TRANSACTIONAL;
+        }
+        if header.attributes.is_control() {
+            flags |= BatchFlags::CONTROL;
+        }
+        Ok(Plan::Append(Planned {
+            base_offset: self.next_offset,
+            last_offset: self.next_offset + i64::from(header.last_offset_delta),
+            epoch: self.durable.epoch,
+            producer: header.has_producer().then_some(ProducerFields {
+                id: header.producer_id,
+                epoch: header.producer_epoch,
+                base_sequence: header.base_sequence,
+            }),
+            flags: BatchFlags(flags),
+        }))
+    }
+
+    /// A planned batch is in the WAL. `waiter` is who is told when it is as durable as `acks`
+    /// says; `max_timestamp` that of the batch as stored; `now_ms` wall time.
+    pub fn commit(
+        &mut self,
+        planned: &Planned,
+        max_timestamp: i64,
+        waiter: Option<(Acks, W)>,
+        now_ms: i64,
+    ) {
+        assert!(
+            !self.closed && planned.base_offset == self.next_offset,
+            "I4: a batch of {} at offset {} is appended behind offset {}",
+            self.durable.tp,
+            planned.base_offset,
+            self.next_offset
+        );
+        assert!(
+            planned.last_offset >= planned.base_offset,
+            "I4: a batch of {} at offset {} has no record",
+            self.durable.tp,
+            planned.base_offset
+        );
+        self.next_offset = planned.last_offset + 1;
+        if let Some(producer) = planned.producer {
+            self.run_ahead(planned, &producer, max_timestamp, now_ms);
+        }
+        self.in_flight.push_back(InFlight {
+            answer: Answer {
+                base_offset: planned.base_offset,
+                last_offset: planned.last_offset,
+                max_timestamp,
+            },
+            producer: planned.producer.map(|producer| producer.id),
+            waiter,
+            repeats: Vec::new(),
+        });
+    }
+
+    /// Lets somebody wait for a batch that [`Plan::InFlight`] named. Gives the waiter back if the
+    /// batch is not in flight (any more).
+    pub fn wait_for(&mut self, answer: &Answer, acks: Acks, waiter: W) -> Option<W> {
+        let at = self
+            .in_flight
+            .partition_point(|batch| batch.answer.base_offset < answer.base_offset);
+        match self.in_flight.get_mut(at) {
+            Some(batch) if batch.answer == *answer => {
+                batch.repeats.push((acks, waiter));
+                None
+            }
+            _ => Some(waiter),
+        }
+    }
+
+    /// Every batch up to `last_offset` is on the local disk. Answers those who asked for that.
+    pub fn on_local(&mut self, epoch: LeaderEpoch, last_offset: i64) -> Released<W> {
+        if self.closed || epoch != self.durable.epoch || last_offset < self.local_end {
+            return Vec::new();
+        }
+        let from = self
+            .in_flight
+            .partition_point(|batch| batch.answer.last_offset < self.local_end);
+        self.local_end = last_offset + 1;
+        let mut released = Vec::new();
+        for batch in self.in_flight.range_mut(from..) {
+            if batch.answer.last_offset > last_offset {
+                break;
+            }
+            let answer = batch.answer;
+            let is_local = |acks: Acks| acks == Acks::Local;
+            if let Some((_, waiter)) = batch.waiter.take_if(|(acks, _)| is_local(*acks)) {
+                released.push((waiter, answer));
+            }
+            let local = batch.repeats.extract_if(.., |(acks, _)| is_local(*acks));
+            released.extend(local.map(|(_, waiter)| (waiter, answer)));
+        }
+        released
+    }
+
+    /// The next durable slot with rows of this partition. Moves the high watermark and answers
+    /// everybody whose batch it holds. `now_ms` is wall time.
+    ///
+    /// # Panics
+    /// I5, I8: the rows are not what was appended. Nothing about the partition is certain then.
+    pub fn on_durable(
+        &mut self,
+        at: SlotPosition,
+        runs: &[Run],
+        producers: &[ProducerBatch],
+        now_ms: i64,
+    ) -> Released<W> {
+        let before = self.bounds();
+        if let Err(error) = self.durable.apply_slot(at, runs, producers, now_ms) {
+            panic!("I8: the owner's own slot does not fit its state: {error}");
+        }
+        let end = self.durable.end_offset;
+        assert!(
+            end <= self.next_offset,
+            "I5: {} is durable up to {end}, but only {} was assigned",
+            self.durable.tp,
+            self.next_offset
+        );
+        let mut released = Vec::new();
+        while let Some(batch) = self.in_flight.pop_front_if(|batch| batch.answer.base_offset < end)
+        {
+            assert!(
+                batch.answer.last_offset < end,
+                "I5: slot {at} ends at {end}, inside a batch of {}",
+                self.durable.tp
+            );
+            self.settle_producer(batch.producer);
+            let waiters = batch.waiter.into_iter().chain(batch.repeats);
+            released.extend(waiters.map(|(_, waiter)| (waiter, batch.answer)));
+        }
+        let after = self.bounds();
+        assert!(
+            after.high_watermark >= before.high_watermark
+                && after.last_stable_offset >= before.last_stable_offset
+                && after.last_stable_offset <= after.high_watermark,
+            "I5: the bounds of {} went from {before:?} to {after:?}",
+            self.durable.tp
+        );
+        released
+    }
+
+    /// Takes nothing any more: the epoch is over. Everybody who waits is to be told so; their
+    /// batches may still become durable, and then belong to the log.
+    pub fn close(&mut self) -> Vec<W> {
+        self.closed = true;
+        let mut waiters = Vec::new();
+        for batch in &mut self.in_flight {
+            waiters.extend(batch.waiter.take().map(|(_, waiter)| waiter));
+            waiters.extend(batch.repeats.drain(..).map(|(_, waiter)| waiter));
+        }
+        waiters
+    }
+
+    /// Whether the epoch is over.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Forgets producers that have not written for `expiry_ms`.
+    pub fn expire_producers(&mut self, now_ms: i64, expiry_ms: i64) {
+        self.durable.producers.expire(now_ms, expiry_ms);
+    }
+
+    /// The state after every slot up to `after`, none of which but those applied has rows of this
+    /// partition.
+    pub fn state_row(&self, after: SlotPosition) -> StateRow {
+        StateRow {
+            after: Some(after),
+            ..self.durable.clone()
+        }
+    }
+
+    fn producer(&self, id: ProducerId) -> Option<&ProducerState> {
+        let ahead = self.ahead.get(&id).map(|ahead| &ahead.state);
+        ahead.or_else(|| self.durable.producers.find(id))
+    }
+
+    fn check_sequence(&self, header: &BatchHeader) -> Result<Option<Remembered>, Refusal> {
+        if !header.has_producer() || header.attributes.is_control() {
+            return Ok(None);
+        }
+        let claim = Claim {
+            producer: header.producer_id,
+            epoch: header.producer_epoch,
+            base_sequence: header.base_sequence,
+            count: u32::try_from(header.record_count).unwrap_or(0),
+        };
+        let verdict = self
+            .producer(claim.producer)
+            .map_or(Verdict::Accept, |state| state.check(&claim));
+        match verdict {
+            Verdict::Accept => Ok(None),
+            Verdict::Duplicate(known) => Ok(Some(known)),
+            Verdict::OutOfOrder { expected } => Err(Refusal::OutOfOrder {
+                producer: claim.producer,
+                found: claim.base_sequence,
+                expected,
+            }),
+            Verdict::Fenced { current } => Err(Refusal::ProducerFenced {
+                producer: claim.producer,
+                found: claim.epoch,
+                current,
+            }),
+        }
+    }
+
+    fn is_done(&self, answer: &Answer, acks: Acks) -> bool {
+        let end = match acks {
+            Acks::Bucket => self.durable.end_offset,
+            Acks::Local => self.durable.end_offset.max(self.local_end),
+            Acks::None => self.next_offset,
+        };
+        answer.last_offset < end
+    }
+
+    /// Moves what is assumed of a producer beyond what is durable of it.
+    fn run_ahead(
+        &mut self,
+        planned: &Planned,
+        producer: &ProducerFields,
+        max_timestamp: i64,
+        now_ms: i64,
+    ) {
+        let durable = self.durable.producers.find(producer.id);
+        let ahead = self.ahead.entry(producer.id).or_insert_with(|| {
+            let state = durable
+                .copied()
+                .unwrap_or_else(|| ProducerState::new(producer.epoch, now_ms));
+            Box::new(Ahead {
+                state,
+                in_flight: 0,
+            })
+        });
+        let count = planned.last_offset - planned.base_offset + 1;
+        let row = ProducerBatch {
+            tp: self.durable.tp,
+            producer: producer.id,
+            producer_epoch: producer.epoch,
+            base_sequence: producer.base_sequence,
+            // the header has 31 bits for it
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            base_offset: planned.base_offset,
+            max_timestamp,
+            flags: planned.flags,
+        };
+        ahead.state.apply(&row, now_ms);
+        ahead.in_flight += 1;
+    }
+
+    fn settle_producer(&mut self, producer: Option<ProducerId>) {
+        let Some(id) = producer else { return };
+        let Some(ahead) = self.ahead.get_mut(&id) else {
+            return;
+        };
+        ahead.in_flight -= 1;
+        if ahead.in_flight == 0 {
+            let assumed = self.ahead.remove(&id).map(|ahead| ahead.state);
+            let durable = self.durable.producers.find(id);
+            assert!(
+                durable.is_none_or(|durable| assumed
+                    .is_some_and(|assumed| assumed.batches() == durable.batches())),
+                "I8: the log of {} says something else of producer {id} than was appended",
+                self.durable.tp
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
