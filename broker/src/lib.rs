@@ -7,3 +7,4 @@ pub mod http;
 pub mod kafka;
 pub mod metrics;
 pub mod node;
+pub mod partition;

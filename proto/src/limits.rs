@@ -37,6 +37,8 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 5000;
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
 /// Default of `producer.id.expiration.ms`: after this long without a batch a producer is forgotten.
 pub const PRODUCER_EXPIRY_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;
+/// Refused batches of unknown idempotent producers that one broker remembers.
+pub const REFUSALS_MAX: usize = 10_000;
 
 /// A WAL object of this size is put at once. A batch that is larger gets an object of its own.
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;

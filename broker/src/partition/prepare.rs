@@ -5,7 +5,7 @@ use bytes::Bytes;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::limits::BATCH_PLAIN_BYTES_MAX;
 use firn_proto::record::{
-    BatchError, BatchRules, BatchView, BuildError, Codec, Compression, DecodeError, TimestampType,
+    BatchError, BatchRules, BatchView, BuildError, Compression, DecodeError, TimestampType,
     check_produced, first_without_key, recompress,
 };
 use thiserror::Error;
@@ -81,7 +81,7 @@ pub fn prepare(records: Bytes, rules: &TopicRules, now_ms: i64) -> Result<BatchV
     }
     let batch = recompress(&batch, compression, BATCH_PLAIN_BYTES_MAX)?;
     // the limit is on the batch as stored
-    if batch.bytes().len() > rules.batch.bytes_max && compression.codec != Codec::None {
+    if batch.bytes().len() > rules.batch.bytes_max {
         return Err(PrepareError::Batch(BatchError::TooLarge {
             bytes: batch.bytes().len(),
             bytes_max: rules.batch.bytes_max,
