@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId, SlotPosition, TopicPartition};
 use firn_proto::record::BatchHeader;
 use firn_storage::state::{
@@ -113,6 +114,17 @@ pub enum Refusal {
         /// The newest session.
         current: ProducerEpoch,
     },
+}
+
+impl Refusal {
+    /// The code for the client.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotOwner => ErrorCode::NotLeaderOrFollower,
+            Self::OutOfOrder { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            Self::ProducerFenced { .. } => ErrorCode::InvalidProducerEpoch,
+        }
+    }
 }
 
 /// Where a partition's log begins and ends for readers.
@@ -324,7 +336,9 @@ impl<W> PartitionLog<W> {
             self.next_offset
         );
         let mut released = Vec::new();
-        while let Some(batch) = self.in_flight.pop_front_if(|batch| batch.answer.base_offset < end)
+        while let Some(batch) = self
+            .in_flight
+            .pop_front_if(|batch| batch.answer.base_offset < end)
         {
             assert!(
                 batch.answer.last_offset < end,

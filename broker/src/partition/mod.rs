@@ -1,26 +1,336 @@
-//! The partitions that this broker owns: from a produced batch to its offset and its answer, and
+//! The partitions that this broker owns: from a checked batch to its offset and its answer, and
 //! from a durable slot to the high watermark.
 //!
-//! - `prepare.rs`: what a produced batch must be and become before it is appended (pure)
 //! - `log.rs`: offsets, duplicates, answers, bounds of one partition (pure)
 //! - `refusals.rs`: which refused batch of an unknown producer has to come first (pure)
 //! - `waiters.rs`: long polls (pure); `wait.rs` parks their tasks
-//! - `set.rs`: all partitions of the broker; takes what becomes durable from the WAL
+//! - `set.rs`: all partitions of the broker; `sink.rs` connects them with the WAL
 //! - this file: one partition, its pure parts behind a short lock
 //!
 //! Architecture invariant: no lock here is held over an await, an idle partition has no task, and
 //! nothing here reads the bucket or knows a Kafka message.
 
-mod error;
 mod log;
-mod prepare;
 mod refusals;
+mod set;
+mod sink;
 mod wait;
 mod waiters;
 
-pub use error::AppendError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use firn_proto::ids::{LeaderEpoch, SlotPosition, TopicPartition};
+use firn_proto::record::{BatchHeader, BatchView, Stamp, TimestampType};
+use firn_storage::state::{ProducerBatch, Run, RunRef, StateRow};
+use firn_storage::wal::{Acks, WalEntry, WalPermit};
+use tokio::sync::oneshot;
+
 pub use log::{Answer, Bounds, PartitionLog, Plan, Planned, Refusal, Released};
-pub use prepare::{PrepareError, TopicRules, prepare};
 pub use refusals::Refusals;
+pub use set::{BatchLog, Partitions};
 pub use wait::FetchWait;
 pub use waiters::{WaitId, Waiters};
+
+use set::Shared;
+
+/// One partition, owned by this broker in one epoch.
+#[derive(Debug)]
+pub struct Partition {
+    tp: TopicPartition,
+    epoch: LeaderEpoch,
+    shared: Arc<Shared>,
+    log: Mutex<PartitionLog<Waiter>>,
+}
+
+/// Who waits for an answer.
+type Waiter = oneshot::Sender<Result<Acked, Refusal>>;
+
+/// An answer, with the log start of that moment.
+#[derive(Clone, Copy, Debug)]
+struct Acked {
+    answer: Answer,
+    log_start: i64,
+}
+
+/// What a producer is told when its batch is as durable as it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// The time stamped into the batch, in a topic with LogAppendTime.
+    pub log_append_ms: Option<i64>,
+    /// The first offset of the partition.
+    pub log_start: i64,
+}
+
+/// A batch that has its offset and is on its way.
+#[derive(Debug)]
+#[must_use = "the producer waits for the answer"]
+pub struct AppendReceipt {
+    has_append_time: bool,
+    state: ReceiptState,
+}
+
+#[derive(Debug)]
+enum ReceiptState {
+    Acked(Acked),
+    Waiting(oneshot::Receiver<Result<Acked, Refusal>>),
+}
+
+impl AppendReceipt {
+    /// Waits until the batch is as durable as its producer wants. The batch stays on its way if
+    /// the future is dropped; a repeated one then waits for it.
+    ///
+    /// # Errors
+    /// [`Refusal::NotOwner`]: the epoch ended first. Whether the batch is in the log is unknown.
+    pub async fn wait(self) -> Result<Appended, Refusal> {
+        let acked = match self.state {
+            ReceiptState::Acked(acked) => acked,
+            ReceiptState::Waiting(receiver) => receiver.await.unwrap_or(Err(Refusal::NotOwner))?,
+        };
+        Ok(Appended {
+            base_offset: acked.answer.base_offset,
+            log_append_ms: self.has_append_time.then_some(acked.answer.max_timestamp),
+            log_start: acked.log_start,
+        })
+    }
+
+    /// Whether [`Self::wait`] resolves at once.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, ReceiptState::Acked(_))
+    }
+}
+
+impl Partition {
+    fn open(shared: Arc<Shared>, durable: StateRow) -> Self {
+        Self {
+            tp: durable.tp,
+            epoch: durable.epoch,
+            shared,
+            log: Mutex::new(PartitionLog::open(durable)),
+        }
+    }
+
+    /// Which partition this is.
+    pub fn tp(&self) -> TopicPartition {
+        self.tp
+    }
+
+    /// The epoch it is owned in.
+    pub fn epoch(&self) -> LeaderEpoch {
+        self.epoch
+    }
+
+    /// Appends a batch that was checked. Returns once it has its offset and is in the WAL;
+    /// `permit` is given back when it is durable.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the batch is not stored. If nothing is known of its producer, the producer's
+    /// later batches are not stored either until this one is.
+    pub fn append(
+        &self,
+        batch: BatchView,
+        timestamps: TimestampType,
+        acks: Acks,
+        permit: WalPermit,
+    ) -> Result<AppendReceipt, Refusal> {
+        let header = *batch.header();
+        let appended = self.try_append(batch, timestamps, acks, permit);
+        if appended.is_err() {
+            self.on_refused(&header);
+        }
+        appended
+    }
+
+    fn try_append(
+        &self,
+        batch: BatchView,
+        timestamps: TimestampType,
+        acks: Acks,
+        permit: WalPermit,
+    ) -> Result<AppendReceipt, Refusal> {
+        let now_ms = self.shared.clock.wall_ms();
+        let append_ms = (timestamps == TimestampType::LogAppendTime).then_some(now_ms);
+        // makes the bytes our own and the checksum right, so that under the lock only twelve
+        // bytes are left to set
+        let batch = batch.stamp(Stamp {
+            base_offset: 0,
+            leader_epoch: self.epoch,
+            log_append_ms: append_ms,
+        });
+        let header = *batch.header();
+        let has_append_time = append_ms.is_some();
+        let mut log = self.lock();
+        let is_new_producer = log.is_new_producer(&header);
+        if is_new_producer {
+            self.shared.check_refusals(self.tp, &header)?;
+        }
+        let planned = match log.plan(&header, acks)? {
+            Plan::Append(planned) => planned,
+            Plan::Done(answer) => {
+                let log_start = log.bounds().log_start;
+                return Ok(AppendReceipt {
+                    has_append_time,
+                    state: ReceiptState::Acked(Acked { answer, log_start }),
+                });
+            }
+            Plan::InFlight(answer) => {
+                let (sender, receiver) = oneshot::channel();
+                let parked = log.wait_for(&answer, acks, sender);
+                assert!(
+                    parked.is_none(),
+                    "I8: a batch of {} at offset {} is neither durable nor in flight",
+                    self.tp,
+                    answer.base_offset
+                );
+                return Ok(AppendReceipt {
+                    has_append_time,
+                    state: ReceiptState::Waiting(receiver),
+                });
+            }
+        };
+        let entry = self.entry(batch, &planned, acks);
+        self.shared.push(entry, permit)?;
+        let (waiter, state) = self.receipt(&log, &planned, header.max_timestamp, acks);
+        log.commit(&planned, header.max_timestamp, waiter, now_ms);
+        if let (true, Some(producer)) = (is_new_producer, planned.producer) {
+            self.shared.on_stored(self.tp, producer.id);
+        }
+        Ok(AppendReceipt {
+            has_append_time,
+            state,
+        })
+    }
+
+    /// A batch is refused, here or before it came here.
+    fn on_refused(&self, header: &BatchHeader) {
+        if self.lock().is_new_producer(header) {
+            self.shared.on_refused(self.tp, header);
+        }
+    }
+
+    fn entry(&self, batch: BatchView, planned: &Planned, acks: Acks) -> WalEntry {
+        let max_timestamp = batch.header().max_timestamp;
+        let stored = batch.stamp(Stamp {
+            base_offset: planned.base_offset,
+            leader_epoch: planned.epoch,
+            log_append_ms: None,
+        });
+        WalEntry {
+            tp: self.tp,
+            epoch: planned.epoch,
+            base_offset: planned.base_offset,
+            last_offset: planned.last_offset,
+            max_timestamp,
+            producer: planned.producer,
+            flags: planned.flags,
+            acks,
+            records: stored.into_bytes(),
+        }
+    }
+
+    fn receipt(
+        &self,
+        log: &PartitionLog<Waiter>,
+        planned: &Planned,
+        max_timestamp: i64,
+        acks: Acks,
+    ) -> (Option<(Acks, Waiter)>, ReceiptState) {
+        if acks == Acks::None {
+            let answer = Answer {
+                base_offset: planned.base_offset,
+                last_offset: planned.last_offset,
+                max_timestamp,
+            };
+            let log_start = log.bounds().log_start;
+            return (None, ReceiptState::Acked(Acked { answer, log_start }));
+        }
+        let (sender, receiver) = oneshot::channel();
+        (Some((acks, sender)), ReceiptState::Waiting(receiver))
+    }
+
+    /// Where the log begins and ends for readers.
+    pub fn bounds(&self) -> Bounds {
+        self.lock().bounds()
+    }
+
+    /// Whether this broker has stopped owning it in this epoch.
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_closed()
+    }
+
+    /// The durable runs that hold `offset .. end`, up to about `bytes_max` bytes and at least one:
+    /// what a read of them needs.
+    pub fn runs(&self, offset: i64, end: i64, bytes_max: usize) -> Vec<RunRef> {
+        let log = self.lock();
+        log.durable().runs.span(self.tp, offset, end, bytes_max)
+    }
+
+    /// The first durable run that may hold a record with a timestamp of at least `timestamp` at or
+    /// behind `offset`, for ListOffsets. Where its records disappoint, ask again behind it.
+    pub fn run_with_timestamp(&self, offset: i64, timestamp: i64) -> Option<RunRef> {
+        let log = self.lock();
+        log.durable()
+            .runs
+            .with_timestamp(self.tp, offset.max(log.durable().log_start), timestamp)
+            .next()
+    }
+
+    /// The first durable run with the largest timestamp (ListOffsets, KIP-734).
+    pub fn run_with_max_timestamp(&self) -> Option<RunRef> {
+        let log = self.lock();
+        let durable = log.durable();
+        durable.runs.with_max_timestamp(self.tp, durable.log_start)
+    }
+
+    /// The state after every slot up to `after`; only for who knows that no later slot was applied.
+    fn state_row(&self, after: SlotPosition) -> StateRow {
+        self.lock().state_row(after)
+    }
+
+    fn row_bytes_estimate(&self) -> usize {
+        self.lock().durable().encoded_len_estimate()
+    }
+
+    fn expire_producers(&self, now_ms: i64, expiry_ms: i64) {
+        self.lock().expire_producers(now_ms, expiry_ms);
+    }
+
+    fn on_local(&self, epoch: LeaderEpoch, last_offset: i64) {
+        let (released, log_start) = {
+            let mut log = self.lock();
+            (log.on_local(epoch, last_offset), log.durable().log_start)
+        };
+        answer(released, log_start);
+    }
+
+    fn on_durable(&self, at: SlotPosition, runs: &[Run], producers: &[ProducerBatch], now_ms: i64) {
+        let (released, log_start) = {
+            let mut log = self.lock();
+            let released = log.on_durable(at, runs, producers, now_ms);
+            (released, log.durable().log_start)
+        };
+        answer(released, log_start);
+    }
+
+    fn close(&self) {
+        let waiters = self.lock().close();
+        for waiter in waiters {
+            // whoever has gone needs no answer
+            let _ = waiter.send(Err(Refusal::NotOwner));
+        }
+    }
+
+    /// The lock is short: no IO, no await, no decompression under it. A panic under it is an
+    /// invariant that broke, after which the process ends.
+    fn lock(&self) -> MutexGuard<'_, PartitionLog<Waiter>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn answer(released: Released<Waiter>, log_start: i64) {
+    for (waiter, answer) in released {
+        // whoever has gone needs no answer
+        let _ = waiter.send(Ok(Acked { answer, log_start }));
+    }
+}

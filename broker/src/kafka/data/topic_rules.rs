@@ -8,7 +8,16 @@ use std::str::FromStr;
 
 use firn_proto::record::{BatchRules, Codec, Compression, TimestampType};
 
-pub use crate::partition::TopicRules;
+/// How produced batches of a topic are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicRules {
+    /// What every batch must be.
+    pub batch: BatchRules,
+    /// Whether every record needs a key (`cleanup.policy` has `compact`).
+    pub compacted: bool,
+    /// The codec that batches are brought into; `None` keeps the producer's.
+    pub compression: Option<Compression>,
+}
 
 /// `message.timestamp.after.max.ms` of a topic that does not say (KIP-1030).
 const TIMESTAMP_AFTER_MAX_MS: i64 = 3_600_000;

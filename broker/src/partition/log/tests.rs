@@ -27,11 +27,8 @@ fn batch(records: i32) -> BatchHeader {
 }
 
 fn produced(producer: i64, epoch: i16, base_sequence: i32, records: i32) -> BatchHeader {
-    let builder = BatchBuilder::default().producer(
-        ProducerId(producer),
-        ProducerEpoch(epoch),
-        base_sequence,
-    );
+    let builder =
+        BatchBuilder::default().producer(ProducerId(producer), ProducerEpoch(epoch), base_sequence);
     header(builder, records)
 }
 

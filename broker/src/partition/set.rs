@@ -1,0 +1,338 @@
+//! All partitions that this broker owns. Takes what becomes durable from the WAL, hands it to each
+//! partition, the tail cache and the long polls, and says which state rows are to be written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+use firn_proto::env::Clock;
+use firn_proto::ids::{PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition};
+use firn_proto::record::BatchHeader;
+use firn_storage::cache::{TailBatch, TailCache};
+use firn_storage::state::{CheckpointDue, ProducerBatch, Run, StateRow};
+use firn_storage::wal::{WalEntry, WalPermit};
+use tokio::sync::Notify;
+
+use super::Partition;
+use super::log::Refusal;
+use super::refusals::Refusals;
+use super::wait::{FetchWait, FetchWaits};
+
+/// Where partitions put their batches: the WAL.
+pub trait BatchLog: Send + Sync + 'static {
+    /// Takes a batch. What one partition pushes becomes durable in the order of these calls.
+    ///
+    /// # Errors
+    /// [`Refusal::NotOwner`]: nothing is taken any more, since the stream has ended.
+    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal>;
+}
+
+/// What all partitions of a broker share.
+pub(super) struct Shared {
+    pub(super) clock: Arc<dyn Clock>,
+    wal: OnceLock<Box<dyn BatchLog>>,
+    refusals: Mutex<Refusals>,
+}
+
+/// The partitions that this broker owns.
+pub struct Partitions {
+    shared: Arc<Shared>,
+    open: RwLock<BTreeMap<TopicPartition, Arc<Partition>>>,
+    waits: Arc<FetchWaits>,
+    tail: Arc<TailCache>,
+    due: Mutex<Due>,
+    rows_wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    counted: CheckpointDue,
+    rows: Option<Vec<StateRow>>,
+}
+
+impl Partitions {
+    /// No partitions yet. Batches that become durable go to `tail` as well.
+    pub fn new(clock: Arc<dyn Clock>, tail: Arc<TailCache>) -> Self {
+        let shared = Shared {
+            clock,
+            wal: OnceLock::new(),
+            refusals: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            open: RwLock::default(),
+            waits: Arc::default(),
+            tail,
+            due: Mutex::default(),
+            rows_wanted: Notify::new(),
+        }
+    }
+
+    /// Says where batches go. Once, after the WAL was started with this set as its sink; until then
+    /// appends are refused.
+    pub fn attach(&self, wal: impl BatchLog) {
+        // a second WAL would be a second stream, and offsets belong to one
+        let _ = self.shared.wal.set(Box::new(wal));
+    }
+
+    /// Owns a partition from now on, in the epoch set in `row`, with the state it folded to. If the
+    /// epoch is not the partition's first, the caller has pushed `row` to this stream as a
+    /// checkpoint, so that it lies in front of the first append (DESIGN §3).
+    pub fn open(&self, row: StateRow) -> Arc<Partition> {
+        let partition = Arc::new(Partition::open(Arc::clone(&self.shared), row));
+        let before = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(partition.tp(), Arc::clone(&partition));
+        if let Some(before) = before {
+            assert!(
+                before.epoch() < partition.epoch(),
+                "I4: epoch {} of {} is opened after epoch {}",
+                partition.epoch(),
+                partition.tp(),
+                before.epoch()
+            );
+            self.let_go(&[before]);
+        }
+        partition
+    }
+
+    /// Owns a partition no longer. Whoever waits for it is told NOT_LEADER_OR_FOLLOWER.
+    pub fn close(&self, tp: TopicPartition) -> Option<Arc<Partition>> {
+        let closed = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&tp)?;
+        self.let_go(std::slice::from_ref(&closed));
+        self.tail.remove(tp);
+        Some(closed)
+    }
+
+    /// Owns nothing any more: the stream was fenced, or the broker stops.
+    pub fn close_all(&self) {
+        let all: Vec<_> =
+            std::mem::take(&mut *self.open.write().unwrap_or_else(PoisonError::into_inner))
+                .into_values()
+                .collect();
+        self.let_go(&all);
+    }
+
+    /// The partition, if this broker owns it.
+    pub fn find(&self, topic: TopicId, partition: PartitionIndex) -> Option<Arc<Partition>> {
+        self.find_tp(TopicPartition { topic, partition })
+    }
+
+    /// The partition, if this broker owns it.
+    pub fn find_tp(&self, tp: TopicPartition) -> Option<Arc<Partition>> {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&tp)
+            .cloned()
+    }
+
+    /// All of them, by id.
+    pub fn all(&self) -> Vec<Arc<Partition>> {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// To be called when a produced batch is refused before it came to its partition, so that the
+    /// batches of its producer that follow are not taken in its place.
+    pub fn on_refused(&self, tp: TopicPartition, records: &[u8]) {
+        let Ok(header) = BatchHeader::parse(records) else {
+            return;
+        };
+        match self.find_tp(tp) {
+            Some(partition) => partition.on_refused(&header),
+            None => self.shared.on_refused(tp, &header),
+        }
+    }
+
+    /// Parks a fetch until `missing` more bytes of these partitions are visible. Each comes with
+    /// the high watermark up to which the caller has looked, so that nothing is missed in between.
+    pub fn wait(&self, seen: &[(Arc<Partition>, i64)], missing: usize) -> FetchWait {
+        let tps = seen.iter().map(|(partition, _)| partition.tp()).collect();
+        let wait = self.waits.park(tps, missing);
+        let stale = seen.iter().any(|(partition, high_watermark)| {
+            partition.bounds().high_watermark > *high_watermark || partition.is_closed()
+        });
+        if stale { wait.ready_now() } else { wait }
+    }
+
+    /// Fetches that are parked.
+    pub fn waiting(&self) -> usize {
+        self.waits.len()
+    }
+
+    /// Waits until state rows are due and returns those of every partition, all as they are after
+    /// one and the same slot. The caller pushes them to the WAL as a checkpoint.
+    ///
+    /// Cancel safe.
+    pub async fn rows_due(&self) -> Vec<StateRow> {
+        loop {
+            let wanted = self.rows_wanted.notified();
+            if let Some(rows) = self.due().rows.take() {
+                return rows;
+            }
+            wanted.await;
+        }
+    }
+
+    /// Forgets producers that have not written for `expiry_ms`. To be called every ten minutes.
+    pub fn expire_producers(&self, expiry_ms: i64) {
+        let now_ms = self.shared.clock.wall_ms();
+        for partition in self.all() {
+            partition.expire_producers(now_ms, expiry_ms);
+        }
+    }
+
+    /// A slot is durable (I2): `runs`, `producers` and `entries` are sorted by partition, as in the
+    /// object. Strictly in slot order.
+    pub(super) fn take_slot(
+        &self,
+        at: SlotPosition,
+        runs: &[Run],
+        producers: &[ProducerBatch],
+        entries: Vec<WalEntry>,
+    ) {
+        let now_ms = self.shared.clock.wall_ms();
+        let mut visible = Vec::new();
+        let mut bytes = 0;
+        let mut entries = entries.into_iter().peekable();
+        let mut producers = producers;
+        for runs in runs.chunk_by(|a, b| a.tp == b.tp) {
+            let Some(tp) = runs.first().map(|run| run.tp) else {
+                continue;
+            };
+            let own = producers.partition_point(|batch| batch.tp <= tp);
+            let (of_partition, rest) = producers.split_at(own);
+            producers = rest;
+            let partition = self.find_tp(tp);
+            let mut batches = Vec::new();
+            while let Some(entry) = entries.next_if(|entry| entry.tp <= tp) {
+                bytes += entry.records.len() as u64;
+                if partition
+                    .as_ref()
+                    .is_some_and(|partition| partition.epoch() == entry.epoch)
+                {
+                    batches.push(TailBatch {
+                        base_offset: entry.base_offset,
+                        last_offset: entry.last_offset,
+                        bytes: entry.records,
+                    });
+                }
+            }
+            // a partition that was closed meanwhile has nobody left to tell
+            let Some(partition) = partition else { continue };
+            visible.push((tp, batches.iter().map(|batch| batch.bytes.len()).sum()));
+            // first the tail, so that whoever sees the high watermark finds the records
+            self.tail.push(tp, batches);
+            partition.on_durable(at, runs, of_partition, now_ms);
+        }
+        self.waits.on_visible(&visible);
+        self.count_slot(at, bytes);
+    }
+
+    fn count_slot(&self, at: SlotPosition, bytes: u64) {
+        let mut due = self.due();
+        due.counted.on_slot(bytes);
+        if !due.counted.may_be_due() {
+            return;
+        }
+        let partitions = self.all();
+        let row_bytes: usize = partitions
+            .iter()
+            .map(|partition| partition.row_bytes_estimate())
+            .sum();
+        if due.counted.is_due(row_bytes as u64) {
+            due.counted.on_checkpoint();
+            let rows = partitions.iter().map(|partition| partition.state_row(at));
+            due.rows = Some(rows.collect());
+            self.rows_wanted.notify_one();
+        }
+    }
+
+    fn let_go(&self, closed: &[Arc<Partition>]) {
+        for partition in closed {
+            partition.close();
+        }
+        let tps: Vec<_> = closed.iter().map(|partition| partition.tp()).collect();
+        self.waits.on_closed(&tps);
+    }
+
+    fn due(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Partitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partitions")
+            .field("open", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal> {
+        let wal = self.wal.get().ok_or(Refusal::NotOwner)?;
+        wal.push(entry, permit)
+    }
+
+    pub(super) fn on_refused(&self, tp: TopicPartition, header: &BatchHeader) {
+        let now = self.clock.mono();
+        self.refusals().on_refused(tp, header, now);
+    }
+
+    pub(super) fn check_refusals(
+        &self,
+        tp: TopicPartition,
+        header: &BatchHeader,
+    ) -> Result<(), Refusal> {
+        let now = self.clock.mono();
+        self.refusals()
+            .check(tp, header, now)
+            .map_err(|expected| Refusal::OutOfOrder {
+                producer: header.producer_id,
+                found: header.base_sequence,
+                expected,
+            })
+    }
+
+    pub(super) fn on_stored(&self, tp: TopicPartition, producer: ProducerId) {
+        self.refusals().on_stored(tp, producer);
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,353 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use firn_proto::env::Mono;
+use firn_proto::ids::{LeaderEpoch, ProducerEpoch, Slot, StreamId};
+use firn_proto::limits::CHECKPOINT_SLOTS_MAX;
+use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
+use firn_storage::wal::{Acks, FairKey, FlushPolicy, Permits, WalBuffer};
+
+use super::*;
+use crate::partition::{AppendReceipt, Appended};
+
+const NOW: i64 = 1_700_000_000_000;
+const STREAM: StreamId = StreamId(3);
+
+struct StandingClock(AtomicI64);
+
+impl Clock for StandingClock {
+    fn wall_ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn mono(&self) -> Mono {
+        Mono(0)
+    }
+}
+
+/// The WAL's own buffer, without what moves it: a test says when a slot is durable.
+#[derive(Clone)]
+struct Buffer(Arc<Mutex<WalBuffer<WalPermit>>>);
+
+impl BatchLog for Buffer {
+    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal> {
+        self.0.lock().unwrap().push(entry, permit);
+        Ok(())
+    }
+}
+
+struct Broker {
+    partitions: Partitions,
+    buffer: Buffer,
+    permits: Arc<Permits>,
+    next_slot: u64,
+}
+
+fn tp(partition: i32) -> TopicPartition {
+    TopicPartition {
+        topic: TopicId([1; 16]),
+        partition: PartitionIndex(partition),
+    }
+}
+
+impl Broker {
+    fn new() -> Self {
+        let policy = FlushPolicy {
+            slot_bytes: 1 << 20,
+            slots_in_flight: 8,
+            partial_slots_in_flight: 8,
+            puts_per_second: None,
+        };
+        let clock = Arc::new(StandingClock(AtomicI64::new(NOW)));
+        let partitions = Partitions::new(clock, Arc::new(TailCache::new(1 << 20)));
+        let buffer = Buffer(Arc::new(Mutex::new(WalBuffer::new(policy, Mono(0)))));
+        partitions.attach(buffer.clone());
+        Self {
+            partitions,
+            buffer,
+            permits: Arc::new(Permits::new(1 << 30)),
+            next_slot: 0,
+        }
+    }
+
+    fn open(&self, partition: i32) -> Arc<Partition> {
+        self.partitions
+            .open(StateRow::new(tp(partition), LeaderEpoch(0)))
+    }
+
+    async fn try_append(
+        &self,
+        partition: &Partition,
+        batch: BatchView,
+        timestamps: TimestampType,
+    ) -> Result<AppendReceipt, Refusal> {
+        let bytes = batch.bytes().len();
+        let permit = self.permits.reserve(bytes, FairKey(0)).await.unwrap();
+        partition.append(batch, timestamps, Acks::Bucket, permit)
+    }
+
+    async fn append(&self, partition: &Partition, batch: BatchView) -> AppendReceipt {
+        self.try_append(partition, batch, TimestampType::CreateTime)
+            .await
+            .unwrap()
+    }
+
+    /// Makes everything durable that was appended so far.
+    fn make_durable(&mut self) {
+        let at = SlotPosition {
+            stream: STREAM,
+            slot: Slot(self.next_slot),
+        };
+        self.next_slot += 1;
+        let mut buffer = self.buffer.0.lock().unwrap();
+        buffer.want_slot();
+        let slot = buffer.close_slot(Mono(0)).unwrap();
+        buffer.on_slot_done();
+        drop(buffer);
+        self.partitions
+            .take_slot(at, &slot.runs, &slot.producers, slot.entries);
+    }
+}
+
+fn batch(builder: BatchBuilder, records: usize) -> BatchView {
+    let mut builder = builder;
+    for _ in 0..records {
+        let record = NewRecord {
+            timestamp: NOW - 5,
+            value: Some(b"firn"),
+            ..NewRecord::default()
+        };
+        builder.push(&record).unwrap();
+    }
+    builder.build().unwrap()
+}
+
+fn plain(records: usize) -> BatchView {
+    batch(BatchBuilder::default(), records)
+}
+
+fn produced(producer: i64, base_sequence: i32) -> BatchView {
+    let builder = BatchBuilder::default();
+    batch(
+        builder.producer(ProducerId(producer), ProducerEpoch(0), base_sequence),
+        1,
+    )
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_visible_and_readable_once_it_is_durable() {
+    let mut broker = Broker::new();
+    let partition = broker.open(0);
+    let first = broker.append(&partition, plain(3)).await;
+    let second = broker.append(&partition, plain(2)).await;
+    assert_eq!(partition.bounds().high_watermark, 0);
+    assert!(partition.runs(0, 10, 1000).is_empty());
+    broker.make_durable();
+    for (receipt, base_offset) in [(first, 0), (second, 3)] {
+        let expected = Appended {
+            base_offset,
+            log_append_ms: None,
+            log_start: 0,
+        };
+        assert_eq!(receipt.wait().await, Ok(expected));
+    }
+    assert_eq!(partition.bounds().high_watermark, 5);
+    assert_eq!(partition.runs(0, 5, 1000).len(), 1);
+    let read = broker
+        .partitions
+        .tail
+        .read(tp(0), 3, 5, 1000, true)
+        .unwrap();
+    let stored = BatchView::take(&mut read.batches[0].clone()).unwrap();
+    assert!(stored.crc_matches());
+    assert_eq!(stored.header().base_offset, 3);
+    assert_eq!(broker.permits.held(), 0);
+}
+
+#[tokio::test]
+async fn the_brokers_time_is_stored_and_answered_where_the_topic_wants_it() {
+    let mut broker = Broker::new();
+    let partition = broker.open(0);
+    let receipt = broker
+        .try_append(&partition, plain(1), TimestampType::LogAppendTime)
+        .await
+        .unwrap();
+    broker.make_durable();
+    assert_eq!(receipt.wait().await.unwrap().log_append_ms, Some(NOW));
+    assert_eq!(
+        partition
+            .run_with_max_timestamp()
+            .unwrap()
+            .run
+            .max_timestamp,
+        NOW
+    );
+    assert!(partition.run_with_timestamp(0, NOW).is_some());
+    assert!(partition.run_with_timestamp(0, NOW + 1).is_none());
+    assert!(partition.run_with_timestamp(1, NOW).is_none());
+}
+
+#[tokio::test]
+async fn a_repeated_batch_is_answered_with_the_first_offset_and_stored_once() {
+    let mut broker = Broker::new();
+    let partition = broker.open(0);
+    broker.append(&partition, plain(1)).await.is_done();
+    let first = broker.append(&partition, produced(7, 0)).await;
+    let in_flight = broker.append(&partition, produced(7, 0)).await;
+    broker.make_durable();
+    let durable = broker.append(&partition, produced(7, 0)).await;
+    assert!(durable.is_done());
+    for receipt in [first, in_flight, durable] {
+        assert_eq!(receipt.wait().await.unwrap().base_offset, 1);
+    }
+    assert_eq!(partition.bounds().high_watermark, 2);
+}
+
+#[tokio::test]
+async fn the_end_of_ownership_answers_producers_and_consumers() {
+    let broker = Broker::new();
+    let partition = broker.open(0);
+    let receipt = broker.append(&partition, plain(1)).await;
+    let wait = broker.partitions.wait(&[(Arc::clone(&partition), 0)], 1);
+    broker.partitions.close_all();
+    assert_eq!(receipt.wait().await, Err(Refusal::NotOwner));
+    wait.ready().await;
+    assert!(broker.partitions.find_tp(tp(0)).is_none());
+    let late = broker
+        .try_append(&partition, plain(1), TimestampType::CreateTime)
+        .await;
+    assert_eq!(late.unwrap_err(), Refusal::NotOwner);
+}
+
+#[tokio::test]
+async fn a_slot_of_a_partition_that_was_closed_is_passed_by() {
+    let mut broker = Broker::new();
+    let (kept, closed) = (broker.open(0), broker.open(1));
+    let receipt = broker.append(&kept, plain(1)).await;
+    let lost = broker.append(&closed, plain(1)).await;
+    broker.partitions.close(tp(1));
+    broker.make_durable();
+    assert_eq!(receipt.wait().await.unwrap().base_offset, 0);
+    assert_eq!(lost.wait().await, Err(Refusal::NotOwner));
+    assert!(
+        broker
+            .partitions
+            .tail
+            .read(tp(1), 0, 1, 1000, true)
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn long_polls_are_woken_when_their_partitions_together_have_enough() {
+    let mut broker = Broker::new();
+    let (one, two) = (broker.open(0), broker.open(1));
+    let bytes = plain(1).bytes().len();
+    let seen = [(Arc::clone(&one), 0), (Arc::clone(&two), 0)];
+    let wait = broker.partitions.wait(&seen, 2 * bytes);
+    let is_ready = || futures::FutureExt::now_or_never(wait.ready()).is_some();
+    broker.append(&one, plain(1)).await.is_done();
+    broker.make_durable();
+    assert!(!is_ready());
+    broker.append(&two, plain(1)).await.is_done();
+    broker.make_durable();
+    assert!(is_ready());
+    drop(wait);
+    assert_eq!(broker.partitions.waiting(), 0);
+}
+
+#[tokio::test]
+async fn what_became_visible_before_parking_is_not_missed() {
+    let mut broker = Broker::new();
+    let partition = broker.open(0);
+    broker.append(&partition, plain(1)).await.is_done();
+    broker.make_durable();
+    let wait = broker
+        .partitions
+        .wait(&[(Arc::clone(&partition), 0)], 1 << 20);
+    wait.ready().await;
+}
+
+#[tokio::test]
+async fn later_batches_are_not_stored_in_place_of_a_refused_one() {
+    let broker = Broker::new();
+    // the first batch comes while the partition is not open yet
+    broker.partitions.on_refused(tp(0), produced(7, 0).bytes());
+    let partition = broker.open(0);
+    let early = broker
+        .try_append(&partition, produced(7, 1), TimestampType::CreateTime)
+        .await;
+    assert_eq!(
+        early.unwrap_err(),
+        Refusal::OutOfOrder {
+            producer: ProducerId(7),
+            found: 1,
+            expected: 0
+        }
+    );
+    broker.append(&partition, produced(7, 0)).await.is_done();
+    broker.append(&partition, produced(7, 1)).await.is_done();
+    assert!(broker.partitions.shared.refusals().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_wal_nothing_is_taken() {
+    let broker = Broker::new();
+    let clock = Arc::clone(&broker.partitions.shared.clock);
+    let partitions = Partitions::new(clock, Arc::new(TailCache::new(1000)));
+    let partition = partitions.open(StateRow::new(tp(0), LeaderEpoch(0)));
+    let refused = broker
+        .try_append(&partition, produced(7, 0), TimestampType::CreateTime)
+        .await;
+    assert_eq!(refused.unwrap_err(), Refusal::NotOwner);
+    assert!(!partitions.shared.refusals().is_empty());
+}
+
+#[tokio::test]
+async fn state_rows_are_due_after_many_slots_and_are_all_of_one_slot() {
+    let mut broker = Broker::new();
+    let busy = broker.open(0);
+    broker.open(1);
+    for sequence in 0..CHECKPOINT_SLOTS_MAX {
+        let batch = produced(7, sequence as i32);
+        broker.append(&busy, batch).await.is_done();
+        broker.make_durable();
+        if broker.partitions.due().rows.is_some() {
+            break;
+        }
+    }
+    let rows = broker.partitions.rows_due().await;
+    let last = broker.next_slot - 1;
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        assert_eq!(row.after.unwrap().slot, Slot(last));
+    }
+    assert_eq!(rows[0].end_offset, last as i64 + 1);
+    assert_eq!(rows[1].end_offset, 0);
+}
+
+#[tokio::test]
+async fn producers_that_have_gone_are_forgotten() {
+    let mut broker = Broker::new();
+    let partition = broker.open(0);
+    broker.append(&partition, produced(7, 0)).await.is_done();
+    broker.make_durable();
+    broker.partitions.expire_producers(1);
+    assert!(!partition.lock().is_new_producer(produced(7, 0).header()));
+    broker.partitions.expire_producers(0);
+    assert!(partition.lock().is_new_producer(produced(7, 0).header()));
+}
+
+#[test]
+#[should_panic(expected = "I4")]
+fn an_epoch_is_not_opened_twice() {
+    let broker = Broker::new();
+    broker.open(0);
+    broker.open(0);
+}
+
+#[test]
+fn ten_thousand_idle_partitions_take_less_than_eight_megabytes() {
+    let node = size_of::<TopicPartition>() + size_of::<Arc<Partition>>();
+    let each = size_of::<Partition>() + 2 * size_of::<usize>() + 2 * node;
+    assert!(10_000 * each < 8 << 20, "{each} bytes each");
+}
