@@ -7,7 +7,7 @@
 //! JoinGroup holds up only what comes behind it. A client that does not read its answers, or asks
 //! for more than may be in progress, is not read from: the queue between the halves is bounded.
 //!
-//! Knows nothing about what a request means; that is [`Service`].
+//! Knows nothing about what a request means; that is [`Handler`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use super::reply::{Outgoing, Reply};
 use crate::metrics::Metrics;
 
 /// What requests mean. One implementation serves clients; tests have their own.
-pub trait Service: Send + Sync + 'static {
+pub trait Handler: Send + Sync + 'static {
     /// Starts the request in `frame`. Called one frame at a time, in the order of arrival; the
     /// next frame is not looked at until this is done.
     fn start(
@@ -113,7 +113,7 @@ pub struct Shared<S> {
 /// Serves one client until either side closes, and says why it ended.
 pub async fn serve<S, IO>(shared: &Shared<S>, conn: Arc<ConnectionState>, socket: IO) -> Ended
 where
-    S: Service,
+    S: Handler,
     IO: AsyncRead + AsyncWrite + Send,
 {
     let (reader, writer) = tokio::io::split(socket);
@@ -128,7 +128,7 @@ pub async fn serve_halves<S, R, W>(
     writer: W,
 ) -> Ended
 where
-    S: Service,
+    S: Handler,
     R: AsyncRead + Send + Unpin,
     W: AsyncWrite + Send + Unpin,
 {
@@ -177,7 +177,7 @@ struct Reading<'a, S, R> {
 
 type Pending = BoxFuture<'static, Result<Option<Reply>, Refusal>>;
 
-impl<S: Service, R: AsyncRead + Send + Unpin> Reading<'_, S, R> {
+impl<S: Handler, R: AsyncRead + Send + Unpin> Reading<'_, S, R> {
     async fn run(mut self) -> Ended {
         loop {
             let stop = &self.shared.stop;
@@ -282,7 +282,7 @@ struct Writing<'a, S, W> {
     in_progress: &'a AtomicUsize,
 }
 
-impl<S: Service, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
+impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
     /// Answers until there is nothing more to answer, or nobody to answer to.
     async fn run(mut self) -> Result<(), Ended> {
         let mut outgoing = Outgoing::default();

@@ -15,7 +15,7 @@ use super::admin::{
     api_versions, create_partitions, create_topics, delete_topics, describe_cluster,
     describe_configs, find_coordinator, metadata,
 };
-use super::connection::{Refusal, Service, Started};
+use super::connection::{Handler, Refusal, Started};
 use super::context::{Call, ConnectionState, Context};
 use super::group::{
     delete_groups, describe_groups, heartbeat, join_group, leave_group, list_groups, offset_commit,
@@ -36,7 +36,7 @@ impl Dispatch {
     }
 }
 
-impl Service for Dispatch {
+impl Handler for Dispatch {
     async fn start(&self, conn: &Arc<ConnectionState>, frame: Bytes, memory: Reserved) -> Started {
         let began = self.ctx.clock.mono();
         match read(frame) {

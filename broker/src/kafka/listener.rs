@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use super::connection::{self, Ended, Service, Shared};
+use super::connection::{self, Ended, Handler, Shared};
 use super::context::{ConnectionState, OpenListener};
 use crate::config::ListenerSpec;
 use crate::error::FirnError;
@@ -71,7 +71,7 @@ pub struct Door<S> {
     next_id: AtomicU64,
 }
 
-impl<S: Service> Door<S> {
+impl<S: Handler> Door<S> {
     /// A door without listeners.
     pub fn new(shared: Shared<S>, limits: ConnectionLimits) -> Self {
         Self {

@@ -32,7 +32,7 @@ struct Echo {
     go: Arc<Notify>,
 }
 
-impl Service for Echo {
+impl Handler for Echo {
     async fn start(&self, _: &Arc<ConnectionState>, frame: Bytes, memory: Reserved) -> Started {
         self.started.lock().unwrap().push(frame.clone());
         let go = Arc::clone(&self.go);
