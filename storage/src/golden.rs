@@ -7,15 +7,16 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use firn_proto::ids::{
     ClusterId, CoordinatorEpoch, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, Slot,
-    StreamId, TopicId, TopicPartition,
+    SlotPosition, StreamId, TopicId, TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
 use firn_proto::record::{BatchBuilder, Codec, NewRecord};
 
+use crate::checkpoint;
 use crate::journal::record::{
     EpochClaim, JournalIndex, Opening, Snapshot, decode_cluster, encode_cluster,
 };
-use crate::state::{BatchFlags, ProducerBatch, Run};
+use crate::state::{BatchFlags, ProducerBatch, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, SlotHeader, seal_object};
 use crate::stream::{CheckpointRef, StreamName, WalIndex};
 
@@ -118,6 +119,20 @@ fn a_wal_object_keeps_its_bytes() {
     let header = SlotHeader::decode(&object).unwrap();
     assert_eq!(header.index_of(&object).unwrap(), bytes);
     assert_eq!(WalIndex::decode(&bytes, header.body_len), Ok(index));
+}
+
+#[test]
+fn a_checkpoint_keeps_its_bytes() {
+    let mut row = StateRow::new(wal_index_and_batch().0.runs[0].tp, LeaderEpoch(5));
+    row.after = Some(SlotPosition {
+        stream: StreamId(7),
+        slot: Slot(5),
+    });
+    row.log_start = 1 << 31;
+    row.end_offset = 1 << 32;
+    let bytes = checkpoint::encode(std::slice::from_ref(&row));
+    assert_golden("checkpoint_v1.hex", &bytes);
+    assert_eq!(checkpoint::decode(&bytes), Ok(vec![row]));
 }
 
 #[test]

@@ -6,9 +6,11 @@
 //!
 //! - `slot.rs`: slots of both kinds of stream
 //! - `rows.rs`: checkpoints
+//! - `local.rs`: segments of the local WAL
 //!
 //! May not touch: how the formats are read (`stream/`, `journal/record.rs`, `state/`, `wal/`).
 
+mod local;
 mod rows;
 mod slot;
 
@@ -16,10 +18,12 @@ use std::fmt::{self, Display, Write as _};
 
 use bytes::Bytes;
 
+use crate::checkpoint::CHECKPOINT_MAGIC;
 use crate::journal::record::{
     self, CLUSTER_MAGIC, EPOCH_MAGIC, EpochClaim, SNAPSHOT_MAGIC, Snapshot,
 };
 use crate::stream::slot::MAGIC as SLOT_MAGIC;
+use crate::wal::local::SEGMENT_MAGIC;
 
 /// Rows of one kind that are listed; the others are counted.
 const ROWS_MAX: usize = 1000;
@@ -39,14 +43,17 @@ pub struct Inspection {
 
 /// Looks at the bytes of an object or a file; `None` if they are nothing that Firn writes.
 pub fn inspect(bytes: &Bytes) -> Option<Inspection> {
-    let magic: Option<&[u8; 8]> = bytes.first_chunk();
-    Some(match magic {
-        Some(&SLOT_MAGIC) => slot::inspect(bytes),
-        Some(&CLUSTER_MAGIC) => inspect_cluster(bytes),
-        Some(&EPOCH_MAGIC) => inspect_claim(bytes),
-        Some(&SNAPSHOT_MAGIC) => inspect_snapshot(bytes),
-        // A checkpoint object has no frame of its own: the slot that names it has its checksum.
-        _ => return rows::inspect(bytes),
+    if bytes.starts_with(&CHECKPOINT_MAGIC) {
+        return Some(rows::inspect(bytes));
+    }
+    let magic: &[u8; 8] = bytes.first_chunk()?;
+    Some(match *magic {
+        SLOT_MAGIC => slot::inspect(bytes),
+        CLUSTER_MAGIC => inspect_cluster(bytes),
+        EPOCH_MAGIC => inspect_claim(bytes),
+        SNAPSHOT_MAGIC => inspect_snapshot(bytes),
+        SEGMENT_MAGIC => local::inspect(bytes),
+        _ => return None,
     })
 }
 

@@ -1,33 +1,27 @@
-//! Checkpoints: state rows, one after the other.
+//! Checkpoints: sets of state rows.
 
 use bytes::Bytes;
 
 use super::{Inspection, Page};
+use crate::checkpoint;
 use crate::state::StateRow;
 
-/// A checkpoint object, if the bytes begin with a state row.
-pub(super) fn inspect(object: &Bytes) -> Option<Inspection> {
-    StateRow::decode(&mut &object[..]).ok()?;
+/// A checkpoint object.
+pub(super) fn inspect(object: &Bytes) -> Inspection {
     let mut page = Page::new("checkpoint");
     show(&mut page, object);
-    Some(page.finish())
+    page.finish()
 }
 
-/// Lists the rows in `bytes`.
+/// Lists the rows of a checkpoint.
 pub(super) fn show(page: &mut Page, bytes: &[u8]) {
-    let mut rest = bytes;
-    let mut rows = Vec::new();
-    while !rest.is_empty() {
-        match StateRow::decode(&mut rest) {
-            Ok(row) => rows.push(row),
-            Err(fault) => {
-                page.fault(format_args!("row {}: {fault}", rows.len()));
-                break;
-            }
+    match checkpoint::decode(bytes) {
+        Ok(rows) => {
+            page.field("state rows", rows.len());
+            page.rows(&rows, row_text);
         }
+        Err(fault) => page.fault(format_args!("checkpoint: {fault}")),
     }
-    page.field("state rows", rows.len());
-    page.rows(&rows, row_text);
 }
 
 fn row_text(row: &StateRow) -> String {

@@ -7,6 +7,7 @@ use firn_proto::record::{BatchBuilder, Codec, NewRecord};
 use proptest::prelude::*;
 
 use super::*;
+use crate::checkpoint;
 use crate::journal::record::{JournalIndex, Opening, encode_cluster};
 use crate::state::{BatchFlags, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, seal_object};
@@ -34,8 +35,6 @@ fn wal_object(offset: i64) -> Bytes {
         batch.push(&NewRecord::default()).unwrap();
     }
     let batch = batch.build().unwrap().into_bytes();
-    let mut rows = Vec::new();
-    row().encode(&mut rows);
     let mut index = WalIndex {
         runs: vec![Run {
             tp: tp(),
@@ -48,7 +47,7 @@ fn wal_object(offset: i64) -> Bytes {
             flags: BatchFlags(0),
         }],
         producers: Vec::new(),
-        checkpoint: CheckpointRef::Inline(rows.into()),
+        checkpoint: CheckpointRef::Inline(checkpoint::encode(&[row()])),
     };
     let body = SlotBody::new(index.place().unwrap(), vec![batch]);
     object(&StreamName::wal(CLUSTER, StreamId(5)), body)
@@ -153,11 +152,28 @@ fn objects_of_the_coordinator_are_shown() {
 }
 
 #[test]
-fn a_checkpoint_object_is_known_by_its_rows() {
-    let mut rows = Vec::new();
-    row().encode(&mut rows);
-    row().encode(&mut rows);
-    assert_shows(&rows.into(), "checkpoint", &["state rows       2"]);
+fn a_checkpoint_is_shown_row_by_row() {
+    let rows = checkpoint::encode(&[row(), row()]);
+    assert_shows(
+        &rows,
+        "checkpoint",
+        &["state rows       2", "epoch 4 after no slot"],
+    );
+    let cut = inspect(&rows.slice(..rows.len() - 1)).unwrap();
+    assert_eq!(cut.faults.len(), 1, "{cut}");
+}
+
+#[test]
+fn a_local_segment_is_shown_up_to_its_last_whole_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = crate::wal::local::tests::one_segment(dir.path(), 3);
+    assert_shows(
+        &file,
+        "local WAL segment",
+        &["entries          3", "number           1"],
+    );
+    let header_lost = inspect(&file.slice(..20)).unwrap();
+    assert_eq!(header_lost.faults.len(), 1, "{header_lost}");
 }
 
 #[test]

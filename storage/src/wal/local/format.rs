@@ -27,7 +27,8 @@ pub(crate) const ENTRY_HEADER: usize = 128;
 /// Entries begin at multiples of this.
 pub(crate) const ALIGN: usize = 8;
 
-const SEGMENT_MAGIC: [u8; 8] = *b"FIRNWSEG";
+/// The first bytes of every segment.
+pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"FIRNWSEG";
 /// The first bytes of every entry.
 pub(crate) const ENTRY_MAGIC: [u8; 4] = *b"FWEn";
 const VERSION: u32 = 1;

@@ -27,6 +27,8 @@ pub use missing::{Missing, MissingEpoch};
 pub use recovery::{DamagedSegment, LocalRow, Recovered};
 pub use thread::LocalAck;
 
+pub(crate) use format::SEGMENT_MAGIC;
+pub(crate) use recovery::SegmentView;
 pub(crate) use thread::{LocalEvents, LocalQueue};
 
 use directory::Directory;
@@ -109,4 +111,4 @@ impl LocalWal {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -189,6 +189,33 @@ impl Recovered {
     }
 }
 
+/// One segment file by itself, for people to look at.
+#[derive(Debug)]
+pub(crate) struct SegmentView {
+    /// What it says about itself.
+    pub(crate) header: SegmentHeader,
+    /// Its entries, up to where they end.
+    pub(crate) rows: Vec<LocalRow>,
+    /// Where they end.
+    pub(crate) end: u64,
+    /// Whether more than that had been fsynced.
+    pub(crate) damaged: bool,
+}
+
+impl SegmentView {
+    /// Reads a segment; `None` unless its header is whole.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        let header = SegmentHeader::decode(bytes)?;
+        let scan = Scan::of(bytes, header.number, salt_of(header.disk));
+        Some(Self {
+            header,
+            rows: scan.rows,
+            end: scan.end,
+            damaged: scan.damaged,
+        })
+    }
+}
+
 /// What one segment file holds.
 #[derive(Debug)]
 struct Scan {

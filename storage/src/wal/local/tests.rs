@@ -46,6 +46,15 @@ fn write(dir: &Path, commits: &[Vec<WalEntry>]) {
     }
 }
 
+/// The bytes of a segment with `entries` entries.
+pub(crate) fn one_segment(dir: &Path, entries: i64) -> Bytes {
+    write(
+        dir,
+        &[(0..entries).map(|base| entry(0, base, base, 100)).collect()],
+    );
+    fs::read(segment(dir, 1)).unwrap().into()
+}
+
 fn bases(recovered: &Recovered) -> Vec<i64> {
     recovered
         .rows()
