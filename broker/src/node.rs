@@ -4,28 +4,34 @@
 //! - `world.rs`: what a node takes from the world around it
 //! - `doors.rs`: its sockets
 //! - `bucket.rs`: the bucket at start
+//! - `parts.rs`: coordinator, local WAL, WAL, reader, each built from those before it
+//! - `recovery.rs`: what earlier processes of this broker left
+//! - `ownership.rs`: partitions that come and go, checkpoints, progress
+//! - `sink.rs`: where the WAL tells what is durable
 //! - `figures.rs`: figures read from where they are counted
 
 mod bucket;
 mod doors;
 mod figures;
+mod ownership;
+mod parts;
+mod recovery;
+mod sink;
 mod world;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_coordinator::groups::GroupConfig;
-use firn_coordinator::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment};
-use firn_proto::cluster::{RegisterBroker, RegisteredBroker, Reply, Request};
-use firn_proto::ids::ClusterId;
-use firn_proto::journal::JournalError;
-use firn_storage::bucket::{Bucket, BucketKind};
-use firn_storage::cache::{CachedObjects, DiskSpace, FoyerCache, TailCache};
-use firn_storage::journal::BucketJournal;
+use firn_coordinator::{Coordinator, CoordinatorTask};
+use firn_proto::cluster::{RegisteredBroker, Request, RowReport};
+use firn_storage::cache::TailCache;
 use firn_storage::read::Reader;
 use firn_storage::stream::StreamEnv;
-use tokio::sync::Mutex;
+use firn_storage::wal::Wal;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -34,13 +40,19 @@ use crate::error::FirnError;
 use crate::http::{Health, Shown};
 use crate::kafka::connection::Shared;
 use crate::kafka::context::{Context, OpenListener};
+use crate::kafka::data::fetch_session::FetchSessions;
 use crate::kafka::data::init_producer_id::ProducerIds;
 use crate::kafka::dispatch::Dispatch;
 use crate::kafka::listener::{ConnectionLimits, Door};
 use crate::kafka::memory::ByteBudget;
 use crate::metrics::Metrics;
+use crate::partition::Partitions;
 use doors::Doors;
-use figures::BucketFigures;
+use figures::{BucketFigures, WalFigures};
+use ownership::{Follower, Keeper};
+use parts::{call, coordinator_ended, wal_ended};
+use recovery::Recovery;
+use sink::NodeSink;
 pub use world::World;
 
 /// A node that serves.
@@ -50,11 +62,19 @@ pub struct Node {
     doors: Doors,
     listeners: Vec<Arc<OpenListener>>,
     start_took: Duration,
+    parts: Parts,
+    door: Arc<Door<Dispatch>>,
+    stop_kafka: CancellationToken,
+    keepers: JoinSet<()>,
+}
+
+/// The parts that serve.
+struct Parts {
     coordinator: Coordinator,
     coordinator_task: Mutex<CoordinatorTask>,
     registered: RegisteredBroker,
-    door: Arc<Door<Dispatch>>,
-    stop_kafka: CancellationToken,
+    partitions: Arc<Partitions>,
+    wal: Wal,
 }
 
 impl Node {
@@ -78,64 +98,31 @@ impl Node {
             metrics: Arc::new(Metrics::new()),
         };
         let mut doors = Doors::open(&config, &shown).await?;
-        shown.health.starting("opening the bucket");
-        let bucket = match world.bucket.clone() {
-            Some(bucket) => bucket,
-            None => bucket::open(&config.bucket, &world.clock, &world.entropy).await?,
-        };
-        shown.metrics.collect_from(BucketFigures(bucket.clone()));
-
-        shown.health.starting("taking the journal over");
-        let env = StreamEnv {
-            clock: Arc::clone(&world.clock),
-            entropy: Arc::clone(&world.entropy),
-        };
-        let (coordinator, coordinator_task) = lead(&config, &bucket, &env).await?;
-        let registered = register(&config, &doors, &coordinator).await?;
-
-        let reader = open_reader(&config, &bucket, registered.cluster).await?;
-        let stop_kafka = CancellationToken::new();
         let listeners = doors.listeners();
-        let context = Context {
+        let starting = Starting {
+            world,
             config: Arc::clone(&config),
-            clock: Arc::clone(&world.clock),
-            entropy: Arc::clone(&world.entropy),
-            metrics: Arc::clone(&shown.metrics),
-            cluster: registered.cluster,
-            broker: registered.broker,
-            incarnation: registered.incarnation,
-            reader,
-            coordinator: coordinator.clone(),
-            image: coordinator.image(),
-            producer_ids: ProducerIds::default(),
+            shown: shown.clone(),
         };
+        let (context, parts, keepers) = starting.assemble(&doors).await?;
+        let stop_kafka = CancellationToken::new();
         let door = open_kafka(&config, context, &mut doors, &stop_kafka);
         shown.health.serving();
         shown.metrics.ready.set(1);
-        let start_took = world.clock.mono().since(began);
-        for listener in &listeners {
-            let (name, bound, advertised) = (&listener.name, listener.bound, &listener.advertised);
-            tracing::info!(name, %bound, %advertised, "kafka listener open");
-        }
-        tracing::info!(
-            broker = registered.broker.0,
-            incarnation = registered.incarnation.0,
-            cluster = %registered.cluster,
-            took_ms = start_took.as_millis(),
-            "ready"
-        );
-        Ok(Self {
+        let start_took = starting.world.clock.mono().since(began);
+        let node = Self {
             config,
             shown,
             doors,
             listeners,
             start_took,
-            coordinator,
-            coordinator_task: Mutex::new(coordinator_task),
-            registered,
+            parts,
             door,
             stop_kafka,
-        })
+            keepers,
+        };
+        node.log_start();
+        Ok(node)
     }
 
     /// The address that clients of the first listener are told.
@@ -160,22 +147,25 @@ impl Node {
 
     /// Resolves when the node cannot go on, with the reason. Cancellation safe.
     pub async fn failed(&self) -> FirnError {
-        match self.coordinator_task.lock().await.ended().await {
-            Ok(()) => FirnError::failed("the coordinator has stopped", "nobody asked it to"),
-            Err(reason) => coordinator_ended(&reason),
+        let coordinator = async { self.parts.coordinator_task.lock().await.ended().await };
+        tokio::select! {
+            ended = coordinator => match ended {
+                Ok(()) => FirnError::failed("the coordinator has stopped", "nobody asked it to"),
+                Err(reason) => coordinator_ended(&reason),
+            },
+            error = self.parts.wal.failed() => wal_ended(&error),
         }
     }
 
-    /// Stops in order: no more connections and requests, answers to those in progress, leave the
-    /// cluster, close the journal.
+    /// Stops in order: no more connections and requests, everything that was taken in durable and
+    /// answered, state rows written, the cluster left, the journal closed.
     ///
     /// # Errors
     /// Something did not become durable in time. Nothing that was acknowledged is lost.
-    pub async fn stop(self) -> Result<(), FirnError> {
+    pub async fn stop(mut self) -> Result<(), FirnError> {
         tracing::info!("stopping");
         self.shown.health.stopping();
         self.shown.metrics.ready.set(0);
-        self.stop_kafka.cancel();
         let patience = self.config.shutdown_timeout;
         let stopped = timeout(patience, self.leave()).await;
         stopped.unwrap_or_else(|_| {
@@ -187,87 +177,154 @@ impl Node {
         })
     }
 
-    async fn leave(&self) -> Result<(), FirnError> {
-        self.door.drained().await;
-        let leave = Request::LeaveBroker(self.registered.incarnation);
-        call(&self.coordinator, leave).await?;
-        self.coordinator.close().await;
+    async fn leave(&mut self) -> Result<(), FirnError> {
+        let Parts {
+            coordinator,
+            registered,
+            partitions,
+            wal,
+            ..
+        } = &self.parts;
+        self.stop_kafka.cancel();
+        tokio::join!(self.door.drained(), wal.flush());
+        self.keepers.shutdown().await;
+        let report = ownership::last_report(&self.parts).await?;
+        partitions.close_all();
+        wal.close().await.map_err(|e| wal_ended(&e))?;
+        call(coordinator, Request::ReportProgress(report)).await?;
+        call(coordinator, Request::LeaveBroker(registered.incarnation)).await?;
+        coordinator.close().await;
         tracing::info!("stopped");
         Ok(())
     }
-}
 
-/// Takes the journal over and starts the coordinator.
-async fn lead(
-    config: &Config,
-    bucket: &Bucket,
-    env: &StreamEnv,
-) -> Result<(Coordinator, CoordinatorTask), FirnError> {
-    let millis = |duration: Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
-    let coordinator = CoordinatorConfig {
-        groups: GroupConfig {
-            session_timeout_ms_min: millis(config.groups.session_timeout_min),
-            session_timeout_ms_max: millis(config.groups.session_timeout_max),
-            initial_rebalance_delay: config.groups.initial_rebalance_delay,
-            members_max: config.groups.size_max,
-            offsets_retention: config.groups.offsets_retention,
-        },
-        puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
-        ..CoordinatorConfig::default()
-    };
-    let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
-    let environment = Environment {
-        clock: Arc::clone(&env.clock),
-        entropy: Arc::clone(&env.entropy),
-    };
-    Coordinator::start(opener, coordinator, environment)
-        .await
-        .map_err(|reason| coordinator_ended(&reason))
-}
-
-fn coordinator_ended(reason: &EndReason) -> FirnError {
-    match reason {
-        EndReason::Journal(JournalError::Fenced { .. }) => FirnError::Fenced(reason.to_string()),
-        reason => FirnError::failed("the journal cannot be used", reason),
+    fn log_start(&self) {
+        for listener in &self.listeners {
+            let (name, bound, advertised) = (&listener.name, listener.bound, &listener.advertised);
+            tracing::info!(name, %bound, %advertised, "kafka listener open");
+        }
+        let registered = &self.parts.registered;
+        tracing::info!(
+            broker = registered.broker.0,
+            incarnation = registered.incarnation.0,
+            cluster = %registered.cluster,
+            partitions = self.parts.partitions.len(),
+            took_ms = self.start_took.as_millis(),
+            "ready"
+        );
     }
 }
 
-async fn register(
-    config: &Config,
-    doors: &Doors,
-    coordinator: &Coordinator,
-) -> Result<RegisteredBroker, FirnError> {
-    let request = RegisterBroker {
-        broker: Some(config.broker_id),
-        listeners: doors.advertised(config),
-        rack: config.rack.clone(),
-        disk: None,
-    };
-    match call(coordinator, Request::RegisterBroker(request)).await? {
-        Reply::RegisterBroker(registered) => Ok(registered),
-        _ => Err(unexpected("RegisterBroker")),
-    }
+/// A node that does not serve yet.
+struct Starting {
+    world: World,
+    config: Arc<Config>,
+    shown: Shown,
 }
 
-/// Opens the caches and what reads through them.
-async fn open_reader(
-    config: &Config,
-    bucket: &Bucket,
-    cluster: ClusterId,
-) -> Result<Reader, FirnError> {
-    let disk = config.cache.disk_dir.clone().map(|directory| DiskSpace {
-        directory,
-        bytes: config.cache.disk_bytes,
-        cluster,
-    });
-    let cache = FoyerCache::open(config.cache.memory_bytes, disk.as_ref())
-        .await
-        .map_err(|e| FirnError::disk("cannot open the cache (cache.disk.dir)", e))?;
-    let tail = Arc::new(TailCache::new(config.cache.tail_bytes));
-    Ok(Reader::new(
-        tail,
-        CachedObjects::new(bucket.clone(), cache.shared()),
-    ))
+impl Starting {
+    /// Everything up to the doors.
+    async fn assemble(&self, doors: &Doors) -> Result<(Context, Parts, JoinSet<()>), FirnError> {
+        let Self {
+            world,
+            config,
+            shown,
+        } = self;
+        let stage = |what| shown.health.starting(what);
+        stage("opening the bucket");
+        let bucket = match world.bucket.clone() {
+            Some(bucket) => bucket,
+            None => bucket::open(&config.bucket, &world.clock, &world.entropy).await?,
+        };
+        shown.metrics.collect_from(BucketFigures(bucket.clone()));
+        let env = StreamEnv {
+            clock: Arc::clone(&world.clock),
+            entropy: Arc::clone(&world.entropy),
+        };
+
+        stage("taking the journal over");
+        let (coordinator, coordinator_task) = parts::lead(config, &bucket, &env).await?;
+        let cluster = coordinator.image().borrow().cluster;
+        stage("reading the local wal");
+        let (local, recovered) = parts::open_local_wal(config, cluster, &world.entropy)
+            .await?
+            .unzip();
+        let disk = recovered.as_ref().map(|recovered| recovered.disk());
+        let registered = parts::register(config, doors, disk, &coordinator).await?;
+
+        let tail = Arc::new(TailCache::new(config.cache.tail_bytes));
+        let reader = parts::open_reader(config, &bucket, cluster, &tail).await?;
+        let partitions = Arc::new(Partitions::new(Arc::clone(&world.clock), tail));
+        let sink = Arc::new(NodeSink::new(
+            Arc::clone(&partitions),
+            Arc::clone(&world.clock),
+        ));
+        let wal = parts::start_wal(config, &bucket, &registered, local, &sink, &env)?;
+        partitions.attach(wal.clone());
+        shown.metrics.collect_from(WalFigures(wal.clone()));
+
+        stage("taking up what earlier processes left");
+        let recovery = Recovery {
+            bucket: &bucket,
+            coordinator: &coordinator,
+            registered: &registered,
+            env: &env,
+            wal: &wal,
+            sink: &sink,
+        };
+        let taken_up = recovery.run(recovered).await?;
+        for row in taken_up.rows {
+            partitions.open(row);
+        }
+        let parts = Parts {
+            coordinator,
+            coordinator_task: Mutex::new(coordinator_task),
+            registered,
+            partitions,
+            wal,
+        };
+        let keepers = self.keep(&parts, taken_up.reports).await;
+        Ok((self.context(&parts, reader), parts, keepers))
+    }
+
+    /// Opens partitions without a past, and keeps to the picture of the cluster from now on.
+    async fn keep(&self, parts: &Parts, reports: Vec<RowReport>) -> JoinSet<()> {
+        let image = parts.coordinator.image();
+        let mut follower = Follower {
+            partitions: Arc::clone(&parts.partitions),
+            coordinator: parts.coordinator.clone(),
+            incarnation: parts.registered.incarnation,
+            seen: BTreeMap::new(),
+        };
+        let now = Arc::clone(&image.borrow());
+        follower.follow(&now).await;
+        let keeper = Keeper::new(parts, self, reports);
+        let mut keepers = JoinSet::new();
+        keepers.spawn(follower.run(image));
+        keepers.spawn(keeper.run());
+        keepers
+    }
+
+    fn context(&self, parts: &Parts, reader: Reader) -> Context {
+        Context {
+            config: Arc::clone(&self.config),
+            clock: Arc::clone(&self.world.clock),
+            entropy: Arc::clone(&self.world.entropy),
+            metrics: Arc::clone(&self.shown.metrics),
+            cluster: parts.registered.cluster,
+            broker: parts.registered.broker,
+            incarnation: parts.registered.incarnation,
+            reader,
+            partitions: Arc::clone(&parts.partitions),
+            wal: parts.wal.clone(),
+            image: parts.coordinator.image(),
+            coordinator: parts.coordinator.clone(),
+            producer_ids: ProducerIds::default(),
+            fetch_sessions: std::sync::Mutex::new(FetchSessions::new()),
+            fetch_memory: ByteBudget::new(self.config.connections.fetches_bytes_max),
+            decoding: Semaphore::new(DECODINGS_MAX),
+        }
+    }
 }
 
 /// Opens the Kafka door: from now on clients are served.
@@ -298,19 +355,5 @@ fn open_kafka(
     door
 }
 
-/// Asks the coordinator; an answer that does not come ends a start or a stop.
-async fn call(coordinator: &Coordinator, request: Request) -> Result<Reply, FirnError> {
-    let reply = coordinator.call(request).await;
-    reply.map_err(|e| FirnError::failed("the coordinator does not answer", e))
-}
-
-/// The coordinator answered another question.
-fn unexpected(request: &str) -> FirnError {
-    FirnError::failed(
-        format!("{request} has the wrong reply"),
-        "this is a bug; please report it",
-    )
-}
-
-/// Journal puts of a busy coordinator on a store where requests cost money.
-const JOURNAL_PUTS_PER_SECOND: u32 = 10;
+/// Batches that are being decompressed at the same time.
+const DECODINGS_MAX: usize = 4;

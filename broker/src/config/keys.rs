@@ -175,7 +175,7 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "log.filter",
-        default: "info",
+        default: "info,foyer=warn",
         about: "which log lines are written: a tracing filter, such as info or firn_broker=debug,info",
         set: |c, v| set(&mut c.log.filter, Ok(v.to_owned())),
     },

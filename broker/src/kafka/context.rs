@@ -10,18 +10,22 @@
 //!   gives the response, or `None` for acks=0.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::ClusterImage;
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
 use firn_storage::read::Reader;
-use tokio::sync::watch;
+use firn_storage::wal::Wal;
+use tokio::sync::{Semaphore, watch};
 
+use super::data::fetch_session::FetchSessions;
 use super::data::init_producer_id::ProducerIds;
+use super::memory::ByteBudget;
 use crate::config::{Config, HostPort};
 use crate::metrics::Metrics;
+use crate::partition::Partitions;
 
 /// The parts of the process that handlers use; made once by `node.rs`.
 pub struct Context {
@@ -41,12 +45,22 @@ pub struct Context {
     pub incarnation: Incarnation,
     /// Reads batches, from memory or from the bucket.
     pub reader: Reader,
+    /// The partitions that this process owns.
+    pub partitions: Arc<Partitions>,
+    /// The write-ahead log that takes their batches.
+    pub wal: Wal,
     /// The published picture of the cluster.
     pub image: watch::Receiver<Arc<ClusterImage>>,
     /// The coordinator, reached by messages.
     pub coordinator: Coordinator,
     /// The producer ids that this process may still give out.
     pub producer_ids: ProducerIds,
+    /// What clients read, remembered between their requests.
+    pub fetch_sessions: Mutex<FetchSessions>,
+    /// Bytes of all Fetch answers that are being written.
+    pub fetch_memory: ByteBudget,
+    /// Batches that are being decompressed: few, as each may take much memory.
+    pub decoding: Semaphore,
 }
 
 /// A listener that is open.

@@ -3,10 +3,12 @@
 use std::fmt;
 
 use firn_storage::bucket::{Bucket, UsageRow};
+use firn_storage::wal::{LatencyFigures, Wal};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 
 /// Reads the figures of the bucket.
 #[derive(Debug)]
@@ -52,4 +54,84 @@ impl Collector for BucketFigures {
             |row| u64::try_from(row.busy.as_millis()).unwrap_or(u64::MAX),
         )
     }
+}
+/// Reads the figures of the WAL.
+#[derive(Debug)]
+pub(super) struct WalFigures(pub(super) Wal);
+
+impl Collector for WalFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = self.0.status();
+        let mut gauge = |name, help, value: usize| {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
+        };
+        gauge(
+            "wal_buffered_bytes",
+            "bytes that wait for a slot",
+            status.buffered_bytes,
+        )?;
+        gauge(
+            "wal_slots_in_flight",
+            "slots that are put and not durable",
+            status.slots_in_flight,
+        )?;
+        gauge(
+            "wal_permit_bytes",
+            "bytes taken in and not durable",
+            status.permit_bytes,
+        )?;
+        gauge(
+            "wal_local_waiting",
+            "entries that wait for the local disk",
+            status.local_waiting,
+        )?;
+        gauge(
+            "wal_local_full",
+            "1 while the local disk has no room",
+            usize::from(status.local_full),
+        )?;
+        let durable = encoder.encode_descriptor(
+            "wal_durable_bytes",
+            "bytes of durable objects",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(status.durable_bytes).encode(durable)?;
+        latency(
+            &mut encoder,
+            "wal_put_seconds",
+            "from the close of a slot until it is durable",
+            &status.put,
+        )?;
+        match &status.fsync {
+            Some(fsync) => latency(
+                &mut encoder,
+                "wal_fsync_seconds",
+                "group commits of the local wal",
+                fsync,
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+fn latency(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    figures: &LatencyFigures,
+) -> Result<(), fmt::Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    let buckets: Vec<(f64, u64)> = figures
+        .counts
+        .iter()
+        .enumerate()
+        .map(|(class, count)| {
+            let end = LatencyFigures::class_end(class);
+            (end.map_or(f64::MAX, |end| end.as_secs_f64()), *count)
+        })
+        .collect();
+    let seconds = figures.micros as f64 / 1_000_000.0;
+    metric.encode_histogram::<NoLabelSet>(seconds, figures.count(), &buckets, None)
 }

@@ -198,6 +198,15 @@ impl Partitions {
         }
     }
 
+    /// The state row of every partition after `at`, the last durable slot. Only for a caller that
+    /// knows that no slot becomes durable meanwhile: at a stop, when nothing is in flight.
+    pub fn rows_after(&self, at: SlotPosition) -> Vec<StateRow> {
+        self.all()
+            .iter()
+            .map(|partition| partition.state_row(at))
+            .collect()
+    }
+
     /// Forgets producers that have not written for `expiry_ms`. To be called every ten minutes.
     pub fn expire_producers(&self, expiry_ms: i64) {
         let now_ms = self.shared.clock.wall_ms();

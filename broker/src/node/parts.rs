@@ -1,0 +1,166 @@
+//! Builds the parts of a node, each from those before it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_coordinator::groups::GroupConfig;
+use firn_coordinator::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment};
+use firn_proto::cluster::{RegisterBroker, RegisteredBroker, Reply, Request};
+use firn_proto::env::Entropy;
+use firn_proto::ids::{ClusterId, DiskId};
+use firn_proto::journal::JournalError;
+use firn_storage::bucket::{Bucket, BucketKind};
+use firn_storage::cache::{CachedObjects, DiskSpace, FoyerCache, TailCache};
+use firn_storage::journal::BucketJournal;
+use firn_storage::read::Reader;
+use firn_storage::stream::StreamEnv;
+use firn_storage::wal::local::{LocalWal, LocalWalError, LocalWalOptions, Recovered};
+use firn_storage::wal::{FlushPolicy, Wal, WalError, WalSpec};
+
+use super::doors::Doors;
+use super::sink::NodeSink;
+use crate::config::Config;
+use crate::error::FirnError;
+
+/// Takes the journal over and starts the coordinator.
+pub(super) async fn lead(
+    config: &Config,
+    bucket: &Bucket,
+    env: &StreamEnv,
+) -> Result<(Coordinator, CoordinatorTask), FirnError> {
+    let millis = |duration: Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
+    let coordinator = CoordinatorConfig {
+        groups: GroupConfig {
+            session_timeout_ms_min: millis(config.groups.session_timeout_min),
+            session_timeout_ms_max: millis(config.groups.session_timeout_max),
+            initial_rebalance_delay: config.groups.initial_rebalance_delay,
+            members_max: config.groups.size_max,
+            offsets_retention: config.groups.offsets_retention,
+        },
+        puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
+        ..CoordinatorConfig::default()
+    };
+    let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
+    let environment = Environment {
+        clock: Arc::clone(&env.clock),
+        entropy: Arc::clone(&env.entropy),
+    };
+    Coordinator::start(opener, coordinator, environment)
+        .await
+        .map_err(|reason| coordinator_ended(&reason))
+}
+
+/// What the end of the coordinator means for the process.
+pub(super) fn coordinator_ended(reason: &EndReason) -> FirnError {
+    match reason {
+        EndReason::Journal(JournalError::Fenced { .. }) => FirnError::Fenced(reason.to_string()),
+        reason => FirnError::failed("the journal cannot be used", reason),
+    }
+}
+
+/// What the end of the WAL means for the process.
+pub(super) fn wal_ended(error: &WalError) -> FirnError {
+    match error {
+        WalError::Fenced { .. } => FirnError::Fenced(error.to_string()),
+        error if error.exit_code().is_some() => FirnError::disk("the local wal failed", error),
+        error => FirnError::failed("the wal failed", error),
+    }
+}
+
+/// Tells the coordinator that this process lives, and gets an incarnation and a stream from it.
+pub(super) async fn register(
+    config: &Config,
+    doors: &Doors,
+    disk: Option<DiskId>,
+    coordinator: &Coordinator,
+) -> Result<RegisteredBroker, FirnError> {
+    let request = RegisterBroker {
+        broker: Some(config.broker_id),
+        listeners: doors.advertised(config),
+        rack: config.rack.clone(),
+        disk,
+    };
+    match call(coordinator, Request::RegisterBroker(request)).await? {
+        Reply::RegisterBroker(registered) => Ok(registered),
+        _ => Err(unexpected("RegisterBroker")),
+    }
+}
+
+/// Takes the directory of the local WAL, if there is one, and reads what is in it.
+pub(super) async fn open_local_wal(
+    config: &Config,
+    cluster: ClusterId,
+    entropy: &Arc<Entropy>,
+) -> Result<Option<(LocalWal, Recovered)>, FirnError> {
+    let Some(dir) = config.wal_dir() else {
+        return Ok(None);
+    };
+    let shown = dir.display().to_string();
+    let entropy = Arc::clone(entropy);
+    let open = move || LocalWal::open(&LocalWalOptions::new(dir), cluster, &entropy);
+    let opened = tokio::task::spawn_blocking(open).await;
+    let what = format!("cannot use the local wal {shown}");
+    match opened {
+        Ok(Ok(opened)) => Ok(Some(opened)),
+        Ok(Err(error @ LocalWalError::Io { .. })) => Err(FirnError::disk(what, error)),
+        Ok(Err(error)) => Err(FirnError::failed(what, error)),
+        Err(error) => Err(FirnError::failed(what, error)),
+    }
+}
+
+/// Starts the WAL on this process's own stream.
+pub(super) fn start_wal(
+    config: &Config,
+    bucket: &Bucket,
+    registered: &RegisteredBroker,
+    local: Option<LocalWal>,
+    sink: &Arc<NodeSink>,
+    env: &StreamEnv,
+) -> Result<Wal, FirnError> {
+    let mut policy = FlushPolicy::for_bucket(bucket.kind());
+    if config.wal.puts_per_second.is_some() {
+        policy.puts_per_second = config.wal.puts_per_second;
+    }
+    let spec = WalSpec {
+        cluster: registered.cluster,
+        stream: registered.stream,
+        policy,
+        bytes_in_flight: config.wal.memory_bytes,
+        local,
+    };
+    Wal::start(bucket.clone(), spec, Arc::clone(sink) as _, env.clone()).map_err(|e| wal_ended(&e))
+}
+
+/// Opens the caches and what reads through them.
+pub(super) async fn open_reader(
+    config: &Config,
+    bucket: &Bucket,
+    cluster: ClusterId,
+    tail: &Arc<TailCache>,
+) -> Result<Reader, FirnError> {
+    let disk = config.cache.disk_dir.clone().map(|directory| DiskSpace {
+        directory,
+        bytes: config.cache.disk_bytes,
+        cluster,
+    });
+    let cache = FoyerCache::open(config.cache.memory_bytes, disk.as_ref())
+        .await
+        .map_err(|e| FirnError::disk("cannot open the cache (cache.disk.dir)", e))?;
+    let objects = CachedObjects::new(bucket.clone(), cache.shared());
+    Ok(Reader::new(Arc::clone(tail), objects))
+}
+
+/// Asks the coordinator; an answer that does not come ends a start or a stop.
+pub(super) async fn call(coordinator: &Coordinator, request: Request) -> Result<Reply, FirnError> {
+    let reply = coordinator.call(request).await;
+    reply.map_err(|e| FirnError::failed("the coordinator does not answer", e))
+}
+
+/// The coordinator answered another question.
+pub(super) fn unexpected(request: &str) -> FirnError {
+    let reason = "this is a bug; please report it";
+    FirnError::failed(format!("{request} has the wrong reply"), reason)
+}
+
+/// Journal puts of a busy coordinator on a store where requests cost money.
+const JOURNAL_PUTS_PER_SECOND: u32 = 10;
