@@ -36,3 +36,6 @@ impl WalSink for Partitions {
         self.close_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

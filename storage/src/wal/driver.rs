@@ -189,6 +189,11 @@ impl Driver {
             slot,
         };
         self.shared.put.record(took);
+        // before the sink is told: the state rows it may take now are after this slot
+        self.shared.progress.send_modify(|progress| {
+            progress.durable_end = slot.next();
+            progress.durable_bytes += size;
+        });
         self.shared.sink.on_durable(DurableSlot {
             at,
             size,
@@ -207,11 +212,9 @@ impl Driver {
         // lets producers in again
         drop(first.held);
         self.shared.lock().buffer.on_slot_done();
-        self.shared.progress.send_modify(|progress| {
-            progress.low = low;
-            progress.durable_end = slot.next();
-            progress.durable_bytes += size;
-        });
+        self.shared
+            .progress
+            .send_modify(|progress| progress.low = low);
         if let Some(done) = first.checkpoint {
             // a caller that has gone does not need the answer
             let _ = done.send(at);
