@@ -2,7 +2,6 @@
 //! checked for its length. What to do about a failure is decided in `mod.rs`.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -23,29 +22,16 @@ impl Bucket {
             range: range.map(GetRange::Bounded),
             ..GetOptions::default()
         };
-        let base = lock(&self.0.download).timeout(0);
-        let answer = within(base, self.0.store.get_opts(path, options)).await?;
+        let answer = self.timed(0, self.0.store.get_opts(path, options)).await?;
         let expected = answer.range.end - answer.range.start;
-        let timeout = lock(&self.0.download).timeout(expected);
-        let started = self.0.clock.mono();
-        let body = within(timeout, answer.bytes()).await;
-        match body {
-            Ok(bytes) if bytes.len() as u64 == expected => {
-                let took = self.0.clock.mono().since(started);
-                lock(&self.0.download).on_success(expected, took);
-                Ok(bytes)
-            }
-            Ok(bytes) => Err(broken(format!(
-                "the body has {} bytes, not {expected}",
-                bytes.len()
-            ))),
-            Err(error) => {
-                if self.0.clock.mono().since(started) >= timeout {
-                    lock(&self.0.download).on_timeout(expected, timeout);
-                }
-                Err(error)
-            }
+        let bytes = self.timed(expected, answer.bytes()).await?;
+        if bytes.len() as u64 == expected {
+            return Ok(bytes);
         }
+        Err(broken(format!(
+            "the body has {} bytes, not {expected}",
+            bytes.len()
+        )))
     }
 
     pub(super) async fn head_once(&self, path: &Path) -> Result<u64, StoreError> {
@@ -53,8 +39,8 @@ impl Bucket {
             head: true,
             ..GetOptions::default()
         };
-        let base = lock(&self.0.download).timeout(0);
-        Ok(within(base, self.0.store.get_opts(path, options))
+        Ok(self
+            .timed(0, self.0.store.get_opts(path, options))
             .await?
             .meta
             .size)
@@ -68,7 +54,6 @@ impl Bucket {
         limit: usize,
         found: &mut Vec<ListedObject>,
     ) -> Result<(), StoreError> {
-        let base = lock(&self.0.download).timeout(0);
         let folder = self.path(prefix);
         let after = found.last().map(|o: &ListedObject| &o.key).or(start_after);
         let mut objects = match after {
@@ -79,7 +64,7 @@ impl Bucket {
             None => self.0.store.list(Some(&folder)),
         };
         while found.len() < limit {
-            let Some(object) = within(base, objects.try_next()).await? else {
+            let Some(object) = self.timed(0, objects.try_next()).await? else {
                 break;
             };
             if let Some(key) = self.key(&object.location) {
@@ -93,32 +78,42 @@ impl Bucket {
     }
 
     pub(super) async fn delete_once(&self, keys: &[Key]) -> Result<(), StoreError> {
-        let base = lock(&self.0.download).timeout(0);
         let paths: Vec<_> = keys.iter().map(|key| Ok(self.path(key))).collect();
         let mut deleted = self
             .0
             .store
             .delete_stream(futures::stream::iter(paths).boxed());
         loop {
-            match within(base, deleted.try_next()).await {
+            match self.timed(0, deleted.try_next()).await {
                 Ok(Some(_)) | Err(StoreError::NotFound { .. }) => {}
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
     }
-}
 
-async fn within<T>(
-    timeout: Duration,
-    request: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(timeout, request).await {
-        Ok(answer) => answer,
-        Err(_) => Err(broken(format!(
-            "no answer within {} ms",
-            timeout.as_millis()
-        ))),
+    /// Gives a request that moves `bytes` the time it needs as far as is known, and learns from it.
+    async fn timed<T>(
+        &self,
+        bytes: u64,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let timeout = lock(&self.0.download).timeout(bytes);
+        let started = self.0.clock.mono();
+        let answer = tokio::time::timeout(timeout, request).await;
+        let mut timer = lock(&self.0.download);
+        match answer {
+            Ok(Ok(answer)) => {
+                timer.on_success(bytes, self.0.clock.mono().since(started));
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                timer.on_timeout(bytes, timeout);
+                let waited = timeout.as_millis();
+                Err(broken(format!("no answer within {waited} ms")))
+            }
+        }
     }
 }
 

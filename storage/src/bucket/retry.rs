@@ -10,8 +10,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Time that any attempt gets, whatever its size: a store's own tail latency and a new connection.
 const ATTEMPT_BASE: Duration = Duration::from_secs(5);
+/// A store that needs longer than this for a few bytes is as good as away.
+const BASE_MAX: Duration = Duration::from_secs(60);
+/// Bodies of fewer bytes say nothing about the rate.
+const MEASURES_RATE: u64 = 64 * 1024;
 /// No attempt is waited for longer than this.
-const ATTEMPT_MAX: Duration = Duration::from_secs(600);
+const ATTEMPT_MAX: Duration = Duration::from_secs(300);
 /// Assumed until measured: a poor uplink.
 const RATE_FIRST: u64 = 1024 * 1024;
 /// A body gets this many times the time that the measured rate says it needs.
@@ -32,9 +36,11 @@ pub fn backoff(attempt: u32, random: u64) -> Duration {
 
 /// Decides how long one attempt may take, from the size of its body and from what earlier attempts
 /// achieved: an uplink that needs a minute for a slot must get its minute, or the same bytes are
-/// sent for ever (DESIGN §3, traps).
+/// sent for ever (DESIGN §3, traps). Small bodies measure the store's latency, large ones the rate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AttemptTimer {
+    /// What an attempt gets beside the time for its bytes.
+    base: Duration,
     /// Bytes per second that one attempt achieved lately.
     rate: u64,
 }
@@ -42,18 +48,24 @@ pub(super) struct AttemptTimer {
 impl AttemptTimer {
     /// A timer that has measured nothing yet.
     pub(super) const fn new() -> Self {
-        Self { rate: RATE_FIRST }
+        Self {
+            base: ATTEMPT_BASE,
+            rate: RATE_FIRST,
+        }
     }
 
     /// How long an attempt that moves `bytes` may take.
     pub(super) fn timeout(&self, bytes: u64) -> Duration {
         let millis = bytes.saturating_mul(HEADROOM).saturating_mul(1000) / self.rate;
-        (ATTEMPT_BASE + Duration::from_millis(millis)).min(ATTEMPT_MAX)
+        (self.base + Duration::from_millis(millis)).min(ATTEMPT_MAX)
     }
 
-    /// An attempt moved `bytes` in `took`. Small bodies measure latency and are not counted.
+    /// An attempt moved `bytes` in `took`.
     pub(super) fn on_success(&mut self, bytes: u64, took: Duration) {
-        if bytes < 64 * 1024 {
+        if took.saturating_mul(4) < self.base {
+            self.base = (self.base / 2).max(ATTEMPT_BASE);
+        }
+        if bytes < MEASURES_RATE {
             return;
         }
         // One lucky attempt is not the new rule.
@@ -64,10 +76,14 @@ impl AttemptTimer {
     }
 
     /// An attempt to move `bytes` was given up after `waited`. The next one gets about twice as
-    /// long.
+    /// long, however many attempts were given up side by side for the same reason.
     pub(super) fn on_timeout(&mut self, bytes: u64, waited: Duration) {
-        let at_most = rate(bytes, waited).min(self.rate);
-        self.rate = (at_most / 2).max(RATE_MIN);
+        if bytes < MEASURES_RATE {
+            self.base = waited.saturating_mul(2).clamp(self.base, BASE_MAX);
+            return;
+        }
+        let twice_as_long = rate(bytes, waited).saturating_mul(HEADROOM / 2);
+        self.rate = self.rate.min(twice_as_long).max(RATE_MIN);
     }
 }
 
@@ -110,6 +126,49 @@ mod tests {
         assert!(
             timer.timeout(SLOT) > needed,
             "and keeps it once it succeeded"
+        );
+    }
+
+    #[test]
+    fn slots_in_flight_that_time_out_together_count_as_one_timeout() {
+        let mut timer = AttemptTimer::new();
+        let waited = timer.timeout(SLOT);
+        for _ in 0..8 {
+            timer.on_timeout(SLOT, waited);
+        }
+        assert!(timer.timeout(SLOT) > waited);
+        assert!(
+            timer.timeout(SLOT) < waited * 3,
+            "{:?}",
+            timer.timeout(SLOT)
+        );
+        assert_eq!(
+            timer.timeout(0),
+            ATTEMPT_BASE,
+            "small bodies do not wait longer"
+        );
+    }
+
+    #[test]
+    fn a_slow_store_gets_longer_for_few_bytes_and_no_less_for_many() {
+        let mut timer = AttemptTimer::new();
+        let slot = timer.timeout(SLOT);
+        for _ in 0..8 {
+            timer.on_timeout(100, ATTEMPT_BASE);
+        }
+        assert_eq!(timer.timeout(0), ATTEMPT_BASE * 2);
+        assert_eq!(timer.timeout(SLOT), slot + ATTEMPT_BASE);
+        for _ in 0..20 {
+            timer.on_timeout(100, timer.timeout(100));
+        }
+        assert!(timer.timeout(0) <= BASE_MAX);
+        for _ in 0..20 {
+            timer.on_success(100, Duration::from_millis(10));
+        }
+        assert_eq!(
+            timer.timeout(0),
+            ATTEMPT_BASE,
+            "and forgets it when the store is well"
         );
     }
 
