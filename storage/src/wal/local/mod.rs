@@ -111,4 +111,6 @@ impl LocalWal {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 pub(crate) mod tests;

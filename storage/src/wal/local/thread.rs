@@ -268,3 +268,6 @@ fn acks_of(commit: &[Numbered]) -> Vec<LocalAck> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
