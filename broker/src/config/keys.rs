@@ -198,12 +198,6 @@ pub static KEYS: &[Key] = &[
         set: |c, v| set(&mut c.connections.count_per_ip_max, count(v, 1_000_000)),
     },
     Key {
-        name: "max.incremental.fetch.session.cache.slots",
-        default: "1000",
-        about: "fetch sessions kept (KIP-227)",
-        set: |c, v| set(&mut c.connections.fetch_sessions_max, count(v, 1_000_000)),
-    },
-    Key {
         name: "message.max.bytes",
         default: "1048588",
         about: "largest batch of a topic that does not say otherwise",
@@ -285,12 +279,6 @@ pub static KEYS: &[Key] = &[
         default: "auto",
         about: "directory of the local WAL, none, or auto (./firn-wal for s3://, none otherwise)",
         set: |c, v| set(&mut c.wal.place, Ok(wal_place(v))),
-    },
-    Key {
-        name: "wal.disk.bytes",
-        default: "1GiB",
-        about: "bytes that the local WAL may take on its disk",
-        set: |c, v| set(&mut c.wal.disk_bytes, size(v)),
     },
     Key {
         name: "wal.memory.bytes",

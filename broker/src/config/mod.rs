@@ -112,8 +112,6 @@ pub struct WalConfig {
     pub place: WalPlace,
     /// Bytes of produced batches that may wait for the bucket before producers are held back.
     pub memory_bytes: usize,
-    /// Bytes that the local WAL may take on its disk.
-    pub disk_bytes: u64,
     /// Object puts per second of a busy broker; `None` lets the scheme decide (10 for s3://).
     pub puts_per_second: Option<u32>,
 }
@@ -174,8 +172,6 @@ pub struct ConnectionConfig {
     pub fetch_bytes_max: usize,
     /// Bytes of all Fetch answers being written together.
     pub fetches_bytes_max: usize,
-    /// Fetch sessions kept (KIP-227).
-    pub fetch_sessions_max: usize,
 }
 
 /// How log lines come out.
@@ -387,7 +383,6 @@ impl Config {
             wal: WalConfig {
                 place: WalPlace::Auto,
                 memory_bytes: 0,
-                disk_bytes: 0,
                 puts_per_second: None,
             },
             cache: CacheConfig {
@@ -416,7 +411,6 @@ impl Config {
                 requests_bytes_max: 0,
                 fetch_bytes_max: 0,
                 fetches_bytes_max: 0,
-                fetch_sessions_max: 0,
             },
             producer_id_expiration: Duration::ZERO,
             shutdown_timeout: Duration::ZERO,
