@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use firn_coordinator::{Coordinator, CoordinatorTask};
 use firn_proto::cluster::{RegisteredBroker, Request, RowReport};
+use firn_storage::bucket::{Bucket, BucketKind};
 use firn_storage::cache::TailCache;
 use firn_storage::read::Reader;
 use firn_storage::stream::StreamEnv;
@@ -234,16 +235,15 @@ impl Starting {
         stage("opening the bucket");
         let bucket = match world.bucket.clone() {
             Some(bucket) => bucket,
-            None => bucket::open(&config.bucket, &world.clock, &world.entropy).await?,
+            None => bucket::connect(&config.bucket, &world.clock, &world.entropy).await?,
         };
         shown.metrics.collect_from(BucketFigures(bucket.clone()));
         let env = StreamEnv {
             clock: Arc::clone(&world.clock),
             entropy: Arc::clone(&world.entropy),
         };
-
         stage("taking the journal over");
-        let (coordinator, coordinator_task) = parts::lead(config, &bucket, &env).await?;
+        let (coordinator, coordinator_task) = self.lead(&bucket, &env).await?;
         let cluster = coordinator.image().borrow().cluster;
         stage("reading the local wal");
         let (local, recovered) = parts::open_local_wal(config, cluster, &world.entropy)
@@ -285,6 +285,24 @@ impl Starting {
         };
         let keepers = self.keep(&parts, taken_up.reports).await;
         Ok((self.context(&parts, reader), parts, keepers))
+    }
+
+    /// Takes the journal over in a bucket that has proved itself. A local directory proves itself
+    /// meanwhile, since both wait for its disk; nothing is served unless it does.
+    async fn lead(
+        &self,
+        bucket: &Bucket,
+        env: &StreamEnv,
+    ) -> Result<(Coordinator, CoordinatorTask), FirnError> {
+        let prove = bucket::prove(&self.config.bucket, bucket, &env.clock, &env.entropy);
+        let lead = parts::lead(&self.config, bucket, env);
+        if bucket.kind() == BucketKind::S3 {
+            prove.await?;
+            return lead.await;
+        }
+        let (proved, led) = tokio::join!(prove, lead);
+        proved?;
+        led
     }
 
     /// Opens partitions without a past, and keeps to the picture of the cluster from now on.

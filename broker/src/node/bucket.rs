@@ -4,57 +4,87 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::env::{Clock, Entropy};
-use firn_storage::bucket::{Bucket, BucketError, BucketOptions, backoff};
+use firn_storage::bucket::{Bucket, BucketError, BucketOptions, Depth, backoff};
 
 use crate::config::{BucketConfig, ConfigError};
 use crate::error::FirnError;
 
-/// Opens the bucket and lets it prove itself. A bucket that does not answer is asked again until
-/// `bucket.start.timeout.ms` has passed; one that answers no is not.
+/// Opens the bucket. It has not proved itself then: [`prove`].
 ///
 /// # Errors
 /// The reason, as the process's last words.
-pub(super) async fn open(
+pub(super) async fn connect(
     config: &BucketConfig,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<Entropy>,
 ) -> Result<Bucket, FirnError> {
     let options = BucketOptions::of_process(config.create);
-    let began = clock.mono();
-    let mut attempt = 0;
-    loop {
-        let opening = Bucket::open(
+    let connect = || {
+        Bucket::connect(
             &config.url,
             &options,
             Arc::clone(clock),
             Arc::clone(entropy),
-        );
+        )
+    };
+    patiently(config, clock, entropy, connect).await
+}
+
+/// Lets the bucket prove that it can hold a log (I11).
+///
+/// # Errors
+/// The check that failed, as the process's last words.
+pub(super) async fn prove(
+    config: &BucketConfig,
+    bucket: &Bucket,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<Entropy>,
+) -> Result<(), FirnError> {
+    let examine = || async { bucket.examine(Depth::AsNeeded).await?.into_result() };
+    let report = patiently(config, clock, entropy, examine).await?;
+    for check in &report.checks {
+        tracing::debug!(%check, "bucket checked");
+    }
+    Ok(())
+}
+
+/// Asks a bucket that does not answer again until `bucket.start.timeout.ms` has passed; one that
+/// answers no is not asked again.
+async fn patiently<T, F>(
+    config: &BucketConfig,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<Entropy>,
+    ask: impl Fn() -> F,
+) -> Result<T, FirnError>
+where
+    F: Future<Output = Result<T, BucketError>>,
+{
+    let began = clock.mono();
+    let mut attempt = 0;
+    loop {
         let left = config
             .start_timeout
             .saturating_sub(clock.mono().since(began));
-        let error = match tokio::time::timeout(left.max(ATTEMPT_MIN), opening).await {
-            Ok(Ok(bucket)) => return Ok(bucket),
+        let error = match tokio::time::timeout(left.max(ATTEMPT_MIN), ask()).await {
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error @ BucketError::Unavailable { .. })) => error.to_string(),
             Ok(Err(error)) => return Err(lasting(&config.url, error)),
             Err(_) => "no answer".to_owned(),
         };
         let waited = clock.mono().since(began);
         if waited >= config.start_timeout {
-            let reason = format!(
-                "{error}; gave up after {} s (bucket.start.timeout.ms)",
-                waited.as_secs()
-            );
-            return Err(FirnError::failed(
-                format!("the bucket {} does not answer", config.url),
-                reason,
-            ));
+            let what = format!("the bucket {} does not answer", config.url);
+            let seconds = waited.as_secs();
+            let reason = format!("{error}; gave up after {seconds} s (bucket.start.timeout.ms)");
+            return Err(FirnError::failed(what, reason));
         }
         attempt += 1;
         let pause = backoff(attempt, entropy.next_u64());
+        let retry_in_ms = pause.as_millis();
         tracing::warn!(
             bucket = config.url,
             error,
-            retry_in_ms = pause.as_millis(),
+            retry_in_ms,
             "the bucket does not answer"
         );
         tokio::time::sleep(pause).await;
