@@ -70,16 +70,10 @@ pub async fn fold(
     now_ms: i64,
 ) -> Result<Vec<StateRow>, FoldError> {
     let rows = read_rows(bucket, cluster, folds).await?;
-    let starts = folds.iter().zip(rows).map(|(fold, row)| {
-        let mut ranges = fold.ranges.clone();
-        if let (Some(at), Some(row)) = (fold.row, &row) {
-            cover_slots_up_to_row(&mut ranges, at, row);
-        }
-        FoldStart {
-            tp: fold.tp,
-            row,
-            ranges,
-        }
+    let starts = folds.iter().zip(rows).map(|(fold, row)| FoldStart {
+        tp: fold.tp,
+        row,
+        ranges: fold.ranges.clone(),
     });
     let mut machine = Fold::new(starts, now_ms);
     while let Some((stream, slots)) = machine.next_read() {
@@ -96,30 +90,6 @@ pub async fn fold(
         }
     }
     machine.finish()
-}
-
-/// Adds the slots from the one that `row` is the state after up to the one that holds it. The
-/// journal knows only the latter, so that `ranges` may begin behind it; what was in flight when
-/// the row was taken lies in between, and batches may share the row's own slot.
-fn cover_slots_up_to_row(ranges: &mut Vec<FoldRange>, at: SlotPosition, row: &StateRow) {
-    let from = match row.after {
-        Some(after) if after.stream == at.stream => after.slot.next(),
-        // written by a new owner before its first append
-        _ => at.slot,
-    };
-    let of_row = |range: &&mut FoldRange| range.stream == at.stream && range.epoch == row.epoch;
-    match ranges.iter_mut().find(of_row) {
-        Some(range) => range.from = range.from.min(from),
-        None => ranges.insert(
-            0,
-            FoldRange {
-                epoch: row.epoch,
-                stream: at.stream,
-                from,
-                end: at.slot.next(),
-            },
-        ),
-    }
 }
 
 /// The state rows that the folds start from, each checkpoint read once.

@@ -17,6 +17,8 @@ use super::admin::{
 };
 use super::connection::{Handler, Refusal, Started};
 use super::context::{Call, ConnectionState, Context};
+use super::data::produce::PendingProduce;
+use super::data::{fetch, init_producer_id, leader_epoch, list_offsets, produce};
 use super::group::{
     delete_groups, describe_groups, heartbeat, join_group, leave_group, list_groups, offset_commit,
     offset_fetch, sync_group,
@@ -110,14 +112,41 @@ async fn start(
     memory: Reserved,
 ) -> Started {
     let (ctx, conn) = (Arc::clone(ctx), Arc::clone(conn));
+    let request = match request {
+        Request::Produce(request) => {
+            let pending = produce::start(&ctx, &conn, &task.call, request).await;
+            return Started::Pending(acknowledge(ctx, conn, task, pending, memory).boxed());
+        }
+        other => other,
+    };
     let answer = async move {
-        let response = answer(&ctx, &conn, &task.call, request).await?;
-        Ok(Some(finish(&ctx, &task, &response, Some(memory))))
+        let (response, of_answer) = match request {
+            Request::Fetch(request) => {
+                // A request that waits for records holds nothing.
+                drop(memory);
+                let fetched = fetch::handle(&ctx, &conn, &task.call, request).await?;
+                (fetched.response.into(), fetched.memory)
+            }
+            other => (answer(&ctx, &conn, &task.call, other).await?, Some(memory)),
+        };
+        Ok(Some(finish(&ctx, &task, &response, of_answer)))
     };
     Started::Pending(answer.boxed())
 }
 
-/// The one match: every API but Produce.
+/// Answers a Produce whose batches are appended, unless it wants no answer.
+async fn acknowledge(
+    ctx: Arc<Context>,
+    conn: Arc<ConnectionState>,
+    task: Task,
+    pending: PendingProduce,
+    memory: Reserved,
+) -> Result<Option<Reply>, Refusal> {
+    let response = pending.finish(&ctx, &conn).await?;
+    Ok(response.map(|response| finish(&ctx, &task, &response.into(), Some(memory))))
+}
+
+/// The one match: every API but Produce and Fetch.
 async fn answer(
     ctx: &Context,
     conn: &ConnectionState,
@@ -139,14 +168,19 @@ async fn answer(
             describe_groups::handle(ctx, call, request).await.into()
         }
         Request::Heartbeat(request) => heartbeat::handle(ctx, request).await.into(),
+        Request::InitProducerId(request) => init_producer_id::handle(ctx, request).await.into(),
         Request::JoinGroup(request) => join_group::handle(ctx, conn, call, request).await.into(),
         Request::LeaveGroup(request) => leave_group::handle(ctx, call, request).await.into(),
         Request::ListGroups(request) => list_groups::handle(ctx, request).await.into(),
+        Request::ListOffsets(request) => list_offsets::handle(ctx, call, request).await.into(),
         Request::Metadata(request) => metadata::handle(ctx, conn, call, request).await.into(),
         Request::OffsetCommit(request) => offset_commit::handle(ctx, request).await.into(),
         Request::OffsetFetch(request) => offset_fetch::handle(ctx, call, request).await.into(),
+        Request::OffsetForLeaderEpoch(request) => leader_epoch::handle(ctx, request).into(),
         Request::SyncGroup(request) => sync_group::handle(ctx, call, request).await.into(),
-        other => return Err(Refusal(format!("{} is not served", other.api().name()))),
+        Request::Fetch(_) | Request::Produce(_) => {
+            return Err(Refusal("started, but not to be answered here".to_owned()));
+        }
     })
 }
 

@@ -138,6 +138,8 @@ pub struct Bounds {
     pub high_watermark: i64,
     /// Records below belong to no unfinished transaction.
     pub last_stable_offset: i64,
+    /// The offset of the next batch, which is ahead of what is visible.
+    pub log_end: i64,
 }
 
 /// Who is to be answered now, in the order of offsets.
@@ -174,6 +176,7 @@ impl<W> PartitionLog<W> {
             log_start: self.durable.log_start,
             high_watermark,
             last_stable_offset: self.durable.last_stable_offset().min(high_watermark),
+            log_end: self.next_offset,
         }
     }
 

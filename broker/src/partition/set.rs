@@ -158,13 +158,10 @@ impl Partitions {
 
     /// To be called when a produced batch is refused before it came to its partition, so that the
     /// batches of its producer that follow are not taken in its place.
-    pub fn on_refused(&self, tp: TopicPartition, records: &[u8]) {
-        let Ok(header) = BatchHeader::parse(records) else {
-            return;
-        };
+    pub fn on_refused(&self, tp: TopicPartition, header: &BatchHeader) {
         match self.find_tp(tp) {
-            Some(partition) => partition.on_refused(&header),
-            None => self.shared.on_refused(tp, &header),
+            Some(partition) => partition.on_refused(header),
+            None => self.shared.on_refused(tp, header),
         }
     }
 

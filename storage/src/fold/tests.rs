@@ -69,12 +69,11 @@ fn run_fold(
 ) -> Result<(Vec<StateRow>, Vec<SlotPosition>), FoldError> {
     let mut fold = Fold::new(starts, NOW);
     let mut read = Vec::new();
-    let empty = WalIndex::default();
     while let Some((stream, slots)) = fold.next_read() {
         for slot in slots.start.0..slots.end.0 {
             let at = at(stream.0, slot);
             read.push(at);
-            fold.on_index(at, log.get(&at).unwrap_or(&empty))?;
+            fold.on_index(at, log.get(&at).unwrap_or(&WalIndex::default()))?;
         }
     }
     Ok((fold.finish()?, read))
@@ -434,25 +433,6 @@ async fn what_is_folded_from_the_bucket_is_what_the_owner_knew() {
             }
         }
     }
-}
-
-#[tokio::test]
-async fn slots_in_front_of_the_row_are_folded_though_the_journal_names_none_behind_it() {
-    let mut world = world();
-    world.append(16).await;
-    world.wal.flush().await;
-    let rows = world.rows();
-    world.append(16).await;
-    let row = world.wal.push_checkpoint(&rows).await.unwrap();
-    world.wal.close().await.unwrap();
-    let mut folds = world.folds(Some(row));
-    for fold in &mut folds {
-        // the row's slot is the last one: nothing lies behind it
-        fold.ranges.clear();
-    }
-    let folded = fold(&world.bucket, CLUSTER, &folds, NOW).await.unwrap();
-    let ends: Vec<_> = folded.iter().map(|row| row.end_offset).collect();
-    assert_eq!(ends, [4; 8]);
 }
 
 #[tokio::test]

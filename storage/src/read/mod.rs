@@ -326,11 +326,13 @@ impl Reader {
         plan: &Plan,
         max_bytes: usize,
     ) -> Result<Vec<Bytes>, ReadError> {
-        let windows = plan.pieces.iter().map(|piece| {
+        let window = |piece: &Piece| {
             let objects = self.0.objects.clone();
             let (key, window) = (key_of(piece), piece.window(max_bytes));
             async move { objects.read(&key, window).await }
-        });
+        };
+        // Collected, since a stream over a borrowing closure cannot be sent between threads.
+        let windows: Vec<_> = plan.pieces.iter().map(window).collect();
         futures::stream::iter(windows)
             .buffered(COLD_GETS_MAX)
             .try_collect()

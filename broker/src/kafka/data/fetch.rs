@@ -1,3 +1,189 @@
-//! Fetch (1).
+//! Fetch (1), versions 4 to 18: reads record batches.
+//!
+//! - v4: isolation level. v7: sessions (KIP-227). v9: leader epochs (KIP-320). v11: racks, which
+//!   change nothing: only the owner serves. v12: diverging epochs. v13: topics by id. v16: where
+//!   new leaders are (KIP-951).
+//!
+//! A request waits until `min_bytes` can be read or `max_wait_ms` is over; anything the client must
+//! know at once, an error or a diverging epoch, is answered at once. Records are taken whole and as
+//! slices; memory for an answer is reserved before they are read, not while the request waits.
+//!
+//! Requests that claim to come from a replica are refused: there are none (CVE-2018-1288).
 
-pub mod answer;
+mod answer;
+mod read;
+mod survey;
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use firn_proto::env::Mono;
+use firn_proto::error_code::ErrorCode;
+use firn_proto::kafka::fetch::{FetchRequest, FetchResponse};
+use tokio::time::timeout;
+
+use self::answer::PartitionRead;
+use self::survey::{Surveyed, survey};
+use super::fetch_session::{FetchSessions, SessionError, SessionTurn};
+use crate::kafka::connection::Refusal;
+use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::memory::Reserved;
+use crate::kafka::view;
+
+pub(super) use self::read::error_code as read_error_code;
+pub(super) use self::survey::visible_end;
+
+/// Isolation level of a consumer that reads only committed records.
+pub(super) const READ_COMMITTED: i8 = 1;
+
+/// An answer, and the memory that its records hold until they are written.
+pub struct Fetched {
+    /// The answer.
+    pub response: FetchResponse,
+    /// Given back once the answer is written.
+    pub memory: Option<Reserved>,
+}
+
+/// Reads, or waits for something to read.
+///
+/// Cancel safe: a request that is dropped leaves its session as if it had not been answered.
+///
+/// # Errors
+/// The client says that it is a replica.
+pub async fn handle(
+    ctx: &Context,
+    conn: &ConnectionState,
+    call: &Call,
+    request: FetchRequest,
+) -> Result<Fetched, Refusal> {
+    if request.replica_id >= 0 || request.replica_state.replica_id >= 0 {
+        return Err(Refusal("a client fetches as a replica".to_owned()));
+    }
+    let turn = match begin(ctx, call, &request) {
+        Ok(turn) => turn,
+        Err(error) => {
+            let response = answer::refusal(session_error_code(error));
+            return Ok(Fetched {
+                response,
+                memory: None,
+            });
+        }
+    };
+    let poll = Poll {
+        ctx,
+        turn: &turn,
+        began: ctx.clock.mono(),
+        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
+        max_bytes: bytes(request.max_bytes).min(ctx.config.connections.fetch_bytes_max),
+        min_bytes: bytes(request.min_bytes),
+        read_committed: request.isolation_level == READ_COMMITTED,
+    };
+    let (reads, memory) = poll.run().await;
+    let names_leaders = reads.iter().any(|read| read.leader.is_some());
+    let mut response = answer::response(
+        &mut sessions(ctx),
+        &turn,
+        reads,
+        request.isolation_level == READ_COMMITTED,
+    );
+    if names_leaders {
+        let image = ctx.image.borrow().clone();
+        answer::add_endpoints(&mut response, view::endpoints(ctx, conn, &image));
+    }
+    Ok(Fetched { response, memory })
+}
+
+fn bytes(number: i32) -> usize {
+    usize::try_from(number).unwrap_or(0)
+}
+
+fn begin(ctx: &Context, call: &Call, request: &FetchRequest) -> Result<SessionTurn, SessionError> {
+    let request = answer::session_request(call.version, request);
+    let (now, random) = (ctx.clock.mono(), ctx.entropy.next_u64());
+    sessions(ctx).begin(request, now, random)
+}
+
+/// The lock is never held over an await.
+fn sessions(ctx: &Context) -> std::sync::MutexGuard<'_, FetchSessions> {
+    ctx.fetch_sessions
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+fn session_error_code(error: SessionError) -> ErrorCode {
+    match error {
+        SessionError::IdNotFound => ErrorCode::FetchSessionIdNotFound,
+        SessionError::InvalidEpoch => ErrorCode::InvalidFetchSessionEpoch,
+        SessionError::TopicIdMix => ErrorCode::FetchSessionTopicIdError,
+    }
+}
+
+/// One request that waits for something to read.
+struct Poll<'a> {
+    ctx: &'a Context,
+    turn: &'a SessionTurn,
+    began: Mono,
+    max_wait: Duration,
+    max_bytes: usize,
+    min_bytes: usize,
+    read_committed: bool,
+}
+
+impl Poll<'_> {
+    /// The answer of each partition of the turn, in its order.
+    async fn run(&self) -> (Vec<PartitionRead>, Option<Reserved>) {
+        let min_bytes = self.min_bytes.min(self.max_bytes);
+        loop {
+            let wanted = &self.turn.wanted;
+            let surveyed = survey(self.ctx, wanted, self.read_committed, min_bytes);
+            let available: usize = readable(&surveyed).map(|found| found.available).sum();
+            let is_urgent = surveyed.iter().any(|found| found.read.is_urgent());
+            let waited = self.ctx.clock.mono().since(self.began);
+            let left = self.max_wait.saturating_sub(waited);
+            if is_urgent || available >= min_bytes || wanted.is_empty() || left.is_zero() {
+                let memory = self.reserve(&surveyed).await;
+                let reads = read::read_all(self.ctx, surveyed, self.max_bytes).await;
+                return (reads, memory);
+            }
+            let seen: Vec<_> = surveyed
+                .into_iter()
+                .filter_map(|found| {
+                    let readable = found.readable?;
+                    Some((readable.partition, found.read.marks.high_watermark))
+                })
+                .collect();
+            let wait = self.ctx.partitions.wait(&seen, min_bytes - available);
+            drop(seen);
+            // Woken or not, what there is decides.
+            let _ = timeout(left, wait.ready()).await;
+        }
+    }
+
+    /// Memory for what is going to be read.
+    async fn reserve(&self, surveyed: &[Surveyed]) -> Option<Reserved> {
+        let mut bytes = 0_usize;
+        for found in readable(surveyed).filter(|found| found.available > 0) {
+            let runs = found
+                .partition
+                .runs(found.offset, found.end, found.max_bytes);
+            let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
+            bytes = bytes.saturating_add(there.min(found.max_bytes));
+            if bytes >= self.max_bytes {
+                break;
+            }
+        }
+        if bytes == 0 {
+            return None;
+        }
+        Some(
+            self.ctx
+                .fetch_memory
+                .reserve(bytes.min(self.max_bytes))
+                .await,
+        )
+    }
+}
+
+fn readable(surveyed: &[Surveyed]) -> impl Iterator<Item = &survey::Readable> {
+    surveyed.iter().filter_map(|found| found.readable.as_ref())
+}

@@ -1,4 +1,280 @@
-//! Produce (0): which batches are taken, and what is answered.
+//! Produce (0), versions 3 to 13: appends record batches.
+//!
+//! - v7: zstd. v8: the records at fault (KIP-467). v10: the new leader and where it is (KIP-951).
+//!   v13: topics by id (KIP-516).
+//!
+//! Two steps, so that a connection may have several requests in progress: [`start`] appends, in the
+//! order in which requests arrive; [`PendingProduce::finish`] waits for what `acks` asks for. A
+//! batch that is not durable when `timeout_ms` is over is answered REQUEST_TIMED_OUT and stays
+//! where it is: the producer's retry is recognised and waits for the same batch (DESIGN §4).
+//!
+//! Each partition is a result of its own: a batch that is refused does not hold up its neighbours.
 
 pub mod admit;
-pub mod answer;
+mod answer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_proto::cluster::TopicImage;
+use firn_proto::env::Mono;
+use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::{PartitionIndex, TopicId, TopicPartition};
+use firn_proto::kafka::produce::{
+    LeaderIdAndEpoch, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
+    ProduceResponse, TopicProduceData, TopicProduceResponse,
+};
+use firn_proto::record::{BatchHeader, BatchView};
+use firn_storage::wal::{Acks, FairKey};
+use tokio::time::timeout;
+
+use self::admit::Refused;
+use super::locate::{self, TopicRef};
+use super::topic_rules::TopicRules;
+use crate::kafka::connection::Refusal;
+use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::view;
+use crate::partition::AppendReceipt;
+
+/// The first version that names topics by id.
+const IDS_FROM: i16 = 13;
+
+/// A Produce request whose batches are appended, or refused.
+pub struct PendingProduce {
+    acks: Option<Acks>,
+    began: Mono,
+    timeout: Duration,
+    topics: Vec<PendingTopic>,
+}
+
+struct PendingTopic {
+    name: String,
+    id: TopicId,
+    partitions: Vec<PendingPartition>,
+}
+
+struct PendingPartition {
+    index: i32,
+    outcome: Result<AppendReceipt, PartitionProduceResponse>,
+}
+
+/// What all batches of a request share.
+struct Producing<'a> {
+    ctx: &'a Context,
+    who: FairKey,
+    version: i16,
+    acks: Option<Acks>,
+    now_ms: i64,
+}
+
+/// Appends the batches of a request. Waits while the WAL has no room.
+///
+/// Cancel safe in so far as batches that were appended stay so.
+pub async fn start(
+    ctx: &Context,
+    conn: &ConnectionState,
+    call: &Call,
+    request: ProduceRequest,
+) -> PendingProduce {
+    let acks = match request.acks {
+        -1 => Some(Acks::Bucket),
+        0 => Some(Acks::None),
+        1 => Some(Acks::Local),
+        _ => None,
+    };
+    let producing = Producing {
+        ctx,
+        who: FairKey(conn.id),
+        version: call.version,
+        acks,
+        now_ms: ctx.clock.wall_ms(),
+    };
+    let began = ctx.clock.mono();
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    for topic in request.topic_data {
+        topics.push(producing.topic(topic).await);
+    }
+    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
+    PendingProduce {
+        acks,
+        began,
+        timeout: Duration::from_millis(timeout_ms),
+        topics,
+    }
+}
+
+impl Producing<'_> {
+    async fn topic(&self, data: TopicProduceData) -> PendingTopic {
+        let image = self.ctx.image.borrow().clone();
+        let named = if self.version >= IDS_FROM {
+            TopicRef::Id(data.topic_id)
+        } else {
+            TopicRef::Name(&data.name)
+        };
+        let found = locate::topic(&image, named);
+        let mut partitions = Vec::with_capacity(data.partition_data.len());
+        for PartitionProduceData { index, records } in data.partition_data {
+            let outcome = match found {
+                Ok(topic) => self.partition(topic, index, records).await,
+                Err(code) => Err(answer::refused(index, Refused::plain(code), None)),
+            };
+            partitions.push(PendingPartition { index, outcome });
+        }
+        PendingTopic {
+            name: data.name,
+            id: data.topic_id,
+            partitions,
+        }
+    }
+
+    async fn partition(
+        &self,
+        topic: &Arc<TopicImage>,
+        index: i32,
+        records: Option<Bytes>,
+    ) -> Result<AppendReceipt, PartitionProduceResponse> {
+        let appended = self.append(topic, index, records).await;
+        appended.map_err(|refused| {
+            let elsewhere = refused.code == ErrorCode::NotLeaderOrFollower;
+            let leader = locate::leader(topic, index).filter(|_| elsewhere);
+            let leader = leader.map(|(leader_id, leader_epoch)| LeaderIdAndEpoch {
+                leader_id,
+                leader_epoch,
+            });
+            answer::refused(index, refused, leader)
+        })
+    }
+
+    /// Checks the batch of one partition and appends it. A refusal is noted, so that what the
+    /// producer has sent behind it is not stored in its place.
+    async fn append(
+        &self,
+        topic: &TopicImage,
+        index: i32,
+        records: Option<Bytes>,
+    ) -> Result<AppendReceipt, Refused> {
+        // A copy: the batch itself must be held by nobody else, to be stamped in place.
+        let header = records
+            .as_ref()
+            .and_then(|records| BatchHeader::parse(records).ok());
+        let appended = self.try_append(topic, index, records).await;
+        if let (Err(_), Some(header)) = (&appended, header) {
+            let tp = TopicPartition {
+                topic: topic.id,
+                partition: PartitionIndex(index),
+            };
+            self.ctx.partitions.on_refused(tp, &header);
+        }
+        appended
+    }
+
+    async fn try_append(
+        &self,
+        topic: &TopicImage,
+        index: i32,
+        records: Option<Bytes>,
+    ) -> Result<AppendReceipt, Refused> {
+        let acks = self
+            .acks
+            .ok_or_else(|| Refused::plain(ErrorCode::InvalidRequiredAcks))?;
+        let partition = locate::partition(self.ctx, topic, index)
+            .map_err(|misplaced| Refused::plain(misplaced.code))?;
+        let rules = TopicRules::new(&topic.configs, self.ctx.config.topics.message_max_bytes);
+        let batch = self.admit(records, rules).await?;
+        let (count, bytes) = (batch.header().record_count, batch.bytes().len());
+        let permit = self.ctx.wal.reserve(bytes, self.who).await;
+        let permit = permit
+            .map_err(|error| Refused::because(ErrorCode::NotLeaderOrFollower, error.to_string()))?;
+        let receipt = partition.append(batch, rules.batch.timestamp_type, acks, permit)?;
+        let metrics = self.ctx.metrics.topic(&topic.name);
+        metrics.records_in.inc_by(u64::try_from(count).unwrap_or(0));
+        metrics.bytes_in.inc_by(bytes as u64);
+        Ok(receipt)
+    }
+
+    /// Checks a batch; off the threads that serve connections where its records must be read.
+    async fn admit(&self, records: Option<Bytes>, rules: TopicRules) -> Result<BatchView, Refused> {
+        let batch = admit::admit(records, &rules, self.version, self.now_ms)?;
+        if !admit::must_look_inside(&batch, &rules) {
+            return Ok(batch);
+        }
+        let Ok(_decoding) = self.ctx.decoding.acquire().await else {
+            return Err(Refused::plain(ErrorCode::BrokerNotAvailable));
+        };
+        let looked = tokio::task::spawn_blocking(move || admit::look_inside(batch, &rules)).await;
+        looked.unwrap_or_else(|_| Err(Refused::plain(ErrorCode::UnknownServerError)))
+    }
+}
+
+impl PendingProduce {
+    /// Waits until every batch is where `acks` wants it, and gives the response; none for acks=0.
+    ///
+    /// # Errors
+    /// With acks=0 a batch that was refused closes the connection: there is no other way to say so.
+    pub async fn finish(
+        self,
+        ctx: &Context,
+        conn: &ConnectionState,
+    ) -> Result<Option<ProduceResponse>, Refusal> {
+        if self.acks == Some(Acks::None) {
+            return self.without_answer().map(|()| None);
+        }
+        let mut responses = Vec::with_capacity(self.topics.len());
+        for topic in self.topics {
+            let mut partition_responses = Vec::with_capacity(topic.partitions.len());
+            for partition in topic.partitions {
+                let left = self
+                    .timeout
+                    .saturating_sub(ctx.clock.mono().since(self.began));
+                partition_responses.push(partition.finish(left).await);
+            }
+            responses.push(TopicProduceResponse {
+                name: topic.name,
+                topic_id: topic.id,
+                partition_responses,
+            });
+        }
+        let took = ctx.clock.mono().since(self.began);
+        ctx.metrics.produce_ack_seconds.observe(took.as_secs_f64());
+        let mut response = ProduceResponse {
+            responses,
+            ..ProduceResponse::default()
+        };
+        if answer::names_leaders(&response) {
+            let image = ctx.image.borrow().clone();
+            answer::add_endpoints(&mut response, view::endpoints(ctx, conn, &image));
+        }
+        Ok(Some(response))
+    }
+
+    fn without_answer(self) -> Result<(), Refusal> {
+        let partitions = self.topics.iter().flat_map(|topic| &topic.partitions);
+        let refused = partitions.filter_map(|partition| partition.outcome.as_ref().err());
+        match refused.into_iter().next() {
+            None => Ok(()),
+            Some(refused) => Err(Refusal(format!(
+                "produce with acks=0 to partition {} was refused: {}",
+                refused.index, refused.error_code
+            ))),
+        }
+    }
+}
+
+impl PendingPartition {
+    async fn finish(self, left: Duration) -> PartitionProduceResponse {
+        let receipt = match self.outcome {
+            Ok(receipt) => receipt,
+            Err(refused) => return refused,
+        };
+        match timeout(left, receipt.wait()).await {
+            Ok(Ok(appended)) => answer::appended(self.index, appended),
+            Ok(Err(error)) => answer::refused(self.index, error.into(), None),
+            Err(_) => {
+                let late = "not durable in time; the batch is kept, so send it again";
+                let refused = Refused::because(ErrorCode::RequestTimedOut, late);
+                answer::refused(self.index, refused, None)
+            }
+        }
+    }
+}

@@ -271,7 +271,7 @@ async fn what_became_visible_before_parking_is_not_missed() {
 async fn later_batches_are_not_stored_in_place_of_a_refused_one() {
     let broker = Broker::new();
     // the first batch comes while the partition is not open yet
-    broker.partitions.on_refused(tp(0), produced(7, 0).bytes());
+    broker.partitions.on_refused(tp(0), produced(7, 0).header());
     let partition = broker.open(0);
     let early = broker
         .try_append(&partition, produced(7, 1), TimestampType::CreateTime)

@@ -111,6 +111,4 @@ impl LocalWal {
 }
 
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 pub(crate) mod tests;

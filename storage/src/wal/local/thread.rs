@@ -268,6 +268,3 @@ fn acks_of(commit: &[Numbered]) -> Vec<LocalAck> {
         })
         .collect()
 }
-
-#[cfg(test)]
-mod tests;

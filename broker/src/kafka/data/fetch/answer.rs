@@ -14,26 +14,26 @@ use super::super::fetch_session::{
 use crate::kafka::view::Endpoint;
 
 /// The first version that names topics by id.
-pub const IDS_FROM: i16 = 13;
+pub(super) const IDS_FROM: i16 = 13;
 
 /// What was found in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionRead {
+pub(super) struct PartitionRead {
     /// Why there are no records, or `None`.
-    pub error: ErrorCode,
+    pub(super) error: ErrorCode,
     /// The partition's bounds, each −1 if it could not be looked at.
-    pub marks: Marks,
+    pub(super) marks: Marks,
     /// Whole batches, the first of which holds the offset asked for.
-    pub records: Vec<Bytes>,
+    pub(super) records: Vec<Bytes>,
     /// Where the client and the log part.
-    pub diverging: Option<EpochEnd>,
+    pub(super) diverging: Option<EpochEnd>,
     /// Who leads the partition, if not this broker or not in the epoch that the client named.
-    pub leader: Option<LeaderIdAndEpoch>,
+    pub(super) leader: Option<LeaderIdAndEpoch>,
 }
 
 impl PartitionRead {
     /// Nothing could be read.
-    pub fn failed(error: ErrorCode) -> Self {
+    pub(super) fn failed(error: ErrorCode) -> Self {
         Self {
             error,
             marks: Marks {
@@ -48,18 +48,18 @@ impl PartitionRead {
     }
 
     /// Bytes of the records.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.records.iter().map(Bytes::len).sum()
     }
 
     /// Whether the client must be told at once.
-    pub fn is_urgent(&self) -> bool {
+    pub(super) fn is_urgent(&self) -> bool {
         self.error.is_error() || self.diverging.is_some()
     }
 }
 
 /// The part of a request that sessions deal with.
-pub fn session_request(version: i16, request: &FetchRequest) -> SessionRequest {
+pub(super) fn session_request(version: i16, request: &FetchRequest) -> SessionRequest {
     let key = |name: &String, id| {
         if version >= IDS_FROM {
             TopicKey::Id(id)
@@ -92,7 +92,7 @@ pub fn session_request(version: i16, request: &FetchRequest) -> SessionRequest {
 
 /// The response to a turn. `reads` are those of `turn.wanted`, in its order; of an incremental
 /// turn only the news is answered.
-pub fn response(
+pub(super) fn response(
     sessions: &mut FetchSessions,
     turn: &SessionTurn,
     reads: Vec<PartitionRead>,
@@ -122,7 +122,7 @@ pub fn response(
 }
 
 /// A response without partitions.
-pub fn refusal(error_code: ErrorCode) -> FetchResponse {
+pub(super) fn refusal(error_code: ErrorCode) -> FetchResponse {
     FetchResponse {
         error_code,
         ..FetchResponse::default()
@@ -130,7 +130,7 @@ pub fn refusal(error_code: ErrorCode) -> FetchResponse {
 }
 
 /// Tells where the leaders are that `response` names (KIP-951).
-pub fn add_endpoints(response: &mut FetchResponse, endpoints: Vec<Endpoint>) {
+pub(super) fn add_endpoints(response: &mut FetchResponse, endpoints: Vec<Endpoint>) {
     let partitions = response
         .responses
         .iter()

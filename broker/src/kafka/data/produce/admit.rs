@@ -9,6 +9,7 @@ use firn_proto::limits::BATCH_PLAIN_BYTES_MAX;
 use firn_proto::record::{BatchView, Codec, check_produced, first_without_key, recompress};
 
 use crate::kafka::data::topic_rules::TopicRules;
+use crate::partition::Refusal;
 
 /// The first version that may carry zstd.
 const ZSTD_FROM: i16 = 7;
@@ -41,6 +42,12 @@ impl Refused {
             message: Some(message.into()),
             record: None,
         }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::because(refusal.code(), refusal.to_string())
     }
 }
 

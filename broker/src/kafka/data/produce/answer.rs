@@ -8,31 +8,21 @@ use firn_proto::kafka::produce::{
 
 use super::admit::Refused;
 use crate::kafka::view::Endpoint;
+use crate::partition::Appended;
 
 /// A batch that is where `acks` wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Acked {
-    /// The offset of its first record; of a duplicate, that of the first time.
-    pub base_offset: i64,
-    /// The broker's timestamp, in a topic with LogAppendTime.
-    pub log_append_ms: Option<i64>,
-    /// The partition's log start offset.
-    pub log_start: i64,
-}
-
-/// A batch that was taken.
-pub fn acked(index: i32, acked: Acked) -> PartitionProduceResponse {
+pub(super) fn appended(index: i32, appended: Appended) -> PartitionProduceResponse {
     PartitionProduceResponse {
         index,
-        base_offset: acked.base_offset,
-        log_append_time_ms: acked.log_append_ms.unwrap_or(-1),
-        log_start_offset: acked.log_start,
+        base_offset: appended.base_offset,
+        log_append_time_ms: appended.log_append_ms.unwrap_or(-1),
+        log_start_offset: appended.log_start,
         ..PartitionProduceResponse::default()
     }
 }
 
 /// A batch that was not taken. `leader` is who would take it, if this broker knows.
-pub fn refused(
+pub(super) fn refused(
     index: i32,
     refused: Refused,
     leader: Option<LeaderIdAndEpoch>,
@@ -53,7 +43,7 @@ pub fn refused(
 }
 
 /// Tells where the leaders are that `response` names (KIP-951).
-pub fn add_endpoints(response: &mut ProduceResponse, endpoints: Vec<Endpoint>) {
+pub(super) fn add_endpoints(response: &mut ProduceResponse, endpoints: Vec<Endpoint>) {
     let partitions = response
         .responses
         .iter()
@@ -75,7 +65,7 @@ pub fn add_endpoints(response: &mut ProduceResponse, endpoints: Vec<Endpoint>) {
 }
 
 /// Whether somebody else leads a partition of the response.
-pub fn names_leaders(response: &ProduceResponse) -> bool {
+pub(super) fn names_leaders(response: &ProduceResponse) -> bool {
     response
         .responses
         .iter()

@@ -1,7 +1,89 @@
-use super::super::testing::{EIO, ENOSPC, FaultyDisk};
+use std::sync::{Arc, Mutex};
+
 use super::*;
 use crate::wal::testing::entry;
 
+/// A disk in memory that can be full or broken.
+#[derive(Clone, Debug, Default)]
+struct FaultyDisk {
+    state: Arc<Mutex<DiskState>>,
+}
+
+#[derive(Debug, Default)]
+struct DiskState {
+    room_for_segments: usize,
+    segments: Vec<u64>,
+    fail_write: Option<i32>,
+    fail_sync: Option<i32>,
+    syncs: usize,
+    written: u64,
+}
+
+#[derive(Debug)]
+struct FaultyFile(Arc<Mutex<DiskState>>);
+
+impl FaultyDisk {
+    fn with_room(segments: usize) -> Self {
+        let disk = Self::default();
+        disk.set(|state| state.room_for_segments = segments);
+        disk
+    }
+
+    fn set<R>(&self, change: impl FnOnce(&mut DiskState) -> R) -> R {
+        change(&mut self.state.lock().unwrap())
+    }
+}
+
+impl Device for FaultyDisk {
+    type File = FaultyFile;
+
+    fn create(&mut self, number: u64, _bytes: u64) -> io::Result<FaultyFile> {
+        self.set(|state| {
+            if state.segments.len() >= state.room_for_segments {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            state.segments.push(number);
+            Ok(())
+        })?;
+        Ok(FaultyFile(Arc::clone(&self.state)))
+    }
+
+    fn rename(&mut self, from: u64, to: u64) -> io::Result<()> {
+        self.set(|state| {
+            state.segments.retain(|number| *number != from);
+            state.segments.push(to);
+        });
+        Ok(())
+    }
+
+    fn remove(&mut self, number: u64) -> io::Result<()> {
+        self.set(|state| state.segments.retain(|other| *other != number));
+        Ok(())
+    }
+}
+
+impl SegmentFile for FaultyFile {
+    fn write_at(&self, pieces: &mut [IoSlice<'_>], _offset: u64) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        if let Some(errno) = state.fail_write {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        state.written += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        state.syncs += 1;
+        match state.fail_sync {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Ok(()),
+        }
+    }
+}
+
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
 /// Room for three batches of 1000 bytes behind the header.
 const SEGMENT: u64 = 4096 + 3 * 1128;
 

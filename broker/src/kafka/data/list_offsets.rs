@@ -1,0 +1,275 @@
+//! ListOffsets (2), versions 1 to 10: finds offsets by timestamp.
+//!
+//! - v2: isolation level. v4: leader epochs. v7: the largest timestamp (KIP-734). v8: earliest
+//!   local offset, which is the earliest there is: nothing is tiered. v9: latest tiered offset,
+//!   which is none.
+//!
+//! Choices: a timestamp is looked up with record precision: the first record at or after it, as
+//! Kafka does. Only what a consumer of the given isolation level can read is found.
+
+use firn_proto::cluster::{ClusterImage, EpochStart};
+use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::{PartitionIndex, TopicPartition};
+use firn_proto::kafka::list_offsets::{
+    ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
+    ListOffsetsTopicResponse,
+};
+use firn_storage::read::{FoundOffset, ReadError, Reader};
+
+use super::epochs::{self, epoch_at};
+use super::fetch::{READ_COMMITTED, read_error_code, visible_end};
+use super::locate::{self, TopicRef};
+use crate::kafka::context::{Call, Context};
+use crate::partition::{Bounds, Partition};
+
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+const MAX_TIMESTAMP: i64 = -3;
+const EARLIEST_LOCAL: i64 = -4;
+const LATEST_TIERED: i64 = -5;
+
+/// What was found; −1 where there is nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    offset: i64,
+    timestamp: i64,
+    epoch: i32,
+}
+
+impl Found {
+    const NOTHING: Self = Self {
+        offset: -1,
+        timestamp: -1,
+        epoch: -1,
+    };
+
+    /// A place in the log, not a record of it.
+    fn place(offset: i64, epoch: i32) -> Self {
+        Self {
+            offset,
+            timestamp: -1,
+            epoch,
+        }
+    }
+}
+
+/// Looks offsets up.
+pub async fn handle(
+    ctx: &Context,
+    call: &Call,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
+    let image = ctx.image.borrow().clone();
+    let committed = request.isolation_level == READ_COMMITTED;
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for asked in &topic.partitions {
+            let found = look_up(ctx, call, &image, &topic.name, asked, committed).await;
+            partitions.push(answer(asked.partition_index, found));
+        }
+        topics.push(ListOffsetsTopicResponse {
+            name: topic.name,
+            partitions,
+        });
+    }
+    ListOffsetsResponse {
+        topics,
+        ..ListOffsetsResponse::default()
+    }
+}
+
+fn answer(partition_index: i32, found: Result<Found, ErrorCode>) -> ListOffsetsPartitionResponse {
+    let (error_code, found) = match found {
+        Ok(found) => (ErrorCode::None, found),
+        Err(code) => (code, Found::NOTHING),
+    };
+    ListOffsetsPartitionResponse {
+        partition_index,
+        error_code,
+        timestamp: found.timestamp,
+        offset: found.offset,
+        leader_epoch: found.epoch,
+    }
+}
+
+async fn look_up(
+    ctx: &Context,
+    call: &Call,
+    image: &ClusterImage,
+    name: &str,
+    asked: &ListOffsetsPartition,
+    committed: bool,
+) -> Result<Found, ErrorCode> {
+    let topic = locate::topic(image, TopicRef::Name(name))?;
+    let index = PartitionIndex(asked.partition_index);
+    let partition = locate::partition(ctx, topic, index.0).map_err(|misplaced| misplaced.code)?;
+    let bounds = partition.bounds();
+    epochs::check_current(bounds.epoch, asked.current_leader_epoch)?;
+    let known = topic.partition(index);
+    let known = known.map_or(&[][..], |partition| &partition.epochs);
+    if let Some(found) = special(asked.timestamp, call.version, &bounds, committed, known)? {
+        return Ok(found);
+    }
+    let end = visible_end(&bounds, committed);
+    let found = if asked.timestamp == MAX_TIMESTAMP {
+        newest(&ctx.reader, &partition, bounds.log_start, end).await
+    } else {
+        first_at(
+            &ctx.reader,
+            &partition,
+            asked.timestamp,
+            bounds.log_start,
+            end,
+        )
+        .await
+    };
+    match found {
+        Ok(None) => Ok(Found::NOTHING),
+        Ok(Some(found)) => Ok(Found {
+            offset: found.offset,
+            timestamp: found.timestamp,
+            epoch: found.epoch.0,
+        }),
+        Err(error) => Err(failed(partition.tp(), &error)),
+    }
+}
+
+/// The first record in `start .. end` whose timestamp is at least `timestamp`.
+async fn first_at(
+    reader: &Reader,
+    partition: &Partition,
+    timestamp: i64,
+    start: i64,
+    end: i64,
+) -> Result<Option<FoundOffset>, ReadError> {
+    let mut from = start;
+    while let Some(run) = partition.run_with_timestamp(from, timestamp) {
+        if run.run.base_offset >= end {
+            break;
+        }
+        let runs = std::slice::from_ref(&run);
+        let found = reader.offset_for_timestamp(partition.tp(), timestamp, start, end, runs);
+        if let Some(found) = found.await? {
+            return Ok(Some(found));
+        }
+        from = run.run.last_offset + 1;
+    }
+    Ok(None)
+}
+
+/// The first record in `start .. end` with the largest timestamp.
+async fn newest(
+    reader: &Reader,
+    partition: &Partition,
+    start: i64,
+    end: i64,
+) -> Result<Option<FoundOffset>, ReadError> {
+    let Some(run) = partition.run_with_max_timestamp() else {
+        return Ok(None);
+    };
+    let runs = std::slice::from_ref(&run);
+    reader.max_timestamp(partition.tp(), start, end, runs).await
+}
+
+/// What needs no look at records; `None` for what does.
+///
+/// # Errors
+/// UNSUPPORTED_VERSION for a special timestamp that the version does not have.
+fn special(
+    timestamp: i64,
+    version: i16,
+    bounds: &Bounds,
+    committed: bool,
+    known: &[EpochStart],
+) -> Result<Option<Found>, ErrorCode> {
+    let since = match timestamp {
+        MAX_TIMESTAMP => 7,
+        EARLIEST_LOCAL => 8,
+        LATEST_TIERED => 9,
+        _ => 1,
+    };
+    if version < since {
+        return Err(ErrorCode::UnsupportedVersion);
+    }
+    Ok(match timestamp {
+        LATEST => {
+            let end = visible_end(bounds, committed);
+            Some(Found::place(end, bounds.epoch.0))
+        }
+        EARLIEST | EARLIEST_LOCAL => {
+            let start = bounds.log_start;
+            Some(Found::place(start, epoch_at(known, start)))
+        }
+        LATEST_TIERED => Some(Found::NOTHING),
+        MAX_TIMESTAMP | 0.. => None,
+        _ => return Err(ErrorCode::UnsupportedVersion),
+    })
+}
+
+fn failed(tp: TopicPartition, error: &ReadError) -> ErrorCode {
+    tracing::warn!(%tp, %error, "a timestamp could not be looked up");
+    read_error_code(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::ids::LeaderEpoch;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        epoch: LeaderEpoch(7),
+        log_start: 5,
+        high_watermark: 40,
+        last_stable_offset: 30,
+        log_end: 50,
+    };
+
+    fn epochs() -> Vec<EpochStart> {
+        [(3, 0), (7, 20)]
+            .map(|(epoch, start_offset)| EpochStart {
+                epoch: LeaderEpoch(epoch),
+                start_offset,
+            })
+            .to_vec()
+    }
+
+    fn look(timestamp: i64, version: i16, committed: bool) -> Result<Option<Found>, ErrorCode> {
+        special(timestamp, version, &BOUNDS, committed, &epochs())
+    }
+
+    #[test]
+    fn the_latest_offset_depends_on_the_isolation_level() {
+        assert_eq!(look(LATEST, 1, false), Ok(Some(Found::place(40, 7))));
+        assert_eq!(look(LATEST, 2, true), Ok(Some(Found::place(30, 7))));
+    }
+
+    #[test]
+    fn the_earliest_offset_is_the_log_start_in_its_own_epoch() {
+        assert_eq!(look(EARLIEST, 1, false), Ok(Some(Found::place(5, 3))));
+        assert_eq!(look(EARLIEST_LOCAL, 8, false), Ok(Some(Found::place(5, 3))));
+    }
+
+    #[test]
+    fn nothing_is_tiered() {
+        assert_eq!(look(LATEST_TIERED, 9, false), Ok(Some(Found::NOTHING)));
+    }
+
+    #[test]
+    fn records_are_looked_at_for_times() {
+        assert_eq!(look(0, 1, false), Ok(None));
+        assert_eq!(look(MAX_TIMESTAMP, 7, false), Ok(None));
+    }
+
+    #[test]
+    fn a_special_timestamp_from_a_later_version_is_refused() {
+        for (timestamp, version) in [(MAX_TIMESTAMP, 6), (EARLIEST_LOCAL, 7), (LATEST_TIERED, 8)] {
+            assert_eq!(
+                look(timestamp, version, false),
+                Err(ErrorCode::UnsupportedVersion)
+            );
+        }
+        assert_eq!(look(-6, 10, false), Err(ErrorCode::UnsupportedVersion));
+    }
+}

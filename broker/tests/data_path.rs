@@ -1,0 +1,550 @@
+//! The data APIs of a whole node in memory, spoken to over TCP: what is produced comes back, in
+//! every version, and every answer that clients build on is as Kafka's.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_broker::config::{Config, Pair, Profile, Source};
+use firn_broker::node::Node;
+use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::{ProducerEpoch, ProducerId, TopicId};
+use firn_proto::kafka::fetch::{
+    FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData,
+};
+use firn_proto::kafka::init_producer_id::InitProducerIdRequest;
+use firn_proto::kafka::list_offsets::{
+    ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsTopic,
+};
+use firn_proto::kafka::metadata::{MetadataRequest, MetadataRequestTopic};
+use firn_proto::kafka::offset_for_leader_epoch::{
+    OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use firn_proto::kafka::produce::{
+    PartitionProduceData, PartitionProduceResponse, ProduceRequest, TopicProduceData,
+};
+use firn_proto::kafka::{ApiKey, Reader, Request, Response, read_response_header};
+use firn_proto::record::{BatchBuilder, Codec, NewRecord, split_batches};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const TOPIC: &str = "measurements";
+/// Offsets of the tests do not depend on it, but records may not lie in the future.
+const TIME: i64 = 1_700_000_000_000;
+
+async fn start() -> Node {
+    let pairs = [
+        ("bucket", "memory://"),
+        ("kafka", "127.0.0.1:0"),
+        ("http", "none"),
+    ];
+    let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+    let config = Config::new(Profile::Dev, pairs.to_vec()).unwrap();
+    Node::start(Arc::new(config)).await.unwrap()
+}
+
+/// A connection that asks one thing at a time.
+struct Client {
+    socket: TcpStream,
+    correlation_id: i32,
+}
+
+impl Client {
+    async fn connect(node: &Node) -> Self {
+        let socket = TcpStream::connect(node.listeners()[0].bound).await.unwrap();
+        Self {
+            socket,
+            correlation_id: 0,
+        }
+    }
+
+    async fn send(&mut self, version: i16, request: &Request) {
+        self.correlation_id += 1;
+        let frame = request.encode(version, self.correlation_id, Some("test"));
+        self.socket.write_all(&frame.to_bytes()).await.unwrap();
+    }
+
+    async fn receive(&mut self, api: ApiKey, version: i16) -> Response {
+        let length = self.socket.read_i32().await.unwrap();
+        let mut frame = vec![0; length as usize];
+        self.socket.read_exact(&mut frame).await.unwrap();
+        let mut reader = Reader::new(frame.into());
+        let correlation_id = read_response_header(&mut reader, api, version).unwrap();
+        assert_eq!(correlation_id, self.correlation_id);
+        let response = Response::read(api, version, &mut reader).unwrap();
+        assert_eq!(reader.remaining(), 0);
+        response
+    }
+
+    async fn call(&mut self, version: i16, request: impl Into<Request>) -> Response {
+        let request = request.into();
+        self.send(version, &request).await;
+        self.receive(request.api(), version).await
+    }
+
+    /// Makes the topic by asking for it, as clients do.
+    async fn topic(&mut self) -> TopicId {
+        let request = MetadataRequest {
+            topics: Some(vec![MetadataRequestTopic {
+                name: Some(TOPIC.to_owned()),
+                ..MetadataRequestTopic::default()
+            }]),
+            ..MetadataRequest::default()
+        };
+        loop {
+            let Response::Metadata(response) = self.call(12, request.clone()).await else {
+                panic!("not Metadata");
+            };
+            let topic = &response.topics[0];
+            let led = topic
+                .partitions
+                .iter()
+                .all(|partition| partition.leader_id >= 0);
+            if topic.error_code == ErrorCode::None && led {
+                return topic.topic_id;
+            }
+        }
+    }
+
+    async fn produce(&mut self, version: i16, request: ProduceRequest) -> PartitionProduceResponse {
+        loop {
+            let Response::Produce(response) = self.call(version, request.clone()).await else {
+                panic!("not Produce");
+            };
+            let partition = response.responses[0].partition_responses[0].clone();
+            // A partition that was just made may not be open yet, which clients retry.
+            if partition.error_code != ErrorCode::NotLeaderOrFollower {
+                return partition;
+            }
+        }
+    }
+
+    async fn fetch(&mut self, version: i16, request: FetchRequest) -> FetchResponse {
+        match self.call(version, request).await {
+            Response::Fetch(response) => response,
+            other => panic!("not Fetch: {other:?}"),
+        }
+    }
+
+    async fn list(&mut self, timestamp: i64) -> ListOffsetsPartitionResponse {
+        let request = ListOffsetsRequest {
+            replica_id: -1,
+            topics: vec![ListOffsetsTopic {
+                name: TOPIC.to_owned(),
+                partitions: vec![ListOffsetsPartition {
+                    timestamp,
+                    ..ListOffsetsPartition::default()
+                }],
+            }],
+            ..ListOffsetsRequest::default()
+        };
+        match self.call(9, request).await {
+            Response::ListOffsets(response) => response.topics[0].partitions[0].clone(),
+            other => panic!("not ListOffsets: {other:?}"),
+        }
+    }
+}
+
+fn record(time: i64, value: &[u8]) -> NewRecord<'_> {
+    NewRecord {
+        timestamp: time,
+        value: Some(value),
+        ..NewRecord::default()
+    }
+}
+
+fn batch(times: &[i64]) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::Lz4);
+    for time in times {
+        builder.push(&record(*time, b"value")).unwrap();
+    }
+    builder.build().unwrap().into_bytes()
+}
+
+fn produce_of(id: TopicId, acks: i16, records: Bytes) -> ProduceRequest {
+    ProduceRequest {
+        acks,
+        timeout_ms: 30_000,
+        topic_data: vec![TopicProduceData {
+            name: TOPIC.to_owned(),
+            topic_id: id,
+            partition_data: vec![PartitionProduceData {
+                index: 0,
+                records: Some(records),
+            }],
+        }],
+        ..ProduceRequest::default()
+    }
+}
+
+fn fetch_of(id: TopicId, offset: i64) -> FetchRequest {
+    FetchRequest {
+        max_wait_ms: 10_000,
+        min_bytes: 1,
+        topics: vec![FetchTopic {
+            topic: TOPIC.to_owned(),
+            topic_id: id,
+            partitions: vec![FetchPartition {
+                fetch_offset: offset,
+                partition_max_bytes: 1 << 20,
+                ..FetchPartition::default()
+            }],
+        }],
+        ..FetchRequest::default()
+    }
+}
+
+fn only(response: &FetchResponse) -> &PartitionData {
+    assert_eq!(response.error_code, ErrorCode::None);
+    &response.responses[0].partitions[0]
+}
+
+/// First offset and number of records of each batch.
+fn batches(data: &PartitionData) -> Vec<(i64, i32)> {
+    let records = data.records.as_ref().unwrap().to_bytes();
+    split_batches(records)
+        .map(|batch| {
+            let batch = batch.unwrap();
+            assert!(batch.crc_matches());
+            (batch.header().base_offset, batch.header().record_count)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_is_produced_comes_back_in_every_version() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    let mut offset = 0;
+    for version in ApiKey::Produce.served() {
+        let answer = client
+            .produce(version, produce_of(id, -1, batch(&[TIME, TIME])))
+            .await;
+        assert_eq!(answer.error_code, ErrorCode::None, "v{version}");
+        assert_eq!(answer.base_offset, offset, "v{version}");
+        offset += 2;
+    }
+    for version in ApiKey::Fetch.served() {
+        let response = client.fetch(version, fetch_of(id, 0)).await;
+        let data = only(&response);
+        assert_eq!(data.error_code, ErrorCode::None, "v{version}");
+        assert_eq!(data.high_watermark, offset, "v{version}");
+        let expected: Vec<_> = (0..offset).step_by(2).map(|base| (base, 2)).collect();
+        assert_eq!(batches(data), expected, "v{version}");
+    }
+    node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_offset_in_the_middle_of_a_batch_gets_the_whole_batch() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    for acks in [-1, 1] {
+        client
+            .produce(9, produce_of(id, acks, batch(&[TIME, TIME, TIME])))
+            .await;
+    }
+    let response = client.fetch(12, fetch_of(id, 4)).await;
+    assert_eq!(batches(only(&response)), [(3, 3)]);
+}
+
+#[tokio::test]
+async fn a_limit_below_the_first_batch_does_not_hold_a_consumer_up() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    for _ in 0..2 {
+        client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    }
+    let mut request = fetch_of(id, 0);
+    request.max_bytes = 1;
+    request.topics[0].partitions[0].partition_max_bytes = 1;
+    let response = client.fetch(12, request).await;
+    assert_eq!(batches(only(&response)), [(0, 1)]);
+}
+
+#[tokio::test]
+async fn a_fetch_at_the_end_waits_for_the_next_record() {
+    let node = start().await;
+    let mut consumer = Client::connect(&node).await;
+    let mut producer = Client::connect(&node).await;
+    let id = consumer.topic().await;
+    producer
+        .produce(9, produce_of(id, -1, batch(&[TIME])))
+        .await;
+    let waiting = Request::from(FetchRequest {
+        max_wait_ms: 60_000,
+        ..fetch_of(id, 1)
+    });
+    consumer.send(12, &waiting).await;
+    producer
+        .produce(9, produce_of(id, -1, batch(&[TIME])))
+        .await;
+    let Response::Fetch(response) = consumer.receive(ApiKey::Fetch, 12).await else {
+        panic!("not Fetch");
+    };
+    assert_eq!(batches(only(&response)), [(1, 1)]);
+}
+
+#[tokio::test]
+async fn a_fetch_of_nothing_is_answered_when_its_time_is_up() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    let request = FetchRequest {
+        max_wait_ms: 1,
+        ..fetch_of(id, 1)
+    };
+    let response = client.fetch(12, request).await;
+    assert_eq!(batches(only(&response)), []);
+    assert_eq!(only(&response).error_code, ErrorCode::None);
+}
+
+#[tokio::test]
+async fn an_offset_outside_the_log_is_refused_with_its_bounds() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    for offset in [-1, 2, 1 << 40] {
+        let response = client.fetch(12, fetch_of(id, offset)).await;
+        let data = only(&response);
+        assert_eq!(data.error_code, ErrorCode::OffsetOutOfRange, "{offset}");
+        assert_eq!((data.log_start_offset, data.high_watermark), (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn clients_in_another_epoch_are_fenced() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    let mut request = fetch_of(id, 0);
+    request.topics[0].partitions[0].current_leader_epoch = 1000;
+    let response = client.fetch(12, request).await;
+    assert_eq!(only(&response).error_code, ErrorCode::UnknownLeaderEpoch);
+}
+
+#[tokio::test]
+async fn topics_that_do_not_exist_are_named_as_they_were() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let stranger = TopicId([9; 16]);
+    let response = client.fetch(13, fetch_of(stranger, 0)).await;
+    assert_eq!(only(&response).error_code, ErrorCode::UnknownTopicId);
+    let response = client.fetch(12, fetch_of(stranger, 0)).await;
+    assert_eq!(
+        only(&response).error_code,
+        ErrorCode::UnknownTopicOrPartition
+    );
+    let produce = produce_of(stranger, -1, batch(&[TIME]));
+    let answer = client.produce(13, produce.clone()).await;
+    assert_eq!(answer.error_code, ErrorCode::UnknownTopicId);
+    let answer = client.produce(12, produce).await;
+    assert_eq!(answer.error_code, ErrorCode::UnknownTopicOrPartition);
+}
+
+#[tokio::test]
+async fn a_session_answers_only_news() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    let full = FetchRequest {
+        session_epoch: 0,
+        max_wait_ms: 1,
+        ..fetch_of(id, 1)
+    };
+    let response = client.fetch(13, full).await;
+    assert_ne!(response.session_id, 0);
+    let mut incremental = FetchRequest {
+        session_id: response.session_id,
+        session_epoch: 1,
+        max_wait_ms: 1,
+        min_bytes: 1,
+        ..FetchRequest::default()
+    };
+    let response = client.fetch(13, incremental.clone()).await;
+    assert_eq!(response.responses, []);
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    incremental.session_epoch = 2;
+    let response = client.fetch(13, incremental.clone()).await;
+    assert_eq!(batches(only(&response)), [(1, 1)]);
+    let response = client.fetch(13, incremental).await;
+    assert_eq!(response.error_code, ErrorCode::InvalidFetchSessionEpoch);
+}
+
+#[tokio::test]
+async fn offsets_are_found_by_time_to_the_record() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    for times in [
+        [TIME, TIME + 10],
+        [TIME + 30, TIME + 20],
+        [TIME + 25, TIME + 5],
+    ] {
+        client.produce(9, produce_of(id, -1, batch(&times))).await;
+    }
+    // (asked for, offset, timestamp)
+    let expected = [
+        (-1, 6, -1),
+        (-2, 0, -1),
+        (-3, 2, TIME + 30),
+        (-4, 0, -1),
+        (-5, -1, -1),
+        (0, 0, TIME),
+        (TIME + 1, 1, TIME + 10),
+        (TIME + 11, 2, TIME + 30),
+        (TIME + 30, 2, TIME + 30),
+        (TIME + 31, -1, -1),
+    ];
+    for (timestamp, offset, found) in expected {
+        let answer = client.list(timestamp).await;
+        assert_eq!(answer.error_code, ErrorCode::None, "{timestamp}");
+        assert_eq!(
+            (answer.offset, answer.timestamp),
+            (offset, found),
+            "{timestamp}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_sent_twice_is_stored_once() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    let request = InitProducerIdRequest {
+        producer_epoch: -1,
+        ..InitProducerIdRequest::default()
+    };
+    let Response::InitProducerId(producer) = client.call(4, request).await else {
+        panic!("not InitProducerId");
+    };
+    assert_eq!(
+        (producer.error_code, producer.producer_epoch),
+        (ErrorCode::None, 0)
+    );
+    let batch = |sequence| {
+        let (id, epoch) = (ProducerId(producer.producer_id), ProducerEpoch(0));
+        let mut builder = BatchBuilder::new(Codec::None).producer(id, epoch, sequence);
+        builder.push(&record(TIME, b"once")).unwrap();
+        builder.build().unwrap().into_bytes()
+    };
+    for (sequence, offset) in [(0, 0), (1, 1), (0, 0), (1, 1), (2, 2)] {
+        let answer = client.produce(9, produce_of(id, -1, batch(sequence))).await;
+        assert_eq!(answer.error_code, ErrorCode::None, "sequence {sequence}");
+        assert_eq!(answer.base_offset, offset, "sequence {sequence}");
+    }
+    let answer = client.produce(9, produce_of(id, -1, batch(9))).await;
+    assert_eq!(answer.error_code, ErrorCode::OutOfOrderSequenceNumber);
+}
+
+#[tokio::test]
+async fn batches_that_break_a_rule_are_refused_with_its_code() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    let mut damaged = batch(&[TIME]).to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let mut double = batch(&[TIME]).to_vec();
+    double.extend_from_slice(&batch(&[TIME]));
+    let cases = [
+        (-1, damaged.into(), ErrorCode::CorruptMessage),
+        (-1, double.into(), ErrorCode::InvalidRecord),
+        (-1, Bytes::new(), ErrorCode::InvalidRecord),
+        (-1, batch(&[i64::MAX]), ErrorCode::InvalidTimestamp),
+        (2, batch(&[TIME]), ErrorCode::InvalidRequiredAcks),
+    ];
+    for (acks, records, code) in cases {
+        let answer = client.produce(9, produce_of(id, acks, records)).await;
+        assert_eq!((answer.error_code, answer.base_offset), (code, -1));
+    }
+    assert_eq!(client.list(-1).await.offset, 0);
+}
+
+#[tokio::test]
+async fn acks_0_has_no_answer() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    client
+        .send(9, &produce_of(id, 0, batch(&[TIME])).into())
+        .await;
+    // The next answer on the connection is that of the next request.
+    assert_eq!(client.list(-2).await.offset, 0);
+    let response = client.fetch(12, fetch_of(id, 1)).await;
+    assert_eq!(batches(only(&response)), [(1, 1)]);
+}
+
+#[tokio::test]
+async fn an_error_under_acks_0_closes_the_connection() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let stranger = produce_of(TopicId([9; 16]), 0, batch(&[TIME]));
+    client.send(12, &stranger.into()).await;
+    assert!(client.socket.read_i32().await.is_err());
+}
+
+#[tokio::test]
+async fn several_produce_requests_in_flight_keep_their_order() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    let first = client.correlation_id + 1;
+    for _ in 0..20 {
+        client
+            .send(9, &produce_of(id, -1, batch(&[TIME])).into())
+            .await;
+    }
+    client.correlation_id = first - 1;
+    for offset in 1..=20 {
+        client.correlation_id += 1;
+        let Response::Produce(response) = client.receive(ApiKey::Produce, 9).await else {
+            panic!("not Produce");
+        };
+        assert_eq!(
+            response.responses[0].partition_responses[0].base_offset,
+            offset
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_latest_epoch_ends_at_the_high_watermark() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client
+        .produce(9, produce_of(id, -1, batch(&[TIME, TIME])))
+        .await;
+    let response = client.fetch(12, fetch_of(id, 0)).await;
+    let records = only(&response).records.as_ref().unwrap().to_bytes();
+    let first = split_batches(records).next().unwrap().unwrap();
+    let epoch = first.header().leader_epoch.0;
+    let ask = |leader_epoch| OffsetForLeaderEpochRequest {
+        replica_id: -1,
+        topics: vec![OffsetForLeaderTopic {
+            topic: TOPIC.to_owned(),
+            partitions: vec![OffsetForLeaderPartition {
+                leader_epoch,
+                ..OffsetForLeaderPartition::default()
+            }],
+        }],
+    };
+    for (asked, end) in [(epoch, (epoch, 2)), (epoch + 1, (-1, -1))] {
+        let Response::OffsetForLeaderEpoch(response) = client.call(4, ask(asked)).await else {
+            panic!("not OffsetForLeaderEpoch");
+        };
+        let answer = &response.topics[0].partitions[0];
+        assert_eq!((answer.leader_epoch, answer.end_offset), end);
+    }
+}
