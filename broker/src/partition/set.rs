@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use firn_proto::env::Clock;
 use firn_proto::ids::{PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition};
@@ -30,7 +30,7 @@ pub trait BatchLog: Send + Sync + 'static {
 /// What all partitions of a broker share.
 pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
-    wal: OnceLock<Box<dyn BatchLog>>,
+    wal: RwLock<Option<Box<dyn BatchLog>>>,
     refusals: Mutex<Refusals>,
 }
 
@@ -55,7 +55,7 @@ impl Partitions {
     pub fn new(clock: Arc<dyn Clock>, tail: Arc<TailCache>) -> Self {
         let shared = Shared {
             clock,
-            wal: OnceLock::new(),
+            wal: RwLock::default(),
             refusals: Mutex::default(),
         };
         Self {
@@ -69,10 +69,13 @@ impl Partitions {
     }
 
     /// Says where batches go. Once, after the WAL was started with this set as its sink; until then
-    /// appends are refused.
+    /// appends are refused. [`Self::close_all`] lets go of it: the WAL holds its sink as well.
     pub fn attach(&self, wal: impl BatchLog) {
-        // a second WAL would be a second stream, and offsets belong to one
-        let _ = self.shared.wal.set(Box::new(wal));
+        let before = self.shared.wal_mut().replace(Box::new(wal));
+        assert!(
+            before.is_none(),
+            "I4: a second wal would be a second stream, and offsets belong to one"
+        );
     }
 
     /// Owns a partition from now on, in the epoch set in `row`, with the state it folded to. If the
@@ -117,6 +120,8 @@ impl Partitions {
                 .into_values()
                 .collect();
         self.let_go(&all);
+        let wal = self.shared.wal_mut().take();
+        drop(wal);
     }
 
     /// The partition, if this broker owns it.
@@ -301,8 +306,14 @@ impl fmt::Debug for Partitions {
 
 impl Shared {
     pub(super) fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal> {
-        let wal = self.wal.get().ok_or(Refusal::NotOwner)?;
-        wal.push(entry, permit)
+        match &*self.wal.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(wal) => wal.push(entry, permit),
+            None => Err(Refusal::NotOwner),
+        }
+    }
+
+    fn wal_mut(&self) -> RwLockWriteGuard<'_, Option<Box<dyn BatchLog>>> {
+        self.wal.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn on_refused(&self, tp: TopicPartition, header: &BatchHeader) {
