@@ -7,6 +7,7 @@
 )]
 
 mod codec;
+mod commit;
 mod fold;
 mod records;
 mod wal;
@@ -20,5 +21,6 @@ criterion_group!(
     wal::buffer,
     wal::index,
     fold::rows,
+    commit::group_commit,
 );
 criterion_main!(benches);
