@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use firn_tests::client::Client;
+use bytes::Bytes;
+use firn_tests::client::{Client, code};
+use firn_tests::history::History;
 use firn_tests::minio::Minio;
 use firn_tests::node::NodePlan;
 use firn_tests::producer::IdempotentProducer;
-use firn_tests::records::Record;
+use firn_tests::records::{ProducerFields, Record, encode_batch};
 use firn_tests::{requirement, wait};
 
-use crate::{assert_keeps, folder, minio_for, node_on};
+use crate::{FIRN, assert_keeps, folder, minio_for, node_on};
 
 const TOPIC: &str = "outage";
 /// Long enough for puts to time out at least once.
@@ -143,28 +145,42 @@ impl Drop for SmallDisk {
     }
 }
 
+/// With no room for a segment, acks=1 is worth as much as acks=all, and an operator can read why.
 #[test]
-fn a_disk_too_small_for_the_local_wal_is_named_at_start() {
+fn without_room_for_the_local_wal_acks_1_waits_for_the_bucket() {
     let folder = folder();
-    let test = "a_disk_too_small_for_the_local_wal_is_named_at_start";
+    let test = "without_room_for_the_local_wal_acks_1_waits_for_the_bucket";
     let Some(minio) = minio_for(test, folder.path()) else {
         return;
     };
     let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), "64k") else {
         return;
     };
-    let plan = minio
-        .node(crate::FIRN, folder.path(), "cluster")
-        .with_wal(&disk.0);
-    let mut node = plan.launch();
-    let status = node.process.wait(wait::PATIENCE);
-    assert!(!status.success());
+    let plan = minio.node(FIRN, folder.path(), "cluster");
+    let node = plan.clone().with_wal(&disk.0).start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(TOPIC, 1, &[]);
+    let mut history = History::default();
+    for at in 0..10 {
+        let value = Bytes::from(format!("{at}"));
+        let record = Record::new("key", value.clone());
+        let batch = encode_batch(&[record], ProducerFields::NONE);
+        history.sent(0, std::slice::from_ref(&value));
+        let produced = client.produce_with_acks(TOPIC, 0, batch, 1).unwrap();
+        assert_eq!(produced.error, code::NONE);
+        history.acknowledged(0, produced.base_offset, &[value]);
+    }
     let output = node.process.output();
     assert!(
-        output.contains("space"),
-        "the error says what is full:\n{output}"
+        output.contains("No space left"),
+        "the log says what is full:\n{output}"
     );
-    assert!(output.contains("small"), "the error says where:\n{output}");
+    node.kill();
+    let node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.wait_leaders(TOPIC, 1);
+    assert_keeps(&history, &mut client, TOPIC, 1);
+    node.stop();
 }
 
 #[test]
@@ -177,9 +193,7 @@ fn a_disk_that_fills_up_under_the_local_wal_loses_nothing() {
     let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), "300m") else {
         return;
     };
-    let plan = minio
-        .node(crate::FIRN, folder.path(), "cluster")
-        .with_wal(&disk.0);
+    let plan = minio.node(FIRN, folder.path(), "cluster").with_wal(&disk.0);
     let ballast = disk.0.join("ballast");
     producing_survives(&plan, || {
         // Takes what is left of the disk until it is refused, and gives it back later.
