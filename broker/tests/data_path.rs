@@ -34,8 +34,12 @@ const TOPIC: &str = "measurements";
 const TIME: i64 = 1_700_000_000_000;
 
 async fn start() -> Node {
+    start_on("memory://").await
+}
+
+async fn start_on(bucket: &str) -> Node {
     let pairs = [
-        ("bucket", "memory://"),
+        ("bucket", bucket),
         ("kafka", "127.0.0.1:0"),
         ("http", "none"),
     ];
@@ -547,4 +551,42 @@ async fn the_latest_epoch_ends_at_the_high_watermark() {
         let answer = &response.topics[0].partitions[0];
         assert_eq!((answer.leader_epoch, answer.end_offset), end);
     }
+}
+
+#[tokio::test]
+async fn a_restarted_node_serves_what_was_acknowledged_and_knows_its_producers() {
+    let directory = tempfile::tempdir().unwrap();
+    let bucket = format!("file://{}", directory.path().display());
+    let producer = (ProducerId(0), ProducerEpoch(0));
+    let batch = |sequence| {
+        let mut builder = BatchBuilder::new(Codec::Zstd).producer(producer.0, producer.1, sequence);
+        builder
+            .push(&record(TIME + i64::from(sequence), b"kept"))
+            .unwrap();
+        builder.build().unwrap().into_bytes()
+    };
+    let node = start_on(&bucket).await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    for sequence in 0..10 {
+        let answer = client.produce(9, produce_of(id, -1, batch(sequence))).await;
+        assert_eq!(answer.base_offset, i64::from(sequence));
+    }
+    drop(client);
+    node.stop().await.unwrap();
+
+    let node = start_on(&bucket).await;
+    let mut client = Client::connect(&node).await;
+    assert_eq!(client.topic().await, id);
+    let again = client.produce(9, produce_of(id, -1, batch(9))).await;
+    assert_eq!((again.error_code, again.base_offset), (ErrorCode::None, 9));
+    for version in ApiKey::Fetch.served() {
+        let response = client.fetch(version, fetch_of(id, 3)).await;
+        let expected: Vec<_> = (3..10).map(|base| (base, 1)).collect();
+        assert_eq!(batches(only(&response)), expected, "v{version}");
+    }
+    let found = client.list(TIME + 5).await;
+    assert_eq!((found.offset, found.timestamp), (5, TIME + 5));
+    let next = client.produce(9, produce_of(id, -1, batch(10))).await;
+    assert_eq!((next.error_code, next.base_offset), (ErrorCode::None, 10));
 }

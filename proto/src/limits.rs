@@ -11,6 +11,9 @@ pub const REQUEST_BYTES_MAX: usize = 100 * 1024 * 1024;
 pub const DECODE_EXPANSION_MAX: usize = 8;
 /// What decoding any request may allocate beyond that, in bytes.
 pub const DECODE_BYTES_FLOOR: usize = 64 * 1024;
+/// What decoding a request may allocate at most, in bytes, however long its frame is: only Produce
+/// has long frames, and its records are not copied.
+pub const DECODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Tagged fields a structure on the wire may have; Kafka's have up to four.
 pub const TAGGED_FIELDS_MAX: usize = 64;
 /// Largest tagged field that is skipped because nobody here knows it.

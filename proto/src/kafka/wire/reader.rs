@@ -4,7 +4,8 @@ use bytes::{Buf, Bytes};
 
 use super::DecodeError;
 use crate::limits::{
-    DECODE_BYTES_FLOOR, DECODE_EXPANSION_MAX, TAGGED_FIELD_BYTES_MAX, TAGGED_FIELDS_MAX,
+    DECODE_BYTES_FLOOR, DECODE_BYTES_MAX, DECODE_EXPANSION_MAX, TAGGED_FIELD_BYTES_MAX,
+    TAGGED_FIELDS_MAX,
 };
 
 /// Reads one frame from front to back.
@@ -43,6 +44,7 @@ impl Reader {
         self.frame
             .saturating_mul(DECODE_EXPANSION_MAX)
             .saturating_add(DECODE_BYTES_FLOOR)
+            .min(DECODE_BYTES_MAX)
     }
 
     /// Pays for an allocation of `bytes`.
