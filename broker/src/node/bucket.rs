@@ -61,16 +61,20 @@ where
 {
     let began = clock.mono();
     let mut attempt = 0;
+    let mut error = "no answer".to_owned();
     loop {
         let left = config
             .start_timeout
             .saturating_sub(clock.mono().since(began));
-        let error = match tokio::time::timeout(left.max(ATTEMPT_MIN), ask()).await {
+        match tokio::time::timeout(left.max(ATTEMPT_MIN), ask()).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error @ BucketError::Unavailable { .. })) => error.to_string(),
+            Ok(Err(unavailable @ BucketError::Unavailable { .. })) => {
+                error = unavailable.to_string();
+            }
             Ok(Err(error)) => return Err(lasting(&config.url, error)),
-            Err(_) => "no answer".to_owned(),
-        };
+            // The attempt was cut off; what was heard before it is still the best reason.
+            Err(_) => {}
+        }
         let waited = clock.mono().since(began);
         if waited >= config.start_timeout {
             let what = format!("the bucket {} does not answer", config.url);
