@@ -33,10 +33,10 @@ fn sigterm_ends_the_broker_while_a_fetch_waits() {
     let address = node.kafka();
     let mut client = Client::connect(address).unwrap();
     client.create_topic("quiet", 1, &[]);
+    let mut waiting = Client::connect(address).unwrap();
     let waiting = std::thread::spawn(move || {
-        let mut client = Client::connect(address).unwrap();
         // Either answer is right: an empty one, or a closed connection.
-        while client.fetch("quiet", 0, 0).is_ok() {}
+        while waiting.fetch("quiet", 0, 0).is_ok() {}
     });
     node.stop();
     waiting.join().unwrap();

@@ -68,12 +68,12 @@ fn run_fold(
     starts: Vec<FoldStart>,
 ) -> Result<(Vec<StateRow>, Vec<SlotPosition>), FoldError> {
     let mut fold = Fold::new(starts, NOW);
-    let mut read = Vec::new();
+    let (mut read, empty) = (Vec::new(), WalIndex::default());
     while let Some((stream, slots)) = fold.next_read() {
         for slot in slots.start.0..slots.end.0 {
             let at = at(stream.0, slot);
             read.push(at);
-            fold.on_index(at, log.get(&at).unwrap_or(&WalIndex::default()))?;
+            fold.on_index(at, log.get(&at).unwrap_or(&empty))?;
         }
     }
     Ok((fold.finish()?, read))

@@ -71,7 +71,8 @@ impl LocalWal {
     /// # Errors
     ///
     /// [`LocalWalError::Locked`] while another process has it, [`LocalWalError::ForeignCluster`]
-    /// for a directory of another cluster, [`LocalWalError::Io`] for what the disk answers.
+    /// for a directory of another cluster, [`LocalWalError::Io`] for what the disk answers; a disk
+    /// without room for a segment is refused unless it is what was recovered that fills it.
     pub fn open(
         options: &LocalWalOptions,
         cluster: ClusterId,
@@ -79,6 +80,9 @@ impl LocalWal {
     ) -> Result<(Self, Recovered), LocalWalError> {
         let directory = Directory::open(&options.dir, cluster, options.foreign, entropy)?;
         let recovered = Recovered::scan(directory.clone())?;
+        if recovered.is_empty() {
+            directory.check_room(options.segment_bytes)?;
+        }
         let local = Self {
             directory,
             segment_bytes: options.segment_bytes,
