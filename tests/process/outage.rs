@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use bytes::Bytes;
 use firn_tests::client::Client;
 use firn_tests::minio::Minio;
 use firn_tests::node::NodePlan;
