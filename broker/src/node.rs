@@ -6,13 +6,15 @@
 //! - `bucket.rs`: the bucket at start
 //! - `parts.rs`: coordinator, local WAL, WAL, reader, each built from those before it
 //! - `recovery.rs`: what earlier processes of this broker left
-//! - `ownership.rs`: partitions that come and go, checkpoints, progress
+//! - `ownership.rs`: partitions that come and go
+//! - `keeper.rs`: checkpoints, progress, and noticing that the bucket stands still
 //! - `sink.rs`: where the WAL tells what is durable
 //! - `figures.rs`: figures read from where they are counted
 
 mod bucket;
 mod doors;
 mod figures;
+mod keeper;
 mod ownership;
 mod parts;
 mod recovery;
@@ -49,8 +51,9 @@ use crate::kafka::memory::ByteBudget;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 use doors::Doors;
-use figures::{BucketFigures, WalFigures};
-use ownership::{Follower, Keeper};
+use figures::{BucketFigures, ReadFigures, WalFigures};
+use keeper::Keeper;
+use ownership::Follower;
 use parts::{call, coordinator_ended, wal_ended};
 use recovery::Recovery;
 use sink::NodeSink;
@@ -189,7 +192,7 @@ impl Node {
         self.stop_kafka.cancel();
         tokio::join!(self.door.drained(), wal.flush());
         self.keepers.shutdown().await;
-        let report = ownership::last_report(&self.parts).await?;
+        let report = keeper::last_report(&self.parts).await?;
         partitions.close_all();
         wal.close().await.map_err(|e| wal_ended(&e))?;
         call(coordinator, Request::ReportProgress(report)).await?;
@@ -262,6 +265,11 @@ impl Starting {
         let wal = parts::start_wal(config, &bucket, &registered, local, &sink, &env)?;
         partitions.attach(wal.clone());
         shown.metrics.collect_from(WalFigures(wal.clone()));
+        let read_figures = ReadFigures {
+            reader: reader.clone(),
+            partitions: Arc::clone(&partitions),
+        };
+        shown.metrics.collect_from(read_figures);
 
         stage("taking up what earlier processes left");
         let recovery = Recovery {

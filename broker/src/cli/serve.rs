@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +59,16 @@ pub(super) fn run(profile: Profile, args: ServeArgs) -> Result<ExitCode, FirnErr
     if let Some(quic) = config.quic {
         tracing::warn!(%quic, "the native quic door is reserved: a later version opens it");
     }
-    runtime()?.block_on(serve(profile, config))?;
+    for (key, setting) in config.settings() {
+        if setting.source != Source::Default {
+            tracing::info!(key, value = setting.text, source = %setting.source, "setting");
+        }
+    }
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(profile, config));
+    // A disk or a bucket that hangs must not keep a process that has nothing more to do.
+    runtime.shutdown_timeout(LAST_TASKS_MAX);
+    served?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -169,3 +179,6 @@ fn welcome(config: &Config, node: &Node) {
     println!();
     println!("ctrl-c stops it; what was acknowledged stays in the bucket");
 }
+
+/// How long tasks that are still running at the end may take.
+const LAST_TASKS_MAX: Duration = Duration::from_secs(1);

@@ -1,14 +1,18 @@
 //! Figures that live where they are counted, read whenever somebody asks `/metrics`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use firn_storage::bucket::{Bucket, UsageRow};
+use firn_storage::read::Reader;
 use firn_storage::wal::{LatencyFigures, Wal};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::partition::Partitions;
 
 /// Reads the figures of the bucket.
 #[derive(Debug)]
@@ -62,42 +66,42 @@ pub(super) struct WalFigures(pub(super) Wal);
 impl Collector for WalFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = self.0.status();
-        let mut gauge = |name, help, value: usize| {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
-        };
-        gauge(
-            "wal_buffered_bytes",
-            "bytes that wait for a slot",
-            status.buffered_bytes,
-        )?;
-        gauge(
-            "wal_slots_in_flight",
-            "slots that are put and not durable",
-            status.slots_in_flight,
-        )?;
-        gauge(
-            "wal_permit_bytes",
-            "bytes taken in and not durable",
-            status.permit_bytes,
-        )?;
-        gauge(
-            "wal_local_waiting",
-            "entries that wait for the local disk",
-            status.local_waiting,
-        )?;
-        gauge(
-            "wal_local_full",
-            "1 while the local disk has no room",
-            usize::from(status.local_full),
-        )?;
-        let durable = encoder.encode_descriptor(
+        for (name, help, value) in [
+            (
+                "wal_buffered_bytes",
+                "bytes that wait for a slot",
+                status.buffered_bytes,
+            ),
+            (
+                "wal_slots_in_flight",
+                "slots that are put and not durable",
+                status.slots_in_flight,
+            ),
+            (
+                "wal_permit_bytes",
+                "bytes taken in and not durable",
+                status.permit_bytes,
+            ),
+            (
+                "wal_local_waiting",
+                "entries that wait for the local disk",
+                status.local_waiting,
+            ),
+            (
+                "wal_local_full",
+                "1 while the local disk has no room",
+                status.local_full.into(),
+            ),
+        ] {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        let durable = status.durable_bytes;
+        counter(
+            &mut encoder,
             "wal_durable_bytes",
             "bytes of durable objects",
-            None,
-            MetricType::Counter,
+            durable,
         )?;
-        ConstCounter::new(status.durable_bytes).encode(durable)?;
         latency(
             &mut encoder,
             "wal_put_seconds",
@@ -114,6 +118,100 @@ impl Collector for WalFigures {
             None => Ok(()),
         }
     }
+}
+
+/// Reads the figures of reads, tier by tier, and of the partitions they go to.
+pub(super) struct ReadFigures {
+    pub(super) reader: Reader,
+    pub(super) partitions: Arc<Partitions>,
+}
+
+impl fmt::Debug for ReadFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadFigures").finish_non_exhaustive()
+    }
+}
+
+impl Collector for ReadFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (reads, tail) = (self.reader.usage(), self.reader.tail().usage());
+        for (name, help, value) in [
+            (
+                "partitions_owned",
+                "partitions that this broker owns",
+                self.partitions.len(),
+            ),
+            (
+                "fetches_waiting",
+                "fetches that wait for records",
+                self.partitions.waiting(),
+            ),
+            (
+                "tail_cache_bytes",
+                "bytes of the newest batches in memory",
+                tail.bytes,
+            ),
+        ] {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        for (name, help, value) in [
+            ("reads_hot", "reads served from memory alone", reads.hot),
+            (
+                "reads_cold",
+                "reads that needed objects of the bucket",
+                reads.cold,
+            ),
+            (
+                "reads_refetched",
+                "stretches fetched again because their bytes were wrong",
+                reads.refetched,
+            ),
+            (
+                "reads_corrupt",
+                "stretches that are wrong in the bucket itself",
+                reads.corrupt,
+            ),
+            (
+                "tail_cache_hits",
+                "reads that the newest batches served",
+                tail.hits,
+            ),
+            ("tail_cache_misses", "reads that they did not", tail.misses),
+            (
+                "object_cache_hits",
+                "blocks of objects that the cache had",
+                reads.objects.hits,
+            ),
+            (
+                "object_cache_misses",
+                "blocks of objects that it had not",
+                reads.objects.misses,
+            ),
+        ] {
+            counter(&mut encoder, name, help, value)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: usize,
+) -> Result<(), fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: u64,
+) -> Result<(), fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(value).encode(metric)
 }
 
 fn latency(

@@ -1,0 +1,239 @@
+//! What a node does about its state while it runs: checkpoints when they are due, progress to the
+//! coordinator, and a word when the bucket takes nothing more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_coordinator::Coordinator;
+use firn_proto::cluster::{CoordinatorError, ProgressReport, Reply, Request, RowReport};
+use firn_proto::env::{Clock, Mono};
+use firn_proto::ids::{Incarnation, Slot, SlotPosition, StreamId, TopicPartition};
+use firn_storage::state::StateRow;
+use firn_storage::wal::{Wal, WalError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::parts::wal_ended;
+use super::{Parts, Starting};
+use crate::error::FirnError;
+use crate::http::Health;
+use crate::partition::Partitions;
+
+/// Writes checkpoints when they are due, reports progress about once a second while there is any,
+/// and notices when the bucket takes nothing more.
+pub(super) struct Keeper {
+    partitions: Arc<Partitions>,
+    wal: Wal,
+    coordinator: Coordinator,
+    incarnation: Incarnation,
+    stream: StreamId,
+    clock: Arc<dyn Clock>,
+    health: Arc<Health>,
+    producer_expiry_ms: i64,
+    /// Rows that are durable and not reported.
+    rows: Vec<RowReport>,
+    /// What was reported last.
+    reported: Slot,
+    /// When the durable prefix moved last, or there was nothing to move.
+    moved: (Slot, Mono),
+    is_hampered: bool,
+}
+
+type Checkpoint = BoxFuture<'static, (Vec<TopicPartition>, Result<SlotPosition, WalError>)>;
+type Report = BoxFuture<'static, Result<Reply, CoordinatorError>>;
+
+impl Keeper {
+    /// A keeper that begins with `rows` to report.
+    pub(super) fn new(parts: &Parts, starting: &Starting, rows: Vec<RowReport>) -> Self {
+        let clock = Arc::clone(&starting.world.clock);
+        let moved = (Slot(0), clock.mono());
+        Self {
+            partitions: Arc::clone(&parts.partitions),
+            wal: parts.wal.clone(),
+            coordinator: parts.coordinator.clone(),
+            incarnation: parts.registered.incarnation,
+            stream: parts.registered.stream,
+            clock,
+            health: Arc::clone(&starting.shown.health),
+            producer_expiry_ms: i64::try_from(starting.config.producer_id_expiration.as_millis())
+                .unwrap_or(i64::MAX),
+            rows,
+            reported: Slot(0),
+            moved,
+            is_hampered: false,
+        }
+    }
+
+    /// Keeps until the future is dropped. Nothing here waits for the bucket, so that an outage is
+    /// noticed while a checkpoint or a report hangs in it.
+    pub(super) async fn run(mut self) {
+        let mut checkpoint: Option<Checkpoint> = None;
+        let mut report: Option<(Slot, usize, Report)> = None;
+        let mut tick = interval(REPORT_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0u64;
+        loop {
+            tokio::select! {
+                rows = self.partitions.rows_due(), if checkpoint.is_none() => {
+                    checkpoint = Some(self.checkpoint(rows));
+                }
+                (partitions, durable) = poll(checkpoint.as_mut()) => {
+                    checkpoint = None;
+                    self.on_checkpoint(partitions, durable);
+                }
+                reply = poll(report.as_mut().map(|(_, _, reply)| reply)) => {
+                    if let Some((durable_end, rows, _)) = report.take() {
+                        self.on_reported(durable_end, rows, reply);
+                    }
+                }
+                _ = tick.tick() => {
+                    ticks += 1;
+                    self.watch_bucket();
+                    if report.is_none() {
+                        report = self.report();
+                    }
+                    if ticks.is_multiple_of(EXPIRY_TICKS) {
+                        self.partitions.expire_producers(self.producer_expiry_ms);
+                    }
+                }
+            }
+        }
+    }
+
+    fn checkpoint(&self, rows: Vec<StateRow>) -> Checkpoint {
+        let wal = self.wal.clone();
+        async move {
+            let partitions = rows.iter().map(|row| row.tp).collect();
+            (partitions, wal.push_checkpoint(&rows).await)
+        }
+        .boxed()
+    }
+
+    fn on_checkpoint(
+        &mut self,
+        partitions: Vec<TopicPartition>,
+        durable: Result<SlotPosition, WalError>,
+    ) {
+        match durable {
+            Ok(at) => self.rows.push(RowReport {
+                slot: at.slot,
+                partitions,
+            }),
+            Err(error) => tracing::warn!(%error, "a checkpoint was not written"),
+        }
+    }
+
+    /// Tells the coordinator what is new: the durable end and the first so many rows.
+    fn report(&self) -> Option<(Slot, usize, Report)> {
+        let durable_end = self.wal.status().durable_end;
+        if durable_end == self.reported && self.rows.is_empty() {
+            return None;
+        }
+        let report = ProgressReport {
+            incarnation: self.incarnation,
+            stream: self.stream,
+            durable_end,
+            rows: self.rows.clone(),
+        };
+        let coordinator = self.coordinator.clone();
+        let reply = async move { coordinator.call(Request::ReportProgress(report)).await };
+        Some((durable_end, self.rows.len(), reply.boxed()))
+    }
+
+    /// What the coordinator did not take is told again.
+    fn on_reported(
+        &mut self,
+        durable_end: Slot,
+        rows: usize,
+        reply: Result<Reply, CoordinatorError>,
+    ) {
+        match reply {
+            Ok(Reply::Stream(Ok(()))) => {
+                self.reported = durable_end;
+                self.rows.drain(..rows);
+            }
+            Ok(other) => tracing::error!(
+                ?other,
+                "the coordinator refuses the progress of this broker"
+            ),
+            Err(error) => tracing::warn!(%error, "progress was not reported"),
+        }
+    }
+
+    /// Says so when slots are in flight and none has become durable for a while.
+    fn watch_bucket(&mut self) {
+        let status = self.wal.status();
+        let now = self.clock.mono();
+        if status.durable_end != self.moved.0 || status.slots_in_flight == 0 {
+            self.moved = (status.durable_end, now);
+            if std::mem::take(&mut self.is_hampered) {
+                tracing::info!("the bucket takes slots again");
+                self.health.serving();
+            }
+            return;
+        }
+        let stands = now.since(self.moved.1);
+        if stands >= STANDS_STILL && !self.is_hampered {
+            self.is_hampered = true;
+            tracing::warn!(
+                slots_in_flight = status.slots_in_flight,
+                waiting_bytes = status.permit_bytes,
+                stands_still_s = stands.as_secs(),
+                "the bucket takes no slots: producers wait, reads go on"
+            );
+            self.health
+                .hampered("the bucket takes no slots: producers wait, reads go on");
+        }
+    }
+}
+
+/// Writes the state of every partition as it is now, when nothing more is appended and everything
+/// is durable, and says what is to be told of it: the next start then has nothing to fold.
+///
+/// # Errors
+/// The WAL has ended.
+pub(super) async fn last_report(parts: &Parts) -> Result<ProgressReport, FirnError> {
+    let mut rows = Vec::new();
+    let next = parts.wal.next_durable();
+    let last = next.slot.0.checked_sub(1).map(|slot| SlotPosition {
+        slot: Slot(slot),
+        ..next
+    });
+    let states = last
+        .map(|last| parts.partitions.rows_after(last))
+        .unwrap_or_default();
+    if !states.is_empty() {
+        let partitions = states.iter().map(|row| row.tp).collect();
+        let at = parts
+            .wal
+            .push_checkpoint(&states)
+            .await
+            .map_err(|e| wal_ended(&e))?;
+        rows.push(RowReport {
+            slot: at.slot,
+            partitions,
+        });
+    }
+    Ok(ProgressReport {
+        incarnation: parts.registered.incarnation,
+        stream: parts.registered.stream,
+        durable_end: parts.wal.status().durable_end,
+        rows,
+    })
+}
+
+/// The result of what is in flight; never, if nothing is.
+async fn poll<T>(in_flight: Option<&mut BoxFuture<'static, T>>) -> T {
+    match in_flight {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How often progress is reported while there is any.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Producers are looked through for expired ones every so many reports.
+const EXPIRY_TICKS: u64 = 600;
+/// In flight for this long without any becoming durable is worth saying.
+const STANDS_STILL: Duration = Duration::from_secs(10);

@@ -1,0 +1,180 @@
+//! Whole nodes in one process: what clients are told of them, and what is left of one that ends.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use firn_broker::config::{Config, Pair, Profile, Source};
+use firn_broker::error::FirnError;
+use firn_broker::node::{Node, World};
+use firn_proto::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
+use firn_proto::kafka::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
+use firn_proto::kafka::{Reader, Request, Response, read_response_header};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const CREATE_TOPICS: i16 = 5;
+const METADATA: i16 = 12;
+
+fn config(pairs: &[(&str, &str)]) -> Arc<Config> {
+    let fixed = [("http", "none"), ("kafka", "127.0.0.1:0")];
+    let pairs = fixed.iter().chain(pairs);
+    let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+    Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
+}
+
+fn directory() -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().join("bucket").display());
+    (folder, url)
+}
+
+async fn ask(address: SocketAddr, version: i16, request: impl Into<Request>) -> Response {
+    let request = request.into();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let frame = request.encode(version, 1, None);
+    socket.write_all(&frame.to_bytes()).await.unwrap();
+    let mut answer = vec![0; socket.read_i32().await.unwrap().try_into().unwrap()];
+    socket.read_exact(&mut answer).await.unwrap();
+    let mut reader = Reader::new(answer.into());
+    read_response_header(&mut reader, request.api(), version).unwrap();
+    Response::read(request.api(), version, &mut reader).unwrap()
+}
+
+async fn metadata(address: SocketAddr, topic: &str) -> MetadataResponse {
+    let topic = MetadataRequestTopic {
+        name: Some(topic.to_owned()),
+        ..MetadataRequestTopic::default()
+    };
+    let request = MetadataRequest {
+        topics: Some(vec![topic]),
+        allow_auto_topic_creation: false,
+        ..MetadataRequest::default()
+    };
+    match ask(address, METADATA, request).await {
+        Response::Metadata(metadata) => metadata,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn create(node: &Node, topic: &str) {
+    let topic = CreatableTopic {
+        name: topic.to_owned(),
+        num_partitions: 1,
+        replication_factor: 1,
+        ..CreatableTopic::default()
+    };
+    let request = CreateTopicsRequest {
+        topics: vec![topic],
+        timeout_ms: 10_000,
+        ..CreateTopicsRequest::default()
+    };
+    ask(node.listeners()[0].bound, CREATE_TOPICS, request).await;
+}
+
+#[tokio::test]
+async fn clients_are_told_the_address_of_the_listener_they_came_in_on() {
+    let listeners = "IN=plaintext://127.0.0.1:0 \
+                     OUT=plaintext://127.0.0.1:0,advertise=kafka.example:19092 \
+                     V6=plaintext://[::1]:0,advertise=[2001:db8::7]:9092";
+    let config = config(&[("bucket", "memory://"), ("listeners", listeners)]);
+    let node = Node::start(config).await.unwrap();
+    let mut told = Vec::new();
+    for listener in node.listeners() {
+        let metadata = metadata(listener.bound, "t").await;
+        let broker = &metadata.brokers[0];
+        told.push((listener.name.clone(), broker.host.clone(), broker.port));
+    }
+    let own = i32::from(node.listeners()[1].bound.port());
+    assert_eq!(
+        told,
+        [
+            (
+                "KAFKA".to_owned(),
+                "127.0.0.1".to_owned(),
+                i32::from(node.listeners()[0].bound.port())
+            ),
+            ("IN".to_owned(), "127.0.0.1".to_owned(), own),
+            ("OUT".to_owned(), "kafka.example".to_owned(), 19092),
+            ("V6".to_owned(), "2001:db8::7".to_owned(), 9092),
+        ]
+    );
+    node.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_begins_the_next_epoch_of_every_partition() {
+    let (_folder, url) = directory();
+    let config = config(&[("bucket", &url)]);
+    for epoch in 0..3 {
+        let node = Node::start(Arc::clone(&config)).await.unwrap();
+        if epoch == 0 {
+            create(&node, "t").await;
+        }
+        let metadata = metadata(node.listeners()[0].bound, "t").await;
+        let partition = &metadata.topics[0].partitions[0];
+        assert_eq!((partition.leader_id, partition.leader_epoch), (1, epoch));
+        node.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_taken_over_says_so_and_ends() {
+    let (_folder, url) = directory();
+    let config = config(&[("bucket", &url)]);
+    let first = Node::start(Arc::clone(&config)).await.unwrap();
+    let second = Node::start(config).await.unwrap();
+    let address = first.listeners()[0].bound;
+    // It learns of it when it next writes.
+    let writing = tokio::spawn(async move {
+        let request = CreateTopicsRequest {
+            topics: vec![CreatableTopic {
+                name: "late".to_owned(),
+                num_partitions: 1,
+                replication_factor: 1,
+                ..CreatableTopic::default()
+            }],
+            ..CreateTopicsRequest::default()
+        };
+        ask(address, CREATE_TOPICS, request).await
+    });
+    assert!(matches!(first.failed().await, FirnError::Fenced(_)));
+    writing.abort();
+    second.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_before_the_bucket_is_touched() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (folder, url) = directory();
+    let error = Node::start(config(&[("bucket", &url), ("kafka", &address)])).await;
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.contains(&address) && error.contains("--kafka"),
+        "{error}"
+    );
+    assert!(!folder.path().join("bucket").exists());
+}
+
+#[tokio::test]
+async fn a_node_starts_in_the_world_it_is_given() {
+    let world = || World::of_machine();
+    let bucket = firn_storage::bucket::Bucket::memory(world().clock, world().entropy);
+    let config = config(&[("bucket", "memory://")]);
+    for epoch in 0..2 {
+        let world = World {
+            bucket: Some(bucket.clone()),
+            ..world()
+        };
+        let node = Node::start_in(world, Arc::clone(&config)).await.unwrap();
+        if epoch == 0 {
+            create(&node, "kept").await;
+        }
+        let metadata = metadata(node.listeners()[0].bound, "kept").await;
+        assert_eq!(metadata.topics[0].partitions.len(), 1);
+        node.stop().await.unwrap();
+    }
+}
