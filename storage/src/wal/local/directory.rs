@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crc_fast::crc32_iscsi;
 use firn_proto::env::Entropy;
 use firn_proto::ids::{ClusterId, DiskId};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use super::error::LocalWalError;
 
@@ -108,21 +108,6 @@ impl Directory {
     /// The numbers of all segment files, ascending.
     pub(crate) fn segments(&self) -> Result<Vec<u64>, LocalWalError> {
         segment_numbers(&self.inner.path)
-    }
-
-    /// Whether the disk has room for a segment of `bytes`, so that a start names a full disk instead
-    /// of the first producer finding it.
-    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), LocalWalError> {
-        let path = &self.inner.path;
-        let what = "reserve room for a segment in";
-        let disk = statvfs(path.as_path())
-            .map_err(|error| LocalWalError::io(what, path)(io::Error::from(error)))?;
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes {
-            return Err(LocalWalError::io(what, path)(
-                rustix::io::Errno::NOSPC.into(),
-            ));
-        }
-        Ok(())
     }
 
     /// Moves a damaged segment out of the way, for somebody to look at.

@@ -71,8 +71,7 @@ impl LocalWal {
     /// # Errors
     ///
     /// [`LocalWalError::Locked`] while another process has it, [`LocalWalError::ForeignCluster`]
-    /// for a directory of another cluster, [`LocalWalError::Io`] for what the disk answers; a disk
-    /// without room for a segment is refused unless it is what was recovered that fills it.
+    /// for a directory of another cluster, [`LocalWalError::Io`] for what the disk answers.
     pub fn open(
         options: &LocalWalOptions,
         cluster: ClusterId,
@@ -80,9 +79,6 @@ impl LocalWal {
     ) -> Result<(Self, Recovered), LocalWalError> {
         let directory = Directory::open(&options.dir, cluster, options.foreign, entropy)?;
         let recovered = Recovered::scan(directory.clone())?;
-        if recovered.is_empty() {
-            directory.check_room(options.segment_bytes)?;
-        }
         let local = Self {
             directory,
             segment_bytes: options.segment_bytes,

@@ -158,11 +158,6 @@ impl Recovered {
         Ok(())
     }
 
-    /// Whether no segment was found.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.segments.is_empty()
-    }
-
     pub(crate) fn next_number(&self) -> u64 {
         self.segments.last().map_or(1, |last| last + 1)
     }
