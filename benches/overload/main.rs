@@ -38,7 +38,7 @@ const MEMORY: [(&str, u64); 5] = [
     ("wal.memory.bytes", 128),
     ("cache.tail.bytes", 64),
     ("cache.memory.bytes", 64),
-    ("queued.max.request.bytes", 128),
+    ("queued.max.request.bytes", 208),
     ("queued.max.fetch.bytes", 64),
 ];
 /// What the broker may take beyond the configured sum.
