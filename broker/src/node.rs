@@ -192,6 +192,9 @@ impl Node {
         self.stop_kafka.cancel();
         tokio::join!(self.door.drained(), wal.flush());
         self.keepers.shutdown().await;
+        // What the last requests pushed while their connections ended: the last state rows must be
+        // the state after a slot, so nothing may be in flight when they are taken (I8).
+        wal.flush().await;
         let report = keeper::last_report(&self.parts).await?;
         partitions.close_all();
         wal.close().await.map_err(|e| wal_ended(&e))?;

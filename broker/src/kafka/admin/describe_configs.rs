@@ -5,6 +5,8 @@
 //! Choices: every config of a topic is shown with its value, its source and its default; a broker
 //! shows its own configuration and refuses to speak for another.
 
+use std::collections::BTreeSet;
+
 use firn_proto::cluster::ClusterImage;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::describe_configs::{
@@ -22,28 +24,31 @@ const RESOURCE_BROKER: i8 = 4;
 /// Shows configs.
 pub fn handle(ctx: &Context, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
     let image = ctx.image.borrow().clone();
-    let results = request
+    // Each resource once: a short request must not be answered with gigabytes.
+    let mut seen = BTreeSet::new();
+    let resources = request
         .resources
         .iter()
-        .map(|resource| match values(ctx, &image, resource) {
-            Ok((values, read_only)) => DescribeConfigsResult {
-                resource_type: resource.resource_type,
-                resource_name: resource.resource_name.clone(),
-                configs: values
-                    .into_iter()
-                    .filter(|value| wanted(resource, value.name))
-                    .map(|value| shown(value, read_only, &request))
-                    .collect(),
-                ..DescribeConfigsResult::default()
-            },
-            Err((error_code, message)) => DescribeConfigsResult {
-                error_code,
-                error_message: Some(message),
-                resource_type: resource.resource_type,
-                resource_name: resource.resource_name.clone(),
-                configs: Vec::new(),
-            },
-        });
+        .filter(|resource| seen.insert((resource.resource_type, &resource.resource_name)));
+    let results = resources.map(|resource| match values(ctx, &image, resource) {
+        Ok((values, read_only)) => DescribeConfigsResult {
+            resource_type: resource.resource_type,
+            resource_name: resource.resource_name.clone(),
+            configs: values
+                .into_iter()
+                .filter(|value| wanted(resource, value.name))
+                .map(|value| shown(value, read_only, &request))
+                .collect(),
+            ..DescribeConfigsResult::default()
+        },
+        Err((error_code, message)) => DescribeConfigsResult {
+            error_code,
+            error_message: Some(message),
+            resource_type: resource.resource_type,
+            resource_name: resource.resource_name.clone(),
+            configs: Vec::new(),
+        },
+    });
     DescribeConfigsResponse {
         results: results.collect(),
         ..DescribeConfigsResponse::default()

@@ -1,7 +1,8 @@
 //! FindCoordinator (10), versions 0 to 6: which broker to send group calls to.
 //!
-//! - v1: key types. Groups (0) have a coordinator; a transaction (1) is answered
-//!   COORDINATOR_NOT_AVAILABLE, a share group (2, v6) INVALID_REQUEST.
+//! - v1: key types. For a transaction (1) this broker is named too: InitProducerId then says for
+//!   good that there are none, where an error here would be asked again until the client gives up.
+//!   A share group (2, v6) is INVALID_REQUEST.
 //! - v4: several keys in one request (KIP-699).
 //!
 //! Every broker passes group calls on to the coordinator, so the answer is this broker itself, at
@@ -48,11 +49,7 @@ fn coordinator(ctx: &Context, conn: &ConnectionState, key_type: i8, key: String)
         KEY_TYPE_GROUP if key.is_empty() => {
             Some((ErrorCode::InvalidGroupId, "the group id is empty"))
         }
-        KEY_TYPE_GROUP => None,
-        KEY_TYPE_TRANSACTION => Some((
-            ErrorCode::CoordinatorNotAvailable,
-            "this broker does not coordinate transactions",
-        )),
+        KEY_TYPE_GROUP | KEY_TYPE_TRANSACTION => None,
         _ => Some((ErrorCode::InvalidRequest, "unknown coordinator key type")),
     };
     if let Some((error_code, message)) = refusal {

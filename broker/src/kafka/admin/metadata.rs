@@ -7,7 +7,7 @@
 //! Choices: a topic that was just made is answered with its partitions at once. Brokers are shown
 //! at the address of the listener the client came in on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use firn_proto::cluster::{ClusterImage, NewTopic, Reply, Request, TopicImage, TopicKey};
@@ -72,7 +72,10 @@ pub async fn handle(
     }
 }
 
+/// The topics asked for, each once: a short request that repeats a large topic must not be answered
+/// with gigabytes (Kafka takes the list as a set, too).
 fn keys_of(request: &MetadataRequest) -> Vec<TopicKey> {
+    let mut seen = BTreeSet::new();
     let topics = request.topics.iter().flatten();
     topics
         .map(|topic| match &topic.name {
@@ -80,6 +83,7 @@ fn keys_of(request: &MetadataRequest) -> Vec<TopicKey> {
             None => TopicKey::Id(topic.topic_id),
             Some(name) => TopicKey::Name(Arc::from(name.as_str())),
         })
+        .filter(|key| seen.insert(key.clone()))
         .collect()
 }
 
@@ -200,5 +204,26 @@ fn broker(endpoint: view::Endpoint) -> MetadataResponseBroker {
         host: endpoint.host,
         port: endpoint.port,
         rack: endpoint.rack,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::kafka::metadata::MetadataRequestTopic;
+
+    use super::*;
+
+    #[test]
+    fn a_topic_named_twice_is_described_once() {
+        let named = |name: &str| MetadataRequestTopic {
+            name: Some(name.to_owned()),
+            ..MetadataRequestTopic::default()
+        };
+        let request = MetadataRequest {
+            topics: Some(vec![named("a"), named("b"), named("a")]),
+            ..MetadataRequest::default()
+        };
+        let keys = [TopicKey::Name("a".into()), TopicKey::Name("b".into())];
+        assert_eq!(keys_of(&request), keys);
     }
 }

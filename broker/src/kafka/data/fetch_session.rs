@@ -14,6 +14,7 @@
 //!   of sessions in use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::env::Mono;
@@ -31,8 +32,8 @@ const EPOCH_INITIAL: i32 = 0;
 /// A topic as the client names it: by name up to Fetch v12, by id from v13 on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TopicKey {
-    /// Fetch v4–v12.
-    Name(String),
+    /// Fetch v4–v12. Shared by all partitions of the topic: a request names it once.
+    Name(Arc<str>),
     /// Fetch v13 and later.
     Id(TopicId),
 }

@@ -1,5 +1,7 @@
 //! From a Fetch request to the partitions to read, and from what was read to the response. Pure.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::fetch::{
@@ -64,12 +66,14 @@ pub(super) fn session_request(version: i16, request: &FetchRequest) -> SessionRe
         if version >= IDS_FROM {
             TopicKey::Id(id)
         } else {
-            TopicKey::Name(name.clone())
+            TopicKey::Name(Arc::from(name.as_str()))
         }
     };
     let wanted = request.topics.iter().flat_map(|topic| {
+        // One name for all its partitions: a long name must not be copied for each of many.
+        let topic_key = key(&topic.topic, topic.topic_id);
         topic.partitions.iter().map(move |partition| Wanted {
-            topic: key(&topic.topic, topic.topic_id),
+            topic: topic_key.clone(),
             partition: partition.partition,
             fetch_offset: partition.fetch_offset,
             max_bytes: partition.partition_max_bytes,
@@ -78,8 +82,9 @@ pub(super) fn session_request(version: i16, request: &FetchRequest) -> SessionRe
         })
     });
     let forgotten = request.forgotten_topics_data.iter().flat_map(|topic| {
+        let topic_key = key(&topic.topic, topic.topic_id);
         let partitions = topic.partitions.iter();
-        partitions.map(move |partition| (key(&topic.topic, topic.topic_id), *partition))
+        partitions.map(move |partition| (topic_key.clone(), *partition))
     });
     SessionRequest {
         id: request.session_id,
@@ -157,7 +162,7 @@ fn topic_response(topic: &TopicKey, data: PartitionData) -> FetchableTopicRespon
         ..FetchableTopicResponse::default()
     };
     match topic {
-        TopicKey::Name(name) => response.topic.clone_from(name),
+        TopicKey::Name(name) => response.topic = name.to_string(),
         TopicKey::Id(id) => response.topic_id = *id,
     }
     response
@@ -165,7 +170,7 @@ fn topic_response(topic: &TopicKey, data: PartitionData) -> FetchableTopicRespon
 
 fn is_of(response: &FetchableTopicResponse, topic: &TopicKey) -> bool {
     match topic {
-        TopicKey::Name(name) => response.topic == *name,
+        TopicKey::Name(name) => response.topic == **name,
         TopicKey::Id(id) => response.topic_id == *id,
     }
 }

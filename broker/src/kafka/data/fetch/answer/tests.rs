@@ -156,7 +156,7 @@ fn what_a_request_forgets_is_left_out_by_its_key() {
         ..request()
     };
     let keys = session_request(12, &forget).forgotten;
-    assert_eq!(keys[1], (TopicKey::Name("a".to_owned()), 1));
+    assert_eq!(keys[1], (TopicKey::Name("a".into()), 1));
     let keys = session_request(13, &forget).forgotten;
     assert_eq!(keys[0], (TopicKey::Id(TopicId([1; 16])), 0));
 }
