@@ -5,47 +5,84 @@ use std::collections::BTreeMap;
 use firn_tests::client::{Client, code};
 use firn_tests::group::GroupMember;
 use firn_tests::node::{Node, NodePlan};
-use firn_tests::records::Record;
+use firn_tests::records::StoredRecord;
 use firn_tests::wait;
 
-use crate::{FIRN, folder, forget_local_files};
+use crate::flights::{self, PARTITIONS};
+use crate::{FIRN, folder, forget_local_files, minio_for, node_on};
 
 const TOPIC: &str = "shared";
 const GROUP: &str = "readers";
-const PARTITIONS: i32 = 6;
-const RECORDS: usize = 20;
 
+/// The group part of the main job. In order, on a directory.
 #[test]
-fn two_consumers_share_partitions_and_resume_after_a_restart() {
+fn two_consumers_share_the_flights_and_resume_after_a_restart() {
     let folder = folder();
     let plan = NodePlan::on_directory(FIRN, folder.path());
-    let node = plan.start();
-    fill(&node);
-    let mut read: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+    flights_are_shared(&plan, Node::stop, || forget_local_files(folder.path()));
+}
 
-    let (mut first, mut second) = members(&node);
+/// The same on a real S3 server, and the broker crashes instead of leaving.
+#[test]
+fn two_consumers_share_the_flights_and_resume_after_a_crash_on_s3() {
+    let folder = folder();
+    let test = "two_consumers_share_the_flights_and_resume_after_a_crash_on_s3";
+    let Some(minio) = minio_for(test, folder.path()) else {
+        return;
+    };
+    let plan = node_on(&minio, folder.path());
+    flights_are_shared(&plan, Node::kill, || forget_local_files(folder.path()));
+}
+
+/// Two consumers read half of each of their partitions, commit, and lose their broker; two new
+/// ones of the same group read on from there. Together they have read each flight once.
+fn flights_are_shared(plan: &NodePlan, end: fn(Node), forget: impl Fn()) {
+    let flights = flights::by_partition();
+    let halves: BTreeMap<i32, i64> = (0..PARTITIONS)
+        .map(|partition| {
+            let count = flights.get(&partition).map_or(0, Vec::len);
+            (partition, i64::try_from(count / 2).unwrap())
+        })
+        .collect();
+    assert!(halves.values().all(|half| *half > 0), "{halves:?}");
+    let node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(flights::TOPIC, PARTITIONS, &[]);
+    flights::produce(node.kafka(), &flights);
+    let mut read: BTreeMap<i32, Vec<StoredRecord>> = BTreeMap::new();
+
+    let (mut first, mut second) = members(&node, flights::TOPIC);
     for (member, partitions) in join_both(&mut first, &mut second) {
         assert_eq!(partitions.len(), 3, "each has half of the partitions");
         let member = if member == 0 { &mut first } else { &mut second };
         for partition in partitions {
             assert_eq!(member.committed(partition), -1, "nothing is committed yet");
-            read_to(&node, partition, 0, 12, &mut read);
-            member.commit(partition, 12);
+            let half = halves[&partition];
+            let log = client.read(flights::TOPIC, partition, 0);
+            let seen = log.into_iter().filter(|stored| stored.offset < half);
+            read.entry(partition).or_default().extend(seen);
+            member.commit(partition, half);
         }
         assert_eq!(member.heartbeat(), code::NONE);
     }
-    node.stop();
+    end(node);
 
-    forget_local_files(folder.path());
+    forget();
     let node = plan.start();
-    let (mut first, mut second) = members(&node);
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.wait_leaders(flights::TOPIC, PARTITIONS);
+    let (mut first, mut second) = members(&node, flights::TOPIC);
     let mut resumed = Vec::new();
     for (member, partitions) in join_both(&mut first, &mut second) {
         let member = if member == 0 { &mut first } else { &mut second };
         for partition in partitions {
             let from = member.committed(partition);
-            assert_eq!(from, 12, "the group resumes where it committed");
-            read_to(&node, partition, from, RECORDS as i64, &mut read);
+            assert_eq!(
+                from, halves[&partition],
+                "the group resumes where it committed"
+            );
+            let rest = client.read(flights::TOPIC, partition, from);
+            read.entry(partition).or_default().extend(rest);
             resumed.push(partition);
         }
     }
@@ -55,12 +92,8 @@ fn two_consumers_share_partitions_and_resume_after_a_restart() {
         (0..PARTITIONS).collect::<Vec<_>>(),
         "each partition has one reader"
     );
-    for offsets in read.values() {
-        assert_eq!(
-            *offsets,
-            (0..RECORDS as i64).collect::<Vec<_>>(),
-            "each record once"
-        );
+    for (partition, read) in &read {
+        flights::assert_are(*partition, read, &flights, "by the group");
     }
     first.leave();
     second.leave();
@@ -71,8 +104,9 @@ fn two_consumers_share_partitions_and_resume_after_a_restart() {
 fn a_member_that_leaves_hands_its_partitions_over() {
     let folder = folder();
     let node = NodePlan::on_directory(FIRN, folder.path()).start();
-    fill(&node);
-    let (mut first, mut second) = members(&node);
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(TOPIC, PARTITIONS, &[]);
+    let (mut first, mut second) = members(&node, TOPIC);
     join_both(&mut first, &mut second);
     second.leave();
     wait::until("the rest to hear of the rebalance", wait::PATIENCE, || {
@@ -86,19 +120,8 @@ fn a_member_that_leaves_hands_its_partitions_over() {
     node.stop();
 }
 
-fn fill(node: &Node) {
-    let mut client = Client::connect(node.kafka()).unwrap();
-    client.create_topic(TOPIC, PARTITIONS, &[]);
-    for partition in 0..PARTITIONS {
-        for at in 0..RECORDS {
-            let record = Record::new("key", format!("{partition}/{at}"));
-            client.append(TOPIC, partition, &[record]);
-        }
-    }
-}
-
-fn members(node: &Node) -> (GroupMember, GroupMember) {
-    let member = || GroupMember::new(node.kafka(), GROUP, TOPIC);
+fn members(node: &Node, topic: &str) -> (GroupMember, GroupMember) {
+    let member = || GroupMember::new(node.kafka(), GROUP, topic);
     (member(), member())
 }
 
@@ -133,11 +156,4 @@ fn join_both(first: &mut GroupMember, second: &mut GroupMember) -> [(usize, Vec<
     first.ask_to_sync(of(led == 0));
     second.ask_to_sync(of(led == 1));
     [(0, first.synced()), (1, second.synced())]
-}
-
-fn read_to(node: &Node, partition: i32, from: i64, to: i64, read: &mut BTreeMap<i32, Vec<i64>>) {
-    let mut client = Client::connect(node.kafka()).unwrap();
-    let log = client.read(TOPIC, partition, from);
-    let offsets = log.iter().map(|stored| stored.offset).filter(|o| *o < to);
-    read.entry(partition).or_default().extend(offsets);
 }

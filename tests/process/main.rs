@@ -19,10 +19,12 @@ mod outage;
 use std::fs;
 use std::path::Path;
 
-use firn_tests::client::Client;
+use bytes::Bytes;
+use firn_tests::client::{Client, code};
 use firn_tests::history::History;
 use firn_tests::minio::{self, Minio};
 use firn_tests::node::NodePlan;
+use firn_tests::records::{ProducerFields, Record, encode_batch};
 use firn_tests::requirement;
 use tempfile::TempDir;
 
@@ -63,6 +65,15 @@ fn forget_local_files(folder: &Path) {
             fs::remove_file(entry.path()).unwrap();
         }
     }
+}
+
+/// Produces one record to partition 0 with acks=1, once, and notes where it was acknowledged.
+fn append_with_acks_1(client: &mut Client, history: &mut History, topic: &str, value: Bytes) {
+    let batch = encode_batch(&[Record::new("key", value.clone())], ProducerFields::NONE);
+    history.sent(0, std::slice::from_ref(&value));
+    let produced = client.produce_with_acks(topic, 0, batch, 1).unwrap();
+    assert_eq!(produced.error, code::NONE);
+    history.acknowledged(0, produced.base_offset, &[value]);
 }
 
 /// Reads every partition to its end and asserts that the log keeps to what was acknowledged.

@@ -68,6 +68,26 @@ impl Process {
         assert!(status.success(), "cannot send {name} to {}", self.name);
     }
 
+    /// Stops it where it is. When this returns, none of its threads runs.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+        wait::until("the process to stand still", wait::PATIENCE, || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.id())).ok()?;
+            let stopped = threads.flatten().all(|thread| {
+                fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| {
+                    stat.rsplit_once(") ")
+                        .is_some_and(|(_, s)| s.starts_with('T'))
+                })
+            });
+            stopped.then_some(())
+        });
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
     /// Ends it at once, as `kill -9` and a crash do.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -13,8 +13,8 @@ use crate::history::History;
 use crate::records::{ProducerFields, Record, encode_batch};
 use crate::wait;
 
-/// Batches in flight, as `max.in.flight.requests.per.connection` allows with idempotence.
-const IN_FLIGHT_MAX: usize = 5;
+/// Most batches in flight, as `max.in.flight.requests.per.connection` allows with idempotence.
+pub const IN_FLIGHT_MAX: usize = 5;
 
 #[derive(Debug)]
 struct InFlight {
@@ -86,6 +86,23 @@ impl IdempotentProducer {
             }
         }
         true
+    }
+
+    /// Waits until the oldest batch in flight is acknowledged. Returns whether the connection still
+    /// stands.
+    pub fn settle_oldest(&mut self) -> bool {
+        let waiting = self.in_flight.len();
+        while waiting > 0 && self.in_flight.len() == waiting {
+            if !self.receive() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// How many batches were sent and have no answer yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// Connects again, once the broker is back, and sends what has no answer.
