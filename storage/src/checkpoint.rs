@@ -1,5 +1,5 @@
 //! Checkpoints: sets of state rows in a slot, or in an object that is put and confirmed before the
-//! slot that names it (DESIGN §3).
+//! slot that names it (FORMAT.md §5).
 //!
 //! May not touch: what a state row means (`state/`), which slot comes next (`wal/`).
 

@@ -1,5 +1,5 @@
 //! The fold: from their last state rows and the indexes of the slots behind them to where
-//! partitions ended (DESIGN §3, I4, I6, I8).
+//! partitions ended (I4, I6, I8).
 //!
 //! The machine is pure: [`Fold`] says which slots it needs and takes their indexes, each one once
 //! for all partitions. [`fold`] reads them, many at a time.

@@ -4,7 +4,7 @@
 //! syncs. Here a create is: write a file without a name, fsync it, give it its name by a hard link
 //! (which fails if the name is taken: the conditional create), fsync the directory and the parent of
 //! every directory that had to be made. Before the link there is nothing; after it the object is
-//! whole; before the answer it is durable (DESIGN §3).
+//! whole; before the answer it is durable (I1, I2).
 //!
 //! Where the file system has no nameless files, the file is written under a temporary name in the
 //! same directory, which lists leave out.

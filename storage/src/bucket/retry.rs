@@ -36,7 +36,7 @@ pub fn backoff(attempt: u32, random: u64) -> Duration {
 
 /// Decides how long one attempt may take, from the size of its body and from what earlier attempts
 /// achieved: an uplink that needs a minute for a slot must get its minute, or the same bytes are
-/// sent for ever (DESIGN §3, traps). Small bodies measure the store's latency, large ones the rate.
+/// sent for ever. Small bodies measure the store's latency, large ones the rate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AttemptTimer {
     /// What an attempt gets beside the time for its bytes.

@@ -1,5 +1,5 @@
 //! A store that fails as told: wraps any [`ObjectStore`] and plays a script of faults, each of them
-//! something that real stores do (reliability.md §3.2). For tests and the simulation.
+//! something that real stores do. For tests and the simulation.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! The coordinator's journal in the bucket (DESIGN §3 "journal streams", §6): one fenced stream per
-//! coordinator epoch, claims to epochs, snapshots.
+//! The coordinator's journal in the bucket (FORMAT.md §6): one fenced stream per coordinator epoch,
+//! claims to epochs, snapshots.
 //!
 //! - `record.rs`: the objects beside the slots, and what a journal slot's index says
 //! - `object.rs`: objects that are created once, whoever wins

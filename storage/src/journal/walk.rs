@@ -1,5 +1,5 @@
 //! Finding out what all earlier epochs journalled: from the newest snapshot over the streams of
-//! every epoch since, each of which is sealed first (DESIGN §3 "journal streams"; I10).
+//! every epoch since, each of which is sealed first (FORMAT.md §6.3; I10).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

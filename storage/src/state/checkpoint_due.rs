@@ -1,4 +1,4 @@
-//! When state rows are to be written again (DESIGN §3): often enough that a fold reads hundreds of
+//! When state rows are to be written again: often enough that a fold reads hundreds of
 //! slots, seldom enough that rows are a small part of what is written.
 
 use firn_proto::limits::{CHECKPOINT_BYTES_RATIO, CHECKPOINT_SLOTS, CHECKPOINT_SLOTS_MAX};

@@ -1,4 +1,4 @@
-//! The state row: the exact state of a partition after a slot (DESIGN §3).
+//! The state row: the exact state of a partition after a slot (FORMAT.md §5).
 //!
 //! The owner's durable state and a fold move it by the same rule, [`StateRow::apply_slot`], so that
 //! what a new owner learns from the log is what the old one knew (I8). Nothing in it may come from

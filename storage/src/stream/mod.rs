@@ -1,4 +1,4 @@
-//! The fenced stream (DESIGN §3), the one primitive under everything durable: numbered slots in
+//! The fenced stream (FORMAT.md §3), the one primitive under everything durable: numbered slots in
 //! the bucket, each created once and for ever, with one writer and any number of sealers.
 //!
 //! - `slot.rs`: the object of a slot, byte for byte

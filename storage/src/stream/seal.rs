@@ -1,5 +1,5 @@
 //! Ending a stream, as a pure state machine: finds the first slot that is not data and puts a SEAL
-//! there, whoever else writes or seals at the same time (DESIGN §3; I1, I3).
+//! there, whoever else writes or seals at the same time (FORMAT.md §3; I1, I3).
 //!
 //! No IO, clock, lock or randomness; `take_over.rs` runs it. Safe to run again and by several
 //! processes at once: all of them come to the same end.

@@ -29,7 +29,7 @@ const REFERENCE_LEN: usize = 24;
 const CRC_LEN: usize = 4;
 
 /// The checkpoint that a slot carries. Its rows are the state after exactly the rows of all slots
-/// up to one that they name (DESIGN §3).
+/// up to one that they name (FORMAT.md §5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CheckpointRef {
     /// None.

@@ -1,7 +1,7 @@
 //! How many bytes a writer has in flight at once. Pure.
 //!
 //! A slow uplink must not livelock: after a timeout or a throttling answer fewer bytes are in
-//! flight, down to one object (DESIGN §3). How long an attempt may take is the bucket's business.
+//! flight, down to one object. How long an attempt may take is the bucket's business.
 
 use firn_proto::ids::Slot;
 use firn_proto::limits::{SLOT_BYTES_TARGET, SLOTS_IN_FLIGHT_MAX};

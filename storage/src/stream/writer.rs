@@ -4,9 +4,9 @@
 //! No IO, clock, lock or randomness: `now`, nonces and `luck` (random bits for jitter) come in as
 //! arguments; [`StreamWriter::poll`] hands out what is to be done. `driver.rs` does it.
 //!
-//! The rule (DESIGN §3): a slot gets one body for ever. An unclear answer is resolved at the slot
-//! by reading its header back: ours means written, a seal or another nonce means fenced, absent
-//! means that the same bytes are put again, without end. No slot is ever skipped.
+//! The rule (FORMAT.md §3; I1, I2): a slot gets one body for ever. An unclear answer is resolved at
+//! the slot by reading its header back: ours means written, a seal or another nonce means fenced,
+//! absent means that the same bytes are put again, without end. No slot is ever skipped.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The WAL buffer: which batches go into the next slot, and when it is put (DESIGN §4, flush
+//! The WAL buffer: which batches go into the next slot, and when it is put (the flush
 //! policy). Pure; the driver is `front.rs`.
 //!
 //! Owns the order of what waits. Batches of one partition leave in the order in which they came;

@@ -5,7 +5,7 @@ use firn_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId, TopicPartition};
 
 use crate::state::{BatchFlags, ProducerBatch};
 
-/// When the producer wants its answer (DESIGN §4).
+/// When the producer wants its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acks {
     /// Not at all (`acks=0`).

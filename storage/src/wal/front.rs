@@ -122,7 +122,7 @@ pub(super) struct PendingCheckpoint {
 }
 
 impl FlushPolicy {
-    /// The policy that suits what stands behind the bucket (DESIGN §4): put tokens where requests
+    /// The policy that suits what stands behind the bucket: put tokens where requests
     /// cost money, and on a local disk one put at a time, so that each fsync serves all who came
     /// during the one before.
     pub fn for_bucket(kind: BucketKind) -> Self {

@@ -1,5 +1,5 @@
 //! The write-ahead log of a broker: batches of many partitions, put into the slots of one fenced
-//! stream, and written to the local disk where there is one (DESIGN §4, §5).
+//! stream, and written to the local disk where there is one.
 //!
 //! - `entry.rs`: what goes in
 //! - `buffer.rs`, `tokens.rs`: the flush policy; pure

@@ -1,4 +1,4 @@
-//! Put tokens: they bound what a busy broker pays in requests (DESIGN §4, flush policy).
+//! Put tokens: they bound what a busy broker pays in requests.
 //!
 //! Owns the count of tokens and nothing else. Pure.
 

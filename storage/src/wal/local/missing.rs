@@ -1,4 +1,4 @@
-//! Which entries of an earlier process are missing in the bucket (DESIGN §4). Pure.
+//! Which entries of an earlier process are missing in the bucket (I4). Pure.
 //!
 //! An entry is missing iff its stream is folded and its base offset is at or above the folded end
 //! of its epoch. Missing entries are put again, with the same offsets, epoch and bytes, up to the

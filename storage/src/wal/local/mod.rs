@@ -1,5 +1,5 @@
-//! The local WAL: entries on the broker's own disk, fsynced in groups, for `acks=1` and for
-//! `firn.durability=local` (DESIGN §4). Knows nothing of the bucket: it is told what is durable.
+//! The local WAL: entries on the broker's own disk, fsynced in groups, for `acks=1`
+//! (FORMAT.md §7). Knows nothing of the bucket: it is told what is durable.
 //!
 //! - `directory.rs`: lock, identity, files
 //! - `format.rs`: the bytes; pure
