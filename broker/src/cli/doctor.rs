@@ -1,4 +1,4 @@
-//! `firn doctor`: lets a bucket prove that it can hold a log (DESIGN I11), one line per check.
+//! `firn doctor`: lets a bucket prove that it can hold a log (I11), one line per check.
 
 use std::process::ExitCode;
 use std::sync::Arc;

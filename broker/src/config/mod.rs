@@ -77,7 +77,7 @@ pub enum Profile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalPlace {
     /// `./firn-wal` for `s3://`; none for `file://` and `memory://`, where it would write the same
-    /// disk twice (DESIGN §4).
+    /// disk twice.
     Auto,
     /// No local WAL: acks=1 waits for the bucket.
     None,

@@ -1,6 +1,6 @@
 //! What a start does about earlier processes of this broker, before anything is served: their
 //! streams are sealed, their partitions folded, what only the local disk has is put again, and the
-//! next epochs begin (DESIGN §3, §4, I4).
+//! next epochs begin (I4).
 //!
 //! Every step may be repeated after a crash: what is done is found in the journal.
 
@@ -137,7 +137,8 @@ impl Recovery<'_> {
     }
 
     /// Puts what only the local disk has into this process's stream, with the same offsets, epoch
-    /// and bytes (DESIGN §4, RESUME). The folds of those partitions then end behind it.
+    /// and bytes: a second window of the epoch (RESUME). The folds of those partitions then end
+    /// behind it.
     async fn put_missing_again(
         &self,
         mut folded: Vec<Folded>,

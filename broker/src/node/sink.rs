@@ -17,7 +17,7 @@ pub(super) struct NodeSink {
     partitions: Arc<Partitions>,
     clock: Arc<dyn Clock>,
     /// State rows of partitions that nobody may use yet, moved by the slots that hold what is put
-    /// again (DESIGN §4, RESUME).
+    /// again (RESUME).
     resumed: Mutex<BTreeMap<TopicPartition, StateRow>>,
 }
 

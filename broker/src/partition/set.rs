@@ -80,7 +80,7 @@ impl Partitions {
 
     /// Owns a partition from now on, in the epoch set in `row`, with the state it folded to. If the
     /// epoch is not the partition's first, the caller has pushed `row` to this stream as a
-    /// checkpoint, so that it lies in front of the first append (DESIGN §3).
+    /// checkpoint, so that it lies in front of the first append (I8).
     pub fn open(&self, row: StateRow) -> Arc<Partition> {
         let partition = Arc::new(Partition::open(Arc::clone(&self.shared), row));
         let before = self

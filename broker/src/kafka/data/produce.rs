@@ -6,7 +6,8 @@
 //! Two steps, so that a connection may have several requests in progress: [`start`] appends, in the
 //! order in which requests arrive; [`PendingProduce::finish`] waits for what `acks` asks for. A
 //! batch that is not durable when `timeout_ms` is over is answered REQUEST_TIMED_OUT and stays
-//! where it is: the producer's retry is recognised and waits for the same batch (DESIGN §4).
+//! where it is: the producer's retry is recognised and waits for the same batch. No batch of an
+//! idempotent producer is refused when a later one of it may be stored.
 //!
 //! Each partition is a result of its own: a batch that is refused does not hold up its neighbours.
 

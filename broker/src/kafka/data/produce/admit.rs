@@ -1,4 +1,4 @@
-//! Which produced batches are taken, by the rules of their topic (kafka.md §2.3). Pure.
+//! Which produced batches are taken, by the rules of their topic. Pure.
 //!
 //! [`admit`] looks at the header alone. [`look_inside`] reads the records, which only compacted
 //! topics and topics with a codec of their own need, and may take milliseconds.
