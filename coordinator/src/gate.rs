@@ -1,5 +1,5 @@
 //! The order in which answers and pictures may leave: only once the journal holds the state that
-//! they were made from (DESIGN §6). Plain bookkeeping; the driver does the puts.
+//! they were made from (I10). Plain bookkeeping; the driver does the puts.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -99,8 +99,8 @@ impl PutTokens {
     }
 }
 
-/// The time by which groups expire their members: it stands still while the journal does not move
-/// (DESIGN §6), so that a slow bucket puts nobody out.
+/// The time by which groups expire their members: it stands still while the journal does not
+/// move, so that a slow bucket puts nobody out.
 #[derive(Debug)]
 pub(crate) struct GroupClock {
     lost: Duration,

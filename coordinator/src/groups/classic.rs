@@ -266,7 +266,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Whether this client may commit (kafka.md §2.5): members of this generation, and clients
+    /// Whether this client may commit, as Kafka has it: members of this generation, and clients
     /// that are no members only while there are none.
     pub(super) fn check_commit(
         &mut self,

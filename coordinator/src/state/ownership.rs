@@ -165,7 +165,7 @@ impl State {
     }
 
     /// Gives the latest epoch of partitions a second window, in the stream of a broker that came
-    /// back with the disk of the first one (DESIGN §4).
+    /// back with the disk of the first one (I4).
     pub(super) fn resume(&mut self, body: &ResumePartitions, effects: &mut Effects) -> Reply {
         let owner = self.live(body.incarnation).cloned();
         let mut results = Vec::with_capacity(body.resumed.len());

@@ -2,7 +2,7 @@
 //!
 //! What clients see of a topic sits in an `Arc<TopicImage>` that the published image shares; what
 //! only the coordinator needs sits beside it. A deleted topic keeps its name until every owner has
-//! confirmed or its stream is sealed (DESIGN §7).
+//! confirmed or its stream is sealed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! State rows and windows: which row of a partition is the last, and which windows are still
-//! needed (DESIGN §3). Every row and window pins its slot (I7).
+//! needed. Every row and window pins its slot (I7).
 
 use std::sync::Arc;
 
