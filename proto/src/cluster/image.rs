@@ -151,7 +151,7 @@ pub struct EpochStart {
     pub start_offset: i64,
 }
 
-/// The part of a stream that holds rows of one partition and epoch (DESIGN §3).
+/// The part of a stream that holds rows of one partition and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Window {
     /// The epoch. Rows of another one in this stream do not count (I6).

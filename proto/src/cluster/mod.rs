@@ -2,13 +2,13 @@
 //! coordinator publishes. Data only: who may ask what, and what comes back.
 //!
 //! - `topics.rs`: topics, their configs, their deletion; producer ids
-//! - `ownership.rs`: brokers, streams, seals, folds, epochs, RELEASE and RESUME (DESIGN §3, §4)
+//! - `ownership.rs`: brokers, streams, seals, folds, epochs, RELEASE and RESUME (I4)
 //! - `group.rs`: groups and committed offsets
 //! - `image.rs`: the published picture
 //!
 //! A request for many things has one result per thing, in the order of the request; the request
 //! as a whole fails only with a [`CoordinatorError`]. Every reply states what is durable: the
-//! coordinator holds it back until the journal has the state it was made from (DESIGN §6).
+//! coordinator holds it back until the journal has the state it was made from (I10).
 
 mod group;
 mod image;
@@ -49,7 +49,7 @@ pub enum Request {
     RegisterBroker(RegisterBroker),
     /// A broker process leaves for good; its stream waits to be sealed.
     LeaveBroker(Incarnation),
-    /// A stream ends before `end`, which is its first slot that holds a seal (DESIGN §3).
+    /// A stream ends before `end`, which is its first slot that holds a seal (I3).
     StreamSealed {
         /// The stream.
         stream: StreamId,
@@ -72,7 +72,7 @@ pub enum Request {
         /// What it gives up.
         released: Vec<ReleasePartition>,
     },
-    /// A restarted broker that kept its disk takes its last epochs up again (DESIGN §4, RESUME).
+    /// A restarted broker that kept its disk takes its last epochs up again (I4).
     ResumePartitions {
         /// The new incarnation, which showed the disk when it registered.
         incarnation: Incarnation,

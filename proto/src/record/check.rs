@@ -1,5 +1,5 @@
-//! What a produced batch must be, told from its header (kafka.md §2.3; Kafka's
-//! `LogValidator.validateBatch` and `UnifiedLog.analyzeAndValidateRecords`).
+//! What a produced batch must be, told from its header, as Kafka has it
+//! (`LogValidator.validateBatch` and `UnifiedLog.analyzeAndValidateRecords`).
 //!
 //! No record is read and nothing is decompressed. What only the records could tell is left to
 //! whoever decodes them: the archiver keeps a batch that it cannot decode as it came.

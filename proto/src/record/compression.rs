@@ -1,4 +1,4 @@
-//! The codecs of record batches, as Kafka's clients write them (kafka.md §2.3, §3.2).
+//! The codecs of record batches, as Kafka's clients write them (KIP-110 for zstd).
 //!
 //! - gzip, also of several members
 //! - snappy: raw, and in the framing of snappy-java ("xerial"), which is what is written
