@@ -1,5 +1,5 @@
 //! An S3 server in this process that takes every PUT, whatever `If-None-Match` says: the store on
-//! which a log must not be kept (DESIGN I11).
+//! which a log must not be kept (I11).
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -293,7 +293,10 @@ fn types_have_names_that_mean_something() {
             }
         }
     }
-    none(&faults, "names are nouns of DESIGN's vocabulary");
+    none(
+        &faults,
+        "a name says what a thing is, not that it is a thing",
+    );
 }
 
 #[test]
@@ -366,6 +369,68 @@ fn the_tree_names_no_machine_and_no_private_registry() {
     none(
         &faults,
         "a clone builds on any machine, from the public registries",
+    );
+}
+
+#[test]
+fn comments_cite_only_what_a_clone_has() {
+    let root = root();
+    // Pages of notes that are not in the repository.
+    let notes = [
+        "DESIGN",
+        "../shared",
+        "kafka.md",
+        "streams.md",
+        "object_store.md",
+        "style.md",
+        "reliability.md",
+        "performance.md",
+        "ux.md",
+        "analytics.md",
+        "peers.md",
+    ];
+    let format = fs::read_to_string(root.join("storage/FORMAT.md")).unwrap();
+    let sections: BTreeSet<&str> = format
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(|number| number.trim_end_matches('.'))
+        .collect();
+    let mut faults = Vec::new();
+    walk(&root, &mut |path| {
+        let name = path
+            .strip_prefix(&root)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        if name == "tests/tidy/main.rs" || name.starts_with(".git/") || name == ".git" {
+            return;
+        }
+        let Ok(text) = fs::read_to_string(path) else {
+            return;
+        };
+        for note in notes {
+            for (at, _) in text.match_indices(note) {
+                faults.push(format!("{name}:{}: {note}", line_of(&text, at)));
+            }
+        }
+        for (at, cite) in text.match_indices("FORMAT.md §") {
+            let section: String = text[at + cite.len()..]
+                .chars()
+                .take_while(|c| c.is_ascii_digit() || *c == '.')
+                .collect();
+            let section = section.trim_end_matches('.');
+            if !sections.contains(section) {
+                faults.push(format!(
+                    "{name}:{}: FORMAT.md §{section}",
+                    line_of(&text, at)
+                ));
+            }
+        }
+    });
+    none(
+        &faults,
+        "cite storage/FORMAT.md, an invariant of README, a KIP or an RFC, or say the rule itself",
     );
 }
 
