@@ -12,11 +12,11 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 use firn_proto::cluster::{
-    AlterConfigs, CommittedOffset, GrowTopic, NewTopic, PartitionEnd, ProgressReport,
-    RegisterBroker, ReleasePartition, ResumePartition,
+    AlterConfigs, AssignPartitions, CommittedOffset, ConfirmDeleted, GrowTopic, NewTopic,
+    ProgressReport, RegisterBroker, ReleasePartitions, ResumePartitions, SealStream,
 };
 use firn_proto::codec::{self, CodecError};
-use firn_proto::ids::{BrokerId, Incarnation, PartitionIndex, Slot, StreamId, TopicId};
+use firn_proto::ids::{Incarnation, PartitionIndex, TopicId};
 use firn_proto::limits::JOURNAL_COMMAND_BYTES_MAX;
 use thiserror::Error;
 
@@ -106,51 +106,6 @@ commands! {
     16 v 1 CommitOffsets(CommitOffsets),
     /// Offsets of one group go.
     17 v 1 DeleteOffsets(DeleteOffsets),
-}
-
-/// Body of [`Command::SealStream`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct SealStream {
-    /// The stream.
-    pub stream: StreamId,
-    /// Its first slot that does not count.
-    pub end: Slot,
-}
-
-/// Body of [`Command::AssignPartitions`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct AssignPartitions {
-    /// The ends of the current epochs.
-    pub ended: Vec<PartitionEnd>,
-    /// The next owner; `apply` chooses if absent.
-    pub to: Option<BrokerId>,
-}
-
-/// Body of [`Command::ReleasePartitions`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct ReleasePartitions {
-    /// The owner.
-    pub incarnation: Incarnation,
-    /// What it gives up.
-    pub released: Vec<ReleasePartition>,
-}
-
-/// Body of [`Command::ResumePartitions`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct ResumePartitions {
-    /// The new incarnation.
-    pub incarnation: Incarnation,
-    /// What it resumes.
-    pub resumed: Vec<ResumePartition>,
-}
-
-/// Body of [`Command::ConfirmDeleted`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct ConfirmDeleted {
-    /// The owner.
-    pub incarnation: Incarnation,
-    /// The topics it dropped.
-    pub topics: Vec<TopicId>,
 }
 
 /// A topic to create under the id that the leader drew for it.

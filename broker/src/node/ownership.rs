@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use firn_coordinator::Coordinator;
-use firn_proto::cluster::{ClusterImage, Request, TopicImage};
+use firn_proto::cluster::{ClusterImage, ConfirmDeleted, Request, TopicImage};
 use firn_proto::ids::{Incarnation, PartitionIndex, TopicId, TopicPartition};
 use firn_storage::state::StateRow;
 use tokio::sync::watch;
@@ -96,10 +96,10 @@ impl Follower {
             }
             tracing::info!(topic = %topic.name, %id, "topic deleted");
         }
-        let confirm = Request::ConfirmDeleted {
+        let confirm = Request::ConfirmDeleted(ConfirmDeleted {
             incarnation: self.incarnation,
             topics: gone,
-        };
+        });
         if let Err(error) = self.coordinator.call(confirm).await {
             // The names stay taken until this process has ended and its stream is sealed.
             tracing::warn!(%error, "the deletion of topics was not confirmed");

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    Assigned, PartitionEnd, RegisteredBroker, ReleasePartition, Reply, Request, ResumePartition,
-    RowReport, StreamToSeal,
+    AssignPartitions, Assigned, PartitionEnd, RegisteredBroker, ReleasePartition,
+    ReleasePartitions, Reply, Request, ResumePartition, ResumePartitions, RowReport, SealStream,
+    StreamToSeal,
 };
 use firn_proto::ids::Slot;
 use firn_storage::bucket::Bucket;
@@ -92,7 +93,8 @@ impl Recovery<'_> {
 
     async fn report_sealed(&self, ended: &StreamToSeal, end: Slot) -> Result<(), FirnError> {
         let stream = ended.stream;
-        match call(self.coordinator, Request::StreamSealed { stream, end }).await? {
+        let sealed = Request::StreamSealed(SealStream { stream, end });
+        match call(self.coordinator, sealed).await? {
             Reply::Stream(Ok(())) => Ok(()),
             Reply::Stream(Err(error)) => Err(FirnError::failed(
                 "the journal contradicts the bucket",
@@ -188,13 +190,13 @@ impl Recovery<'_> {
             .map(|folded| folded.end)
             .filter(|end| by_tp.contains_key(&end.tp))
             .collect();
-        let request = Request::ResumePartitions {
+        let request = Request::ResumePartitions(ResumePartitions {
             incarnation: self.registered.incarnation,
             resumed: asked
                 .iter()
                 .map(|end| ResumePartition { end: *end })
                 .collect(),
-        };
+        });
         let Reply::Assigned(results) = call(self.coordinator, request).await? else {
             return Err(unexpected("ResumePartitions"));
         };
@@ -240,7 +242,7 @@ impl Recovery<'_> {
                 end_offset: row.end_offset,
             })
             .collect();
-        let request = Request::ReleasePartitions {
+        let request = Request::ReleasePartitions(ReleasePartitions {
             incarnation: self.registered.incarnation,
             released: ends
                 .iter()
@@ -249,7 +251,7 @@ impl Recovery<'_> {
                     row: Some(at),
                 })
                 .collect(),
-        };
+        });
         let Reply::Released(results) = call(self.coordinator, request).await? else {
             return Err(unexpected("ReleasePartitions"));
         };
@@ -267,10 +269,10 @@ impl Recovery<'_> {
     async fn begin_epochs(&self, folded: Vec<Folded>) -> Result<TakenUp, FirnError> {
         let mut taken_up = TakenUp::default();
         for some in chunks(folded) {
-            let request = Request::AssignPartitions {
+            let request = Request::AssignPartitions(AssignPartitions {
                 ended: some.iter().map(|folded| folded.end).collect(),
                 to: Some(self.registered.broker),
-            };
+            });
             let Reply::Assigned(results) = call(self.coordinator, request).await? else {
                 return Err(unexpected("AssignPartitions"));
             };

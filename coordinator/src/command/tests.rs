@@ -1,7 +1,8 @@
 use firn_proto::cluster::{
-    ConfigChange, Listener, ReleasePartition, Reply, RowReport, SecurityProtocol,
+    ConfigChange, Listener, PartitionEnd, ReleasePartition, Reply, ResumePartition, RowReport,
+    SecurityProtocol,
 };
-use firn_proto::ids::{DiskId, LeaderEpoch, ProducerId, TopicPartition};
+use firn_proto::ids::{BrokerId, DiskId, LeaderEpoch, ProducerId, Slot, StreamId, TopicPartition};
 
 use proptest::prelude::*;
 

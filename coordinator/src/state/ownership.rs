@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use firn_proto::cluster::{
-    Assigned, AssignmentError, BrokerImage, EpochStart, Ownership, PartitionEnd, PartitionImage,
-    ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition, Reply, StreamError, Window,
+    AssignPartitions, Assigned, AssignmentError, BrokerImage, EpochStart, Ownership, PartitionEnd,
+    PartitionImage, ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition,
+    ReleasePartitions, Reply, ResumePartitions, StreamError, Window,
 };
 use firn_proto::ids::{
     BrokerId, ClusterId, Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId, TopicId,
@@ -16,7 +17,6 @@ use super::streams::{Phase, Stream};
 use super::topics::{PartitionMarks, partition_at};
 use super::windows::{marks_mut, partition_mut};
 use super::{Effects, State};
-use crate::command::{AssignPartitions, ReleasePartitions, ResumePartitions};
 
 impl State {
     pub(super) fn register_broker(

@@ -1,18 +1,16 @@
 use std::sync::Arc;
 
 use firn_proto::cluster::{
-    AssignmentError, CommittedOffset, ConfigChange, EpochStart, Listener, NewTopic, PartitionEnd,
-    PartitionImage, ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition,
-    ResumePartition, RowReport, SecurityProtocol, StreamError, Window,
+    AssignPartitions, AssignmentError, CommittedOffset, ConfigChange, ConfirmDeleted, EpochStart,
+    Listener, NewTopic, PartitionEnd, PartitionImage, ProgressReport, RegisterBroker,
+    RegisteredBroker, ReleasePartition, ReleasePartitions, ResumePartition, ResumePartitions,
+    RowReport, SealStream, SecurityProtocol, StreamError, Window,
 };
 use firn_proto::ids::{DiskId, LeaderEpoch, PartitionIndex, Slot, TopicPartition};
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{
-    AssignPartitions, ConfirmDeleted, ProducerIdsWanted, ReleasePartitions, ResumePartitions,
-    SealStream, SlotBuilder, decode_slot,
-};
+use crate::command::{ProducerIdsWanted, SlotBuilder, decode_slot};
 use crate::snapshot::{decode_snapshot, encode_snapshot};
 
 /// A state together with the journal that made it.

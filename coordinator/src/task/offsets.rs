@@ -83,7 +83,13 @@ impl Leader {
         })
     }
 
-    pub(super) fn fetch_offsets(&self, request: FetchOffsets) -> FetchedOffsets {
+    pub(super) fn fetch_offsets(&mut self, call: CallId, groups: Vec<FetchOffsets>) {
+        let fetched = groups.into_iter().map(|group| self.offsets_of(group));
+        let reply = Reply::OffsetFetch(fetched.collect());
+        self.answer(call, reply);
+    }
+
+    fn offsets_of(&self, request: FetchOffsets) -> FetchedOffsets {
         let offsets = self.state.offsets().of_group(&request.group);
         let result = match request.topics {
             Some(topics) => topics

@@ -5,18 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{
-    AlterConfigs, CoordinatorError, DeletedTopic, GroupError, GrowTopic, NewTopic, Reply, Request,
-    TopicError, TopicKey, TopicRefusal,
+    AlterConfigs, CoordinatorError, DeletedTopic, GroupError, GrowTopic, Heartbeat, JoinGroup,
+    LeaveGroup, NewTopic, Reply, Request, SyncGroup, TopicError, TopicKey, TopicRefusal,
 };
 use firn_proto::env::Mono;
 use firn_proto::ids::TopicId;
 use firn_proto::limits::PRODUCER_ID_BLOCK;
 
 use super::Leader;
-use crate::command::{
-    AssignPartitions, Command, ConfirmDeleted, IdentifiedTopic, ProducerIdsWanted,
-    ReleasePartitions, ResumePartitions, SealStream,
-};
+use crate::command::{Command, IdentifiedTopic, ProducerIdsWanted};
 use crate::groups::CallId;
 
 /// Longest wait for the owners of deleted topics.
@@ -37,9 +34,7 @@ impl Leader {
             Request::LeaveBroker(incarnation) => {
                 self.command(call, Command::EndBroker(incarnation))
             }
-            Request::StreamSealed { stream, end } => {
-                self.command(call, Command::SealStream(SealStream { stream, end }));
-            }
+            Request::StreamSealed(body) => self.command(call, Command::SealStream(body)),
             Request::PendingRecovery => {
                 let reply = Reply::PendingRecovery {
                     seals: self.state.pending_seals(),
@@ -47,41 +42,17 @@ impl Leader {
                 };
                 self.answer(call, reply);
             }
-            Request::AssignPartitions { ended, to } => {
-                let body = AssignPartitions { ended, to };
+            Request::AssignPartitions(body) => {
                 self.command(call, Command::AssignPartitions(body));
             }
-            Request::ReleasePartitions {
-                incarnation,
-                released,
-            } => {
-                let body = ReleasePartitions {
-                    incarnation,
-                    released,
-                };
+            Request::ReleasePartitions(body) => {
                 self.command(call, Command::ReleasePartitions(body));
             }
-            Request::ResumePartitions {
-                incarnation,
-                resumed,
-            } => {
-                let body = ResumePartitions {
-                    incarnation,
-                    resumed,
-                };
+            Request::ResumePartitions(body) => {
                 self.command(call, Command::ResumePartitions(body));
             }
             Request::ReportProgress(body) => self.command(call, Command::ReportProgress(body)),
-            Request::ConfirmDeleted {
-                incarnation,
-                topics,
-            } => {
-                let body = ConfirmDeleted {
-                    incarnation,
-                    topics,
-                };
-                self.command(call, Command::ConfirmDeleted(body));
-            }
+            Request::ConfirmDeleted(body) => self.command(call, Command::ConfirmDeleted(body)),
             Request::AllocateProducerIds => {
                 let body = ProducerIdsWanted {
                     len: PRODUCER_ID_BLOCK,
@@ -103,31 +74,12 @@ impl Leader {
                 topics,
                 validate_only,
             } => self.alter_configs(call, topics, validate_only),
-            Request::JoinGroup(body) => {
-                let random = self.environment.entropy.next_u128();
-                let now = self.group_now();
-                let out = self.groups.handle_join(call, &body, random, now);
-                self.take_out(out);
-            }
-            Request::SyncGroup(body) => {
-                let out = self.groups.handle_sync(call, &body, self.group_now());
-                self.take_out(out);
-            }
-            // Answered at once: a heartbeat tells nothing that the journal would have to hold.
-            Request::Heartbeat(body) => {
-                let result = self.groups.handle_heartbeat(&body, self.group_now());
-                self.send(call, Ok(Reply::Heartbeat(result)));
-            }
-            Request::LeaveGroup(body) => {
-                let out = self.groups.handle_leave(call, &body, self.group_now());
-                self.take_out(out);
-            }
+            Request::JoinGroup(body) => self.join_group(call, &body),
+            Request::SyncGroup(body) => self.sync_group(call, &body),
+            Request::Heartbeat(body) => self.heartbeat(call, &body),
+            Request::LeaveGroup(body) => self.leave_group(call, &body),
             Request::OffsetCommit(body) => self.commit_offsets(call, body),
-            Request::OffsetFetch(groups) => {
-                let fetched = groups.into_iter().map(|group| self.fetch_offsets(group));
-                let reply = Reply::OffsetFetch(fetched.collect());
-                self.answer(call, reply);
-            }
+            Request::OffsetFetch(groups) => self.fetch_offsets(call, groups),
             Request::OffsetDelete(body) => self.delete_offsets(call, body),
             Request::DescribeGroups(groups) => {
                 let described = groups.iter().map(|group| self.groups.describe(group));
@@ -242,6 +194,29 @@ impl Leader {
                 self.deletions.push(parked);
             }
         }
+    }
+
+    fn join_group(&mut self, call: CallId, body: &JoinGroup) {
+        let random = self.environment.entropy.next_u128();
+        let now = self.group_now();
+        let out = self.groups.handle_join(call, body, random, now);
+        self.take_out(out);
+    }
+
+    fn sync_group(&mut self, call: CallId, body: &SyncGroup) {
+        let out = self.groups.handle_sync(call, body, self.group_now());
+        self.take_out(out);
+    }
+
+    /// Answered at once: a heartbeat tells nothing that the journal would have to hold.
+    fn heartbeat(&mut self, call: CallId, body: &Heartbeat) {
+        let result = self.groups.handle_heartbeat(body, self.group_now());
+        self.send(call, Ok(Reply::Heartbeat(result)));
+    }
+
+    fn leave_group(&mut self, call: CallId, body: &LeaveGroup) {
+        let out = self.groups.handle_leave(call, body, self.group_now());
+        self.take_out(out);
     }
 
     fn delete_groups(&mut self, call: CallId, groups: &[String]) {

@@ -1,7 +1,7 @@
 use firn_proto::cluster::{
-    CommitTopic, CommittedOffset, FetchOffsets, GroupError, Heartbeat, JoinGroup, JoinedGroup,
-    LeaveGroup, LeavingMember, NewTopic, OffsetCommit, OffsetToCommit, Protocol, RegisterBroker,
-    RegisteredBroker, SyncGroup, TopicError, TopicKey,
+    CommitTopic, CommittedOffset, ConfirmDeleted, FetchOffsets, GroupError, Heartbeat, JoinGroup,
+    JoinedGroup, LeaveGroup, LeavingMember, NewTopic, OffsetCommit, OffsetToCommit, Protocol,
+    RegisterBroker, RegisteredBroker, SyncGroup, TopicError, TopicKey,
 };
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, LeaderEpoch, PartitionIndex};
 use tokio::task::JoinHandle;
@@ -317,10 +317,10 @@ async fn a_deletion_is_answered_when_the_owner_has_confirmed() {
     settle().await;
     assert!(!deleted.is_finished());
     assert!(coordinator.image().borrow().topic(id).is_none());
-    let confirm = Request::ConfirmDeleted {
+    let confirm = Request::ConfirmDeleted(ConfirmDeleted {
         incarnation: broker.incarnation,
         topics: vec![id],
-    };
+    });
     coordinator.call(confirm).await.unwrap();
     let reply = deleted.await.unwrap().unwrap();
     let Reply::DeleteTopics(results) = reply else {

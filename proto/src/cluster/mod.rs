@@ -30,16 +30,16 @@ pub use image::{
     TopicImage, Window,
 };
 pub use ownership::{
-    Assigned, AssignmentError, FoldRange, PartitionEnd, PartitionFold, ProgressReport,
-    RegisterBroker, RegisteredBroker, ReleasePartition, ResumePartition, RowReport, StreamError,
-    StreamToSeal,
+    AssignPartitions, Assigned, AssignmentError, FoldRange, PartitionEnd, PartitionFold,
+    ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition, ReleasePartitions,
+    ResumePartition, ResumePartitions, RowReport, SealStream, StreamError, StreamToSeal,
 };
 pub use topics::{
-    AlterConfigs, ConfigChange, CreatedTopic, DeletedTopic, GrowTopic, NewTopic, ProducerIdBlock,
-    TopicError, TopicRefusal,
+    AlterConfigs, ConfigChange, ConfirmDeleted, CreatedTopic, DeletedTopic, GrowTopic, NewTopic,
+    ProducerIdBlock, TopicError, TopicRefusal,
 };
 
-use crate::ids::{BrokerId, Incarnation, Slot, StreamId, TopicId};
+use crate::ids::Incarnation;
 
 /// What a broker asks of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -50,44 +50,19 @@ pub enum Request {
     /// A broker process leaves for good; its stream waits to be sealed.
     LeaveBroker(Incarnation),
     /// A stream ends before `end`, which is its first slot that holds a seal (I3).
-    StreamSealed {
-        /// The stream.
-        stream: StreamId,
-        /// The first slot that does not count.
-        end: Slot,
-    },
+    StreamSealed(SealStream),
     /// Which streams wait for a seal, and which partitions of sealed streams wait for a fold.
     PendingRecovery,
     /// Begins the next epoch of partitions whose current one has ended (I4).
-    AssignPartitions {
-        /// The ends, folded from a sealed stream or released by their owner.
-        ended: Vec<PartitionEnd>,
-        /// The next owner; the coordinator chooses evenly and stickily if absent.
-        to: Option<BrokerId>,
-    },
+    AssignPartitions(AssignPartitions),
     /// An owner gives partitions up (I4, RELEASE).
-    ReleasePartitions {
-        /// The owner.
-        incarnation: Incarnation,
-        /// What it gives up.
-        released: Vec<ReleasePartition>,
-    },
+    ReleasePartitions(ReleasePartitions),
     /// A restarted broker that kept its disk takes its last epochs up again (I4).
-    ResumePartitions {
-        /// The new incarnation, which showed the disk when it registered.
-        incarnation: Incarnation,
-        /// What it resumes.
-        resumed: Vec<ResumePartition>,
-    },
+    ResumePartitions(ResumePartitions),
     /// How far an owner's stream is durable and where its state rows stand.
     ReportProgress(ProgressReport),
     /// An owner has dropped deleted topics: it neither appends to nor serves them any more.
-    ConfirmDeleted {
-        /// The owner.
-        incarnation: Incarnation,
-        /// The ids of the topics.
-        topics: Vec<TopicId>,
-    },
+    ConfirmDeleted(ConfirmDeleted),
     /// Creates topics.
     CreateTopics {
         /// What to create.

@@ -39,6 +39,42 @@ pub struct RegisteredBroker {
     pub seals: Vec<StreamToSeal>,
 }
 
+/// Where a stream ends. Also a command of the journal, as are the next three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SealStream {
+    /// The stream.
+    pub stream: StreamId,
+    /// Its first slot that does not count.
+    pub end: Slot,
+}
+
+/// Epochs that have ended, and who owns the partitions next.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AssignPartitions {
+    /// The ends, folded from a sealed stream or released by their owner.
+    pub ended: Vec<PartitionEnd>,
+    /// The next owner; the coordinator chooses evenly and stickily if absent.
+    pub to: Option<BrokerId>,
+}
+
+/// What an owner gives up.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ReleasePartitions {
+    /// The owner.
+    pub incarnation: Incarnation,
+    /// Its partitions, each with the end of its epoch.
+    pub released: Vec<ReleasePartition>,
+}
+
+/// Epochs that a broker takes up again.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ResumePartitions {
+    /// The new incarnation, which showed the disk when it registered.
+    pub incarnation: Incarnation,
+    /// What it resumes.
+    pub resumed: Vec<ResumePartition>,
+}
+
 /// A stream that waits for its seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct StreamToSeal {

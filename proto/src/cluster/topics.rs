@@ -6,7 +6,7 @@ use bincode::{Decode, Encode};
 use thiserror::Error;
 
 use super::TopicKey;
-use crate::ids::{BrokerId, ProducerId, TopicId};
+use crate::ids::{BrokerId, Incarnation, ProducerId, TopicId};
 
 /// A topic to create. The handler has validated the configs and filled in the defaults of the
 /// broker; the coordinator checks name, counts and sizes.
@@ -95,6 +95,15 @@ pub struct TopicRefusal {
     pub topic: TopicKey,
     /// Why.
     pub error: TopicError,
+}
+
+/// Deleted topics that their owner has dropped. Also a command of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ConfirmDeleted {
+    /// The owner.
+    pub incarnation: Incarnation,
+    /// The ids of the topics.
+    pub topics: Vec<TopicId>,
 }
 
 /// Why something could not be done to a topic. Named after Kafka's codes where there is one.
