@@ -17,6 +17,7 @@
 //! - `probe.rs`, `report.rs`: the store proves itself (I11), one line per check
 //! - `admin.rs`: creating the bucket, checks of lifecycle and versioning
 //! - `testing.rs`: a store that fails as told
+//! - `unused.rs`: what our own stores refuse
 
 mod admin;
 mod error;
@@ -29,6 +30,7 @@ mod retry;
 mod s3;
 #[doc(hidden)]
 pub mod testing;
+mod unused;
 mod url;
 mod usage;
 

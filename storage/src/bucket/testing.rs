@@ -12,11 +12,12 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore, PutOptions,
+    PutPayload, PutResult, Result,
 };
 
 use super::error::{Effect, StoreFailure, UnclearKind};
+use super::unused::refuse_unused_methods;
 
 const STORE: &str = "faults";
 
@@ -379,13 +380,6 @@ fn failure(kind: UnclearKind, detail: &str) -> Error {
     .into_error(STORE)
 }
 
-fn unsupported(operation: &str) -> Error {
-    Error::NotImplemented {
-        operation: operation.to_owned(),
-        implementer: STORE.to_owned(),
-    }
-}
-
 impl ObjectStore for FaultStore {
     fn put_opts<'a, 'b, 'c>(
         &'a self,
@@ -399,19 +393,6 @@ impl ObjectStore for FaultStore {
         Self: 'c,
     {
         self.clone().put(location.clone(), payload, opts).boxed()
-    }
-
-    fn put_multipart_opts<'a, 'b, 'c>(
-        &'a self,
-        _location: &'b Path,
-        _opts: PutMultipartOptions,
-    ) -> BoxFuture<'c, Result<Box<dyn MultipartUpload>>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("multipart upload")) }.boxed()
     }
 
     fn get_opts<'a, 'b, 'c>(
@@ -465,30 +446,5 @@ impl ObjectStore for FaultStore {
         self.list_from(prefix, Some(offset))
     }
 
-    fn list_with_delimiter<'a, 'b, 'c>(
-        &'a self,
-        _prefix: Option<&'b Path>,
-    ) -> BoxFuture<'c, Result<ListResult>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("listing with a delimiter")) }.boxed()
-    }
-
-    fn copy_opts<'a, 'b, 'd, 'c>(
-        &'a self,
-        _from: &'b Path,
-        _to: &'d Path,
-        _options: CopyOptions,
-    ) -> BoxFuture<'c, Result<()>>
-    where
-        'a: 'c,
-        'b: 'c,
-        'd: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("copying an object")) }.boxed()
-    }
+    refuse_unused_methods!(STORE);
 }

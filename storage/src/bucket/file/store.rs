@@ -5,10 +5,11 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    Error, GetOptions, GetResult, ObjectMeta, ObjectStore, PutMode, PutOptions, PutPayload,
+    PutResult, Result,
 };
 
+use super::super::unused::{refuse_unused_methods, unsupported};
 use super::{FileStore, STORE};
 
 /// Objects of a list whose sizes are asked for at a time.
@@ -29,7 +30,7 @@ impl ObjectStore for FileStore {
         let location = location.clone();
         async move {
             if opts.mode != PutMode::Create {
-                return Err(unsupported("overwriting an object"));
+                return Err(unsupported("overwriting an object", STORE));
             }
             self.run(move |inner| inner.create(&location, &payload))
                 .await?;
@@ -39,19 +40,6 @@ impl ObjectStore for FileStore {
             })
         }
         .boxed()
-    }
-
-    fn put_multipart_opts<'a, 'b, 'c>(
-        &'a self,
-        _location: &'b Path,
-        _opts: PutMultipartOptions,
-    ) -> BoxFuture<'c, Result<Box<dyn MultipartUpload>>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("multipart upload")) }.boxed()
     }
 
     fn get_opts<'a, 'b, 'c>(
@@ -98,32 +86,7 @@ impl ObjectStore for FileStore {
         self.list_from(prefix.cloned(), Some(offset.clone()))
     }
 
-    fn list_with_delimiter<'a, 'b, 'c>(
-        &'a self,
-        _prefix: Option<&'b Path>,
-    ) -> BoxFuture<'c, Result<ListResult>>
-    where
-        'a: 'c,
-        'b: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("listing with a delimiter")) }.boxed()
-    }
-
-    fn copy_opts<'a, 'b, 'd, 'c>(
-        &'a self,
-        _from: &'b Path,
-        _to: &'d Path,
-        _options: CopyOptions,
-    ) -> BoxFuture<'c, Result<()>>
-    where
-        'a: 'c,
-        'b: 'c,
-        'd: 'c,
-        Self: 'c,
-    {
-        async { Err(unsupported("copying an object")) }.boxed()
-    }
+    refuse_unused_methods!(STORE);
 }
 
 impl FileStore {
@@ -149,12 +112,5 @@ impl FileStore {
         }
         .try_flatten_stream()
         .boxed()
-    }
-}
-
-fn unsupported(operation: &str) -> Error {
-    Error::NotImplemented {
-        operation: operation.to_owned(),
-        implementer: STORE.to_owned(),
     }
 }
