@@ -1,11 +1,14 @@
 //! What clients are shown of brokers, partitions and the coordinator's refusals: the translations
 //! that several handlers share. Reads the published picture only.
 
+use std::collections::BTreeSet;
+
 use firn_proto::cluster::{
     BrokerImage, ClusterImage, CoordinatorError, PartitionImage, TopicError, TopicImage, TopicKey,
 };
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::TopicId;
+use firn_proto::kafka::leaders::NodeEndpoint;
 
 use super::context::{ConnectionState, Context};
 
@@ -74,6 +77,21 @@ fn endpoint(broker: &BrokerImage, listener: &str) -> Option<Endpoint> {
         port: i32::from(listener.port),
         rack: broker.rack.clone(),
     })
+}
+
+/// Where the brokers are that lead, as Fetch and Produce tell it (KIP-951).
+pub fn endpoints_of(leaders: &BTreeSet<i32>, endpoints: Vec<Endpoint>) -> Vec<NodeEndpoint> {
+    let named = endpoints
+        .into_iter()
+        .filter(|endpoint| leaders.contains(&endpoint.node_id));
+    named
+        .map(|endpoint| NodeEndpoint {
+            node_id: endpoint.node_id,
+            host: endpoint.host,
+            port: endpoint.port,
+            rack: endpoint.rack,
+        })
+        .collect()
 }
 
 /// The controller that clients are told: the broker that holds the coordinator, or this one, which

@@ -88,7 +88,8 @@ pub async fn handle(
     );
     if names_leaders {
         let image = ctx.image.borrow().clone();
-        answer::add_endpoints(&mut response, view::endpoints(ctx, conn, &image));
+        let named = answer::leaders(&response).collect();
+        response.node_endpoints = view::endpoints_of(&named, view::endpoints(ctx, conn, &image));
     }
     Ok(Fetched { response, memory })
 }

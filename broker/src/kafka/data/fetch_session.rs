@@ -14,11 +14,10 @@
 //!   of sessions in use.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
+use firn_proto::cluster::TopicKey;
 use firn_proto::env::Mono;
-use firn_proto::ids::TopicId;
 use firn_proto::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX};
 
 /// A session that was not used for this long may be evicted for a new one
@@ -29,19 +28,10 @@ const EPOCH_FINAL: i32 = -1;
 /// Session epoch of a full request that asks for a new session.
 const EPOCH_INITIAL: i32 = 0;
 
-/// A topic as the client names it: by name up to Fetch v12, by id from v13 on.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TopicKey {
-    /// Fetch v4–v12. Shared by all partitions of the topic: a request names it once.
-    Name(Arc<str>),
-    /// Fetch v13 and later.
-    Id(TopicId),
-}
-
 /// What a client wants of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The topic.
+    /// The topic: by name up to Fetch v12, by id from v13 on. A name is shared by all partitions.
     pub topic: TopicKey,
     /// The partition in it.
     pub partition: i32,

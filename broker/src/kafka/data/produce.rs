@@ -22,9 +22,10 @@ use firn_proto::cluster::TopicImage;
 use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{PartitionIndex, TopicId, TopicPartition};
+use firn_proto::kafka::leaders::LeaderIdAndEpoch;
 use firn_proto::kafka::produce::{
-    LeaderIdAndEpoch, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
-    ProduceResponse, TopicProduceData, TopicProduceResponse,
+    PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
+    TopicProduceData, TopicProduceResponse,
 };
 use firn_proto::record::{BatchHeader, BatchView};
 use firn_storage::wal::{Acks, FairKey};
@@ -244,7 +245,9 @@ impl PendingProduce {
         };
         if answer::names_leaders(&response) {
             let image = ctx.image.borrow().clone();
-            answer::add_endpoints(&mut response, view::endpoints(ctx, conn, &image));
+            let named = answer::leaders(&response).collect();
+            response.node_endpoints =
+                view::endpoints_of(&named, view::endpoints(ctx, conn, &image));
         }
         Ok(Some(response))
     }

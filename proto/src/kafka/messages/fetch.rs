@@ -6,6 +6,7 @@
 //! (KIP-903). v16: where the new leaders are (KIP-951). v17: directory ids (KIP-853). v18: the
 //! follower's high watermark (KIP-1166).
 
+use super::leaders::{LeaderIdAndEpoch, NodeEndpoint};
 use crate::error_code::ErrorCode;
 use crate::ids::TopicId;
 use crate::kafka::message::messages;
@@ -113,12 +114,6 @@ messages! {
         end_offset: i64, 12.., default -1;
     }
 
-    /// The leader a client should turn to; −1 if unknown.
-    struct LeaderIdAndEpoch {
-        leader_id: i32, 12.., default -1;
-        leader_epoch: i32, 12.., default -1;
-    }
-
     /// A snapshot of a metadata log.
     struct SnapshotId {
         end_offset: i64, .., default -1;
@@ -129,13 +124,5 @@ messages! {
     struct AbortedTransaction {
         producer_id: i64, ..;
         first_offset: i64, ..;
-    }
-
-    /// Where a broker is.
-    struct NodeEndpoint {
-        node_id: i32, 16..;
-        host: String, 16..;
-        port: i32, 16..;
-        rack: Option<String>, 16..;
     }
 }

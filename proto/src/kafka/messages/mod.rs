@@ -1,4 +1,5 @@
-//! The messages, one file per API. Names of structures and fields are Kafka's own.
+//! The messages, one file per API, and `leaders.rs`, which two of them share. Names of structures
+//! and fields are Kafka's own.
 
 pub mod api_versions;
 pub mod create_partitions;
@@ -13,6 +14,7 @@ pub mod find_coordinator;
 pub mod heartbeat;
 pub mod init_producer_id;
 pub mod join_group;
+pub mod leaders;
 pub mod leave_group;
 pub mod list_groups;
 pub mod list_offsets;

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use super::leaders::{LeaderIdAndEpoch, NodeEndpoint};
 use crate::error_code::ErrorCode;
 use crate::ids::TopicId;
 use crate::kafka::message::messages;
@@ -71,19 +72,5 @@ messages! {
         /// Its place in the batch, from 0.
         batch_index: i32, 8..;
         batch_index_error_message: Option<String>, 8..;
-    }
-
-    /// The leader a client should turn to; −1 if unknown.
-    struct LeaderIdAndEpoch {
-        leader_id: i32, 10.., default -1;
-        leader_epoch: i32, 10.., default -1;
-    }
-
-    /// Where a broker is.
-    struct NodeEndpoint {
-        node_id: i32, 10..;
-        host: String, 10..;
-        port: i32, 10..;
-        rack: Option<String>, 10..;
     }
 }

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use firn_proto::cluster::TopicKey;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::fetch::{
-    EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch,
-    NodeEndpoint, PartitionData,
+    EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData,
 };
+use firn_proto::kafka::leaders::LeaderIdAndEpoch;
 
 use super::super::epochs::EpochEnd;
 use super::super::fetch_session::{
-    FetchSessions, Found, Marks, SessionRequest, SessionTurn, TopicKey, Wanted,
+    FetchSessions, Found, Marks, SessionRequest, SessionTurn, Wanted,
 };
-use crate::kafka::view::Endpoint;
 
 /// The first version that names topics by id.
 pub(super) const IDS_FROM: i16 = 13;
@@ -134,26 +134,13 @@ pub(super) fn refusal(error_code: ErrorCode) -> FetchResponse {
     }
 }
 
-/// Tells where the leaders are that `response` names (KIP-951).
-pub(super) fn add_endpoints(response: &mut FetchResponse, endpoints: Vec<Endpoint>) {
+/// The leaders that `response` names.
+pub(super) fn leaders(response: &FetchResponse) -> impl Iterator<Item = i32> {
     let partitions = response
         .responses
         .iter()
         .flat_map(|topic| &topic.partitions);
-    let leaders: Vec<i32> = partitions
-        .map(|partition| partition.current_leader.leader_id)
-        .collect();
-    let named = endpoints
-        .into_iter()
-        .filter(|endpoint| leaders.contains(&endpoint.node_id));
-    response.node_endpoints = named
-        .map(|endpoint| NodeEndpoint {
-            node_id: endpoint.node_id,
-            host: endpoint.host,
-            port: endpoint.port,
-            rack: endpoint.rack,
-        })
-        .collect();
+    partitions.map(|partition| partition.current_leader.leader_id)
 }
 
 fn topic_response(topic: &TopicKey, data: PartitionData) -> FetchableTopicResponse {

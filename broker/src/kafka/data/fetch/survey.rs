@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use firn_proto::cluster::{ClusterImage, TopicImage};
+use firn_proto::cluster::{ClusterImage, TopicImage, TopicKey};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::PartitionIndex;
-use firn_proto::kafka::fetch::LeaderIdAndEpoch;
+use firn_proto::kafka::leaders::LeaderIdAndEpoch;
 
 use super::answer::PartitionRead;
 use crate::kafka::context::Context;
 use crate::kafka::data::epochs;
-use crate::kafka::data::fetch_session::{Marks, TopicKey, Wanted};
+use crate::kafka::data::fetch_session::{Marks, Wanted};
 use crate::kafka::data::locate::{self, Misplaced, TopicRef};
 use crate::partition::{Bounds, Partition};
 

@@ -1,13 +1,12 @@
 //! The response to a Produce request, put together from what became of each batch. Pure.
 
 use firn_proto::error_code::ErrorCode;
+use firn_proto::kafka::leaders::LeaderIdAndEpoch;
 use firn_proto::kafka::produce::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
-    ProduceResponse,
+    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse,
 };
 
 use super::admit::Refused;
-use crate::kafka::view::Endpoint;
 use crate::partition::Appended;
 
 /// A batch that is where `acks` wants it.
@@ -42,26 +41,13 @@ pub(super) fn refused(
     }
 }
 
-/// Tells where the leaders are that `response` names (KIP-951).
-pub(super) fn add_endpoints(response: &mut ProduceResponse, endpoints: Vec<Endpoint>) {
+/// The leaders that `response` names.
+pub(super) fn leaders(response: &ProduceResponse) -> impl Iterator<Item = i32> {
     let partitions = response
         .responses
         .iter()
         .flat_map(|topic| &topic.partition_responses);
-    let leaders: Vec<i32> = partitions
-        .map(|partition| partition.current_leader.leader_id)
-        .collect();
-    let named = endpoints
-        .into_iter()
-        .filter(|endpoint| leaders.contains(&endpoint.node_id));
-    response.node_endpoints = named
-        .map(|endpoint| NodeEndpoint {
-            node_id: endpoint.node_id,
-            host: endpoint.host,
-            port: endpoint.port,
-            rack: endpoint.rack,
-        })
-        .collect();
+    partitions.map(|partition| partition.current_leader.leader_id)
 }
 
 /// Whether somebody else leads a partition of the response.

@@ -3,6 +3,7 @@ use firn_proto::ids::TopicId;
 use firn_proto::kafka::fetch::{FetchPartition, FetchTopic, ForgottenTopic};
 
 use super::*;
+use crate::kafka::view::{self, Endpoint};
 
 fn marks(high_watermark: i64) -> Marks {
     Marks {
@@ -187,16 +188,15 @@ fn endpoints_are_told_of_the_leaders_that_are_named() {
         ..PartitionRead::failed(ErrorCode::NotLeaderOrFollower)
     };
     let reads = vec![elsewhere, empty(9), empty(9)];
-    let mut answer = response(&mut sessions, &turn, reads, false);
+    let answer = response(&mut sessions, &turn, reads, false);
     let endpoints = [3, 4].map(|node_id| Endpoint {
         node_id,
         host: "h".to_owned(),
         port: 9092,
         rack: None,
     });
-    add_endpoints(&mut answer, endpoints.to_vec());
-    let told: Vec<_> = answer
-        .node_endpoints
+    let named = leaders(&answer).collect();
+    let told: Vec<_> = view::endpoints_of(&named, endpoints.to_vec())
         .iter()
         .map(|node| node.node_id)
         .collect();
