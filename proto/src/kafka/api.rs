@@ -15,6 +15,60 @@ use super::messages::{
 };
 use super::wire::{DecodeError, Field, Form, Frame, Reader, Writer};
 
+/// One side of the protocol: a message of each API.
+macro_rules! bodies {
+    (
+        $(#[$side_doc:meta])*
+        $side:ident: $($(#[$doc:meta])* $api:ident($message:ty),)*
+    ) => {
+        $(#[$side_doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(clippy::large_enum_variant)]
+        pub enum $side {$(
+            $(#[$doc])*
+            $api($message),
+        )*}
+
+        impl $side {
+            /// Reads the body of a message of this API.
+            ///
+            /// # Errors
+            /// [`DecodeError`] if the version is not served or the bytes are no such message.
+            pub fn read(
+                api: ApiKey,
+                version: i16,
+                reader: &mut Reader,
+            ) -> Result<Self, DecodeError> {
+                let form = api.served_form(version)?;
+                match api {
+                    $(ApiKey::$api => Field::read(reader, form).map(Self::$api),)*
+                }
+            }
+
+            /// The API it belongs to.
+            pub fn api(&self) -> ApiKey {
+                match self {
+                    $(Self::$api(_) => ApiKey::$api,)*
+                }
+            }
+
+            fn write(&self, writer: &mut Writer, form: Form) {
+                match self {
+                    $(Self::$api(message) => message.write(writer, form),)*
+                }
+            }
+        }
+
+        $(
+            impl From<$message> for $side {
+                fn from(message: $message) -> Self {
+                    Self::$api(message)
+                }
+            }
+        )*
+    };
+}
+
 macro_rules! apis {
     ($(
         $(#[$doc:meta])*
@@ -69,95 +123,15 @@ macro_rules! apis {
             }
         }
 
-        /// A decoded request.
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        #[allow(clippy::large_enum_variant)]
-        pub enum Request {$(
-            $(#[$doc])*
-            $api($module::$request),
-        )*}
-
-        /// A response to be encoded.
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        #[allow(clippy::large_enum_variant)]
-        pub enum Response {$(
-            $(#[$doc])*
-            $api($module::$response),
-        )*}
-
-        impl Request {
-            /// Reads the body of a request.
-            ///
-            /// # Errors
-            /// [`DecodeError`] if the version is not served or the bytes are no such request.
-            pub fn read(
-                api: ApiKey,
-                version: i16,
-                reader: &mut Reader,
-            ) -> Result<Self, DecodeError> {
-                let form = api.served_form(version)?;
-                match api {
-                    $(ApiKey::$api => Field::read(reader, form).map(Self::$api),)*
-                }
-            }
-
-            /// The API it belongs to.
-            pub fn api(&self) -> ApiKey {
-                match self {
-                    $(Self::$api(_) => ApiKey::$api,)*
-                }
-            }
-
-            fn write(&self, writer: &mut Writer, form: Form) {
-                match self {
-                    $(Self::$api(message) => message.write(writer, form),)*
-                }
-            }
+        bodies! {
+            /// A decoded request.
+            Request: $($(#[$doc])* $api($module::$request),)*
         }
 
-        impl Response {
-            /// Reads the body of a response.
-            ///
-            /// # Errors
-            /// [`DecodeError`] if the version is not served or the bytes are no such response.
-            pub fn read(
-                api: ApiKey,
-                version: i16,
-                reader: &mut Reader,
-            ) -> Result<Self, DecodeError> {
-                let form = api.served_form(version)?;
-                match api {
-                    $(ApiKey::$api => Field::read(reader, form).map(Self::$api),)*
-                }
-            }
-
-            /// The API it belongs to.
-            pub fn api(&self) -> ApiKey {
-                match self {
-                    $(Self::$api(_) => ApiKey::$api,)*
-                }
-            }
-
-            fn write(&self, writer: &mut Writer, form: Form) {
-                match self {
-                    $(Self::$api(message) => message.write(writer, form),)*
-                }
-            }
+        bodies! {
+            /// A response to be encoded.
+            Response: $($(#[$doc])* $api($module::$response),)*
         }
-
-        $(
-            impl From<$module::$request> for Request {
-                fn from(message: $module::$request) -> Self {
-                    Self::$api(message)
-                }
-            }
-
-            impl From<$module::$response> for Response {
-                fn from(message: $module::$response) -> Self {
-                    Self::$api(message)
-                }
-            }
-        )*
 
         #[cfg(feature = "samples")]
         impl ApiKey {
