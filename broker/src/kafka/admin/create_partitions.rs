@@ -1,9 +1,6 @@
 //! CreatePartitions (37), versions 0 to 3. Every topic of the request has a result of its own.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use firn_proto::cluster::{GrowTopic, Reply, Request, TopicError, TopicKey};
+use firn_proto::cluster::{GrowTopic, Reply, Request, TopicError};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::BrokerId;
 use firn_proto::kafka::create_partitions::{
@@ -11,40 +8,31 @@ use firn_proto::kafka::create_partitions::{
     CreatePartitionsTopicResult,
 };
 
+use super::each_topic;
 use crate::kafka::context::Context;
-use crate::kafka::view;
 
 /// Gives topics more partitions.
 pub async fn handle(ctx: &Context, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
-    let mut seen = BTreeSet::new();
-    let named = request.topics.iter().map(|topic| topic.name.as_str());
-    let twice: BTreeSet<_> = named.filter(|name| !seen.insert(*name)).collect();
-    let checked: Vec<_> = request
-        .topics
-        .iter()
-        .map(|topic| match twice.contains(topic.name.as_str()) {
-            true => Err(TopicError::NamedTwice),
-            false => grown(topic),
-        })
-        .collect();
-    let good: Vec<_> = checked
-        .iter()
-        .filter_map(|topic| topic.as_ref().ok().cloned())
-        .collect();
-    let mut done = grow(ctx, good, request.validate_only).await.into_iter();
-    let results = request.topics.iter().zip(checked).map(|(topic, checked)| {
-        let result = match checked {
-            Err(error) => Err((code(&error, &topic.name), error.to_string())),
-            Ok(_) => done
-                .next()
-                .unwrap_or_else(|| Err((ErrorCode::UnknownServerError, "no result".to_owned()))),
-        };
+    let checked = each_topic::check(&request.topics, |topic| &topic.name, grown);
+    let topics = each_topic::good(&checked);
+    let (count, validate_only) = (topics.len(), request.validate_only);
+    let grow = Request::CreatePartitions {
+        topics,
+        validate_only,
+    };
+    let grown = each_topic::ask(ctx, count, grow, |reply| match reply {
+        Reply::Topics(results) => Some(results),
+        _ => None,
+    });
+    let results = each_topic::merge(checked, grown.await);
+    let results = request.topics.into_iter().zip(results);
+    let results = results.map(|(topic, result)| {
         let (error_code, error_message) = match result {
-            Ok(()) => (ErrorCode::None, None),
+            Ok(_) => (ErrorCode::None, None),
             Err((code, message)) => (code, Some(message)),
         };
         CreatePartitionsTopicResult {
-            name: topic.name.clone(),
+            name: topic.name,
             error_code,
             error_message,
         }
@@ -53,39 +41,6 @@ pub async fn handle(ctx: &Context, request: CreatePartitionsRequest) -> CreatePa
         results: results.collect(),
         ..CreatePartitionsResponse::default()
     }
-}
-
-type Grown = Result<(), (ErrorCode, String)>;
-
-async fn grow(ctx: &Context, topics: Vec<GrowTopic>, validate_only: bool) -> Vec<Grown> {
-    let count = topics.len();
-    if count == 0 {
-        return Vec::new();
-    }
-    match ctx
-        .coordinator
-        .call(Request::CreatePartitions {
-            topics,
-            validate_only,
-        })
-        .await
-    {
-        Ok(Reply::Topics(results)) => results
-            .into_iter()
-            .map(|result| {
-                result.map_err(|refusal| {
-                    let code = view::topic_error(&refusal.error, &refusal.topic);
-                    (code, refusal.error.to_string())
-                })
-            })
-            .collect(),
-        Ok(_) => Vec::new(),
-        Err(error) => vec![Err((view::coordinator_error(&error), error.to_string())); count],
-    }
-}
-
-fn code(error: &TopicError, name: &str) -> ErrorCode {
-    view::topic_error(error, &TopicKey::Name(Arc::from(name)))
 }
 
 fn grown(topic: &CreatePartitionsTopic) -> Result<GrowTopic, TopicError> {

@@ -8,13 +8,9 @@
 //! replicates), so any positive replication factor is taken; a manual assignment sets the owner of
 //! each partition to its first broker.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use firn_proto::cluster::{
-    CreatedTopic, NewTopic, Reply, Request, TopicError, TopicKey, TopicRefusal,
-};
-use firn_proto::error_code::ErrorCode;
+use firn_proto::cluster::{CreatedTopic, NewTopic, Reply, Request, TopicError};
 use firn_proto::ids::BrokerId;
 use firn_proto::kafka::create_topics::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfigs, CreatableTopicResult,
@@ -22,77 +18,40 @@ use firn_proto::kafka::create_topics::{
 };
 
 use super::config_values::{ConfigValue, topic_values};
-use super::topic_config;
+use super::{each_topic, topic_config};
 use crate::kafka::context::Context;
-use crate::kafka::view;
 
 /// Creates topics.
 pub async fn handle(ctx: &Context, request: CreateTopicsRequest) -> CreateTopicsResponse {
-    let mut seen = BTreeSet::new();
-    let named = request.topics.iter().map(|topic| topic.name.as_str());
-    let twice: BTreeSet<_> = named.filter(|name| !seen.insert(*name)).collect();
-    let checked: Vec<_> = request
-        .topics
-        .iter()
-        .map(|topic| match twice.contains(topic.name.as_str()) {
-            true => Err(TopicError::NamedTwice),
-            false => new_topic(ctx, topic),
-        })
-        .collect();
-    let good: Vec<_> = checked
-        .iter()
-        .filter_map(|topic| topic.as_ref().ok().cloned())
-        .collect();
-    let mut created = create(ctx, good, request.validate_only).await.into_iter();
-    let topics = request
-        .topics
-        .into_iter()
-        .zip(checked)
-        .map(|(topic, checked)| match checked {
-            Err(error) => refusal(topic.name, &error),
-            Ok(new) => match created.next() {
-                Some(Ok(made)) => success(ctx, new, made),
-                Some(Err((code, message))) => failed(topic.name, code, message),
-                None => failed(
-                    topic.name,
-                    ErrorCode::UnknownServerError,
-                    "no result".to_owned(),
-                ),
-            },
-        });
+    let checked = each_topic::check(
+        &request.topics,
+        |topic| &topic.name,
+        |topic| new_topic(ctx, topic),
+    );
+    let topics = each_topic::good(&checked);
+    let (count, validate_only) = (topics.len(), request.validate_only);
+    let create = Request::CreateTopics {
+        topics,
+        validate_only,
+    };
+    let made = each_topic::ask(ctx, count, create, |reply| match reply {
+        Reply::CreateTopics(results) => Some(results),
+        _ => None,
+    });
+    let results = each_topic::merge(checked, made.await);
+    let topics = request.topics.into_iter().zip(results);
+    let topics = topics.map(|(topic, result)| match result {
+        Ok((new, made)) => success(ctx, new, made),
+        Err((error_code, message)) => CreatableTopicResult {
+            name: topic.name,
+            error_code,
+            error_message: Some(message),
+            ..CreatableTopicResult::default()
+        },
+    });
     CreateTopicsResponse {
         topics: topics.collect(),
         ..CreateTopicsResponse::default()
-    }
-}
-
-type Created = Result<CreatedTopic, (ErrorCode, String)>;
-
-async fn create(ctx: &Context, topics: Vec<NewTopic>, validate_only: bool) -> Vec<Created> {
-    let count = topics.len();
-    if count == 0 {
-        return Vec::new();
-    }
-    match ctx
-        .coordinator
-        .call(Request::CreateTopics {
-            topics,
-            validate_only,
-        })
-        .await
-    {
-        Ok(Reply::CreateTopics(results)) => results
-            .into_iter()
-            .map(|result| {
-                result.map_err(|TopicRefusal { topic, error }| {
-                    (view::topic_error(&error, &topic), error.to_string())
-                })
-            })
-            .collect(),
-        Ok(_) => Vec::new(),
-        Err(error) => {
-            vec![Err((view::coordinator_error(&error), error.to_string())); count]
-        }
     }
 }
 
@@ -190,19 +149,5 @@ fn shown(value: ConfigValue) -> CreatableTopicConfigs {
         value: Some(value.value),
         read_only: false,
         is_sensitive: false,
-    }
-}
-
-fn refusal(name: String, error: &TopicError) -> CreatableTopicResult {
-    let key = TopicKey::Name(Arc::from(name.as_str()));
-    failed(name, view::topic_error(error, &key), error.to_string())
-}
-
-fn failed(name: String, error_code: ErrorCode, message: String) -> CreatableTopicResult {
-    CreatableTopicResult {
-        name,
-        error_code,
-        error_message: Some(message),
-        ..CreatableTopicResult::default()
     }
 }

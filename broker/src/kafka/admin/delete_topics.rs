@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use firn_proto::cluster::{DeletedTopic, Reply, Request, TopicKey, TopicRefusal};
+use firn_proto::cluster::{DeletedTopic, Reply, Request, TopicKey};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::TopicId;
 use firn_proto::kafka::delete_topics::{
     DeletableTopicResult, DeleteTopicsRequest, DeleteTopicsResponse,
 };
 
+use super::each_topic::{self, Refused};
 use crate::kafka::context::{Call, Context};
-use crate::kafka::view;
 
 /// Deletes topics.
 pub async fn handle(
@@ -40,17 +40,20 @@ pub async fn handle(
             .map(|name| Ok(named(name)))
             .collect()
     };
-    let good: Vec<_> = keys
-        .iter()
-        .filter_map(|key| key.as_ref().ok().cloned())
-        .collect();
-    let timeout_ms = u32::try_from(request.timeout_ms).unwrap_or(0);
-    let mut deleted = delete(ctx, good, timeout_ms).await.into_iter();
-    let responses = keys.into_iter().map(|key| match key {
-        Err(refused) => refused,
-        Ok(key) => deleted
-            .next()
-            .unwrap_or_else(|| result(&key, ErrorCode::UnknownServerError, "no result".to_owned())),
+    let topics = each_topic::good(&keys);
+    let count = topics.len();
+    let delete = Request::DeleteTopics {
+        topics,
+        timeout_ms: u32::try_from(request.timeout_ms).unwrap_or(0),
+    };
+    let deleted = each_topic::ask(ctx, count, delete, |reply| match reply {
+        Reply::DeleteTopics(results) => Some(results),
+        _ => None,
+    });
+    let mut deleted = deleted.await;
+    let responses = keys.into_iter().filter_map(|key| match key {
+        Err(refused) => Some(refused),
+        Ok(key) => deleted.next().map(|result| answer(&key, result)),
     });
     DeleteTopicsResponse {
         responses: responses.collect(),
@@ -62,45 +65,17 @@ fn named(name: &str) -> TopicKey {
     TopicKey::Name(Arc::from(name))
 }
 
-async fn delete(
-    ctx: &Context,
-    topics: Vec<TopicKey>,
-    timeout_ms: u32,
-) -> Vec<DeletableTopicResult> {
-    if topics.is_empty() {
-        return Vec::new();
-    }
-    let request = Request::DeleteTopics {
-        topics: topics.clone(),
-        timeout_ms,
+fn answer(key: &TopicKey, result: Result<DeletedTopic, Refused>) -> DeletableTopicResult {
+    let (error_code, message) = match result {
+        Ok(topic) => {
+            return DeletableTopicResult {
+                name: Some(topic.name.to_string()),
+                topic_id: topic.id,
+                ..DeletableTopicResult::default()
+            };
+        }
+        Err(refused) => refused,
     };
-    match ctx.coordinator.call(request).await {
-        Ok(Reply::DeleteTopics(results)) => results.into_iter().map(answer).collect(),
-        Ok(_) => Vec::new(),
-        Err(error) => {
-            let code = view::coordinator_error(&error);
-            topics
-                .iter()
-                .map(|key| result(key, code, error.to_string()))
-                .collect()
-        }
-    }
-}
-
-fn answer(deleted: Result<DeletedTopic, TopicRefusal>) -> DeletableTopicResult {
-    match deleted {
-        Ok(topic) => DeletableTopicResult {
-            name: Some(topic.name.to_string()),
-            topic_id: topic.id,
-            ..DeletableTopicResult::default()
-        },
-        Err(TopicRefusal { topic, error }) => {
-            result(&topic, view::topic_error(&error, &topic), error.to_string())
-        }
-    }
-}
-
-fn result(key: &TopicKey, error_code: ErrorCode, message: String) -> DeletableTopicResult {
     let (name, topic_id) = match key {
         TopicKey::Name(name) => (Some(name.to_string()), TopicId::ZERO),
         TopicKey::Id(id) => (None, *id),

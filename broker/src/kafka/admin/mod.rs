@@ -1,5 +1,6 @@
 //! Handlers of the admin APIs, one file each, and what they share:
 //!
+//! - `each_topic.rs`: requests for many topics, each with a result of its own
 //! - `topic_config.rs`: the table of topic configs
 //! - `config_values.rs`: effective values and where they come from
 
@@ -10,6 +11,7 @@ pub mod create_topics;
 pub mod delete_topics;
 pub mod describe_cluster;
 pub mod describe_configs;
+mod each_topic;
 pub mod find_coordinator;
 pub mod metadata;
 pub mod topic_config;
