@@ -195,3 +195,34 @@ fn the_offset_shell_knows_both_ends() {
         assert_eq!(run(shell, &[]), expected, "{time}");
     }
 }
+
+#[test]
+fn the_group_tool_deletes_the_offsets_of_one_topic() {
+    let Some(jars) = jars_for("the_group_tool_deletes_the_offsets_of_one_topic") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path());
+    for topic in ["forgotten", "kept"] {
+        let mut client = broker.client();
+        client.create_topic(topic, 1, &[]);
+        client.append(topic, 0, &[Record::new("k", "v")]);
+        let mut consumer = tool(&jars, "consumer.ConsoleConsumer", &broker);
+        consumer
+            .args(["--topic", topic, "--group", "reset", "--from-beginning"])
+            .args(["--max-messages", "1"]);
+        assert_eq!(run(consumer, &[]), "v\n");
+    }
+    let groups = |arguments: &[&str]| {
+        let mut command = tool(&jars, "consumer.group.ConsumerGroupCommand", &broker);
+        command.args(["--group", "reset"]).args(arguments);
+        run(command, &[])
+    };
+    let described = groups(&["--describe"]);
+    assert!(described.contains("forgotten"), "{described}");
+    let deleted = groups(&["--delete-offsets", "--topic", "forgotten"]);
+    assert!(deleted.contains("Successful"), "{deleted}");
+    let described = groups(&["--describe"]);
+    assert!(!described.contains("forgotten"), "{described}");
+    assert!(described.contains("kept"), "{described}");
+}

@@ -120,6 +120,41 @@ fn a_member_that_leaves_hands_its_partitions_over() {
     node.stop();
 }
 
+/// KIP-496.
+#[test]
+fn offsets_are_deleted_unless_a_member_reads_the_topic() {
+    let folder = folder();
+    let plan = NodePlan::on_directory(FIRN, folder.path());
+    let node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(TOPIC, 2, &[]);
+    let mut member = GroupMember::new(node.kafka(), GROUP, TOPIC);
+    let nothing = (code::GROUP_ID_NOT_FOUND, vec![]);
+    assert_eq!(member.delete_offsets(&[0]), nothing, "no such group");
+    member.ask_to_join();
+    member.joined();
+    member.ask_to_sync(&[(member.id().to_owned(), vec![0, 1])]);
+    member.synced();
+    member.commit(0, 7);
+    member.commit(1, 8);
+    let subscribed = (code::NONE, vec![code::GROUP_SUBSCRIBED_TO_TOPIC]);
+    assert_eq!(member.delete_offsets(&[0]), subscribed);
+    assert_eq!(member.committed(0), 7);
+
+    member.leave();
+    let deleted = (
+        code::NONE,
+        vec![code::NONE, code::UNKNOWN_TOPIC_OR_PARTITION],
+    );
+    assert_eq!(member.delete_offsets(&[0, 2]), deleted);
+    node.kill();
+    let node = plan.start();
+    let mut member = GroupMember::new(node.kafka(), GROUP, TOPIC);
+    assert_eq!(member.committed(0), -1, "what was deleted stays so");
+    assert_eq!(member.committed(1), 8, "and nothing else");
+    node.stop();
+}
+
 fn members(node: &Node, topic: &str) -> (GroupMember, GroupMember) {
     let member = || GroupMember::new(node.kafka(), GROUP, topic);
     (member(), member())

@@ -55,8 +55,12 @@ pub mod code {
     pub const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
     /// A sequence has a gap before it.
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+    /// There is no group of this id.
+    pub const GROUP_ID_NOT_FOUND: i16 = 69;
     /// The join must be repeated with the member id that came with this.
     pub const MEMBER_ID_REQUIRED: i16 = 79;
+    /// A member of the group reads the topic.
+    pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
     /// A record is refused.
     pub const INVALID_RECORD: i16 = 87;
     /// Answers after which the same batch is sent again, and the same group request.

@@ -10,11 +10,15 @@ use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse,
-    LeaveGroupRequest, OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest,
+    LeaveGroupRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    SyncGroupRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -29,6 +33,7 @@ const HEARTBEAT_VERSION: i16 = 3;
 const LEAVE_VERSION: i16 = 2;
 const COMMIT_VERSION: i16 = 8;
 const OFFSET_FETCH_VERSION: i16 = 7;
+const OFFSET_DELETE_VERSION: i16 = 0;
 const PROTOCOL: &str = "firn-tests";
 
 /// A member of a group that reads one topic.
@@ -203,6 +208,27 @@ impl GroupMember {
             "OffsetFetch of a partition"
         );
         partition.committed_offset
+    }
+
+    /// Deletes committed offsets. Returns the error of the whole and that of each partition.
+    ///
+    /// # Panics
+    /// When the connection breaks.
+    pub fn delete_offsets(&mut self, partitions: &[i32]) -> (i16, Vec<i16>) {
+        let wanted = partitions.iter().map(|partition| {
+            OffsetDeleteRequestPartition::default().with_partition_index(*partition)
+        });
+        let topic = OffsetDeleteRequestTopic::default()
+            .with_name(topic_name(&self.topic))
+            .with_partitions(wanted.collect());
+        let request = OffsetDeleteRequest::default()
+            .with_group_id(self.group.clone())
+            .with_topics(vec![topic]);
+        let response = self.connection.call(OFFSET_DELETE_VERSION, &request);
+        let response = response.expect("OffsetDelete is answered");
+        let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+        let codes = partitions.map(|partition| partition.error_code);
+        (response.error_code, codes.collect())
     }
 
     /// Leaves the group.

@@ -21,7 +21,7 @@ use super::data::produce::PendingProduce;
 use super::data::{fetch, init_producer_id, leader_epoch, list_offsets, produce};
 use super::group::{
     delete_groups, describe_groups, heartbeat, join_group, leave_group, list_groups, offset_commit,
-    offset_fetch, sync_group,
+    offset_delete, offset_fetch, sync_group,
 };
 use super::memory::Reserved;
 use super::reply::Reply;
@@ -175,6 +175,7 @@ async fn answer(
         Request::ListOffsets(request) => list_offsets::handle(ctx, call, request).await.into(),
         Request::Metadata(request) => metadata::handle(ctx, conn, call, request).await.into(),
         Request::OffsetCommit(request) => offset_commit::handle(ctx, request).await.into(),
+        Request::OffsetDelete(request) => offset_delete::handle(ctx, request).await.into(),
         Request::OffsetFetch(request) => offset_fetch::handle(ctx, call, request).await.into(),
         Request::OffsetForLeaderEpoch(request) => leader_epoch::handle(ctx, request).into(),
         Request::SyncGroup(request) => sync_group::handle(ctx, call, request).await.into(),

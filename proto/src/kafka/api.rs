@@ -10,8 +10,8 @@ use super::header::write_response_header;
 use super::messages::{
     api_versions, create_partitions, create_topics, delete_groups, delete_topics, describe_cluster,
     describe_configs, describe_groups, fetch, find_coordinator, heartbeat, init_producer_id,
-    join_group, leave_group, list_groups, list_offsets, metadata, offset_commit, offset_fetch,
-    offset_for_leader_epoch, produce, sync_group,
+    join_group, leave_group, list_groups, list_offsets, metadata, offset_commit, offset_delete,
+    offset_fetch, offset_for_leader_epoch, produce, sync_group,
 };
 use super::wire::{DecodeError, Field, Form, Frame, Reader, Writer};
 
@@ -222,6 +222,9 @@ apis! {
     /// Deletes groups.
     DeleteGroups = 42, 0..=2, served from 0, flexible from 2,
         delete_groups::DeleteGroupsRequest, DeleteGroupsResponse;
+    /// Deletes committed offsets of a group (KIP-496). No version is flexible.
+    OffsetDelete = 47, 0..=0, served from 0, flexible from 1,
+        offset_delete::OffsetDeleteRequest, OffsetDeleteResponse;
     /// Brokers and the cluster's id.
     DescribeCluster = 60, 0..=2, served from 0, flexible from 0,
         describe_cluster::DescribeClusterRequest, DescribeClusterResponse;

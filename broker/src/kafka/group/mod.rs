@@ -8,6 +8,7 @@ pub mod join_group;
 pub mod leave_group;
 pub mod list_groups;
 pub mod offset_commit;
+pub mod offset_delete;
 pub mod offset_fetch;
 pub mod sync_group;
 
@@ -17,7 +18,7 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_proto::cluster::{CoordinatorError, GroupError, Reply, Request};
+use firn_proto::cluster::{CoordinatorError, GroupError, Reply, Request, TopicKey};
 use firn_proto::error_code::ErrorCode;
 
 use super::context::Context;
@@ -65,6 +66,14 @@ fn code(error: &GroupError) -> ErrorCode {
 /// The code of a result that says nothing but whether it went well.
 fn code_of(result: &Result<(), GroupError>) -> ErrorCode {
     result.as_ref().err().map_or(ErrorCode::None, code)
+}
+
+/// A topic's name as the request gave it; empty if it gave an id.
+fn name_of(topic: &TopicKey) -> String {
+    match topic {
+        TopicKey::Name(name) => name.to_string(),
+        TopicKey::Id(_) => String::new(),
+    }
 }
 
 fn optional(text: Option<String>) -> Option<Arc<str>> {

@@ -16,7 +16,7 @@ use firn_proto::kafka::offset_commit::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 
-use super::{ask, code, code_of, optional};
+use super::{ask, code, code_of, name_of, optional};
 use crate::kafka::context::Context;
 
 /// Commits.
@@ -61,10 +61,7 @@ fn answer(results: Vec<CommitTopicResult>) -> OffsetCommitResponse {
     let topics = results.into_iter().map(|result| {
         let partitions = result.partitions.iter();
         OffsetCommitResponseTopic {
-            name: match result.topic {
-                TopicKey::Name(name) => name.to_string(),
-                TopicKey::Id(_) => String::new(),
-            },
+            name: name_of(&result.topic),
             partitions: partitions
                 .map(|(partition, result)| OffsetCommitResponsePartition {
                     partition_index: partition.0,

@@ -17,7 +17,7 @@ use firn_proto::kafka::offset_fetch::{
     OffsetFetchResponseTopics,
 };
 
-use super::{ask, code};
+use super::{ask, code, name_of};
 use crate::kafka::context::{Call, Context};
 
 /// Reads offsets that are durable.
@@ -95,10 +95,7 @@ pub(super) fn answer(call: &Call, fetched: Vec<FetchedOffsets>) -> OffsetFetchRe
 
 fn fetched_topic(topic: FetchTopicResult) -> OffsetFetchResponseTopics {
     OffsetFetchResponseTopics {
-        name: match topic.topic {
-            TopicKey::Name(name) => name.to_string(),
-            TopicKey::Id(_) => String::new(),
-        },
+        name: name_of(&topic.topic),
         partitions: topic.partitions.iter().map(fetched_partition).collect(),
     }
 }
