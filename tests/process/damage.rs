@@ -6,7 +6,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use firn_tests::client::{Client, code};
-use firn_tests::node::{Node, NodePlan};
+use firn_tests::node::{Node, NodePlan, quiet_command};
 use firn_tests::producer::IdempotentProducer;
 use firn_tests::records::Record;
 use firn_tests::wait;
@@ -14,6 +14,8 @@ use firn_tests::wait;
 use crate::{FIRN, assert_keeps, folder, minio_for, node_on};
 
 const TOPIC: &str = "damage";
+/// Bytes of the value that makes one batch larger than all others.
+const LARGE: usize = 500_000;
 
 /// Every file below `folder` with its size, largest first.
 fn files_below(folder: &Path) -> Vec<(u64, PathBuf)> {
@@ -51,7 +53,7 @@ fn filled(plan: &NodePlan) -> (Node, IdempotentProducer) {
         assert!(producer.send(1, &[record]));
         assert!(producer.flush());
     }
-    assert!(producer.send(0, &[Record::new("large", vec![b'l'; 500_000])]));
+    assert!(producer.send(0, &[Record::new("large", vec![b'l'; LARGE])]));
     assert!(producer.flush());
     (node, producer)
 }
@@ -63,7 +65,7 @@ fn a_damaged_wal_object_is_never_served() {
     let (node, producer) = filled(&plan);
     node.stop();
     let (size, largest) = files_below(&folder.path().join("bucket")).remove(0);
-    assert!(size > 500_000, "the large batch lies in one object");
+    assert!(size > LARGE as u64, "the large batch lies in one object");
     flip_byte(&largest, size - 1000);
 
     let node = plan.start();
@@ -87,58 +89,124 @@ fn a_damaged_wal_object_is_never_served() {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// An index or header that lies would be worse than a body: whatever the broker does with any
-/// single flipped bit at the front of its objects, it serves no wrong byte and it does not panic.
+/// An index or header that lies would be worse than a body. After an orderly stop a start needs
+/// the journal and the newest state rows; after a crash it reads the front of every slot since.
 #[test]
-fn a_damaged_front_of_any_object_serves_no_wrong_byte() {
+fn a_damaged_front_of_any_object_is_named_or_harmless_after_a_stop() {
+    a_damaged_front_is_named_or_harmless(Node::stop);
+}
+
+#[test]
+fn a_damaged_front_of_any_object_is_named_or_harmless_after_a_crash() {
+    a_damaged_front_is_named_or_harmless(Node::kill);
+}
+
+/// For every object by itself: with one bit of its front flipped the broker either refuses to
+/// start and names it, or serves everything as it was produced.
+fn a_damaged_front_is_named_or_harmless(end: fn(Node)) {
     let folder = folder();
     let plan = NodePlan::on_directory(FIRN, folder.path());
     let (node, producer) = filled(&plan);
-    node.stop();
-    let objects = files_below(&folder.path().join("bucket"));
-    for (_, object) in objects.iter().take(40) {
-        let whole = fs::read(object).unwrap();
-        flip_byte(object, 70);
+    end(node);
+    let (bucket, whole) = (folder.path().join("bucket"), folder.path().join("whole"));
+    fs::rename(&bucket, &whole).unwrap();
+    let mut refused = 0;
+    let objects = files_below(&whole);
+    for (_, object) in &objects {
+        let key = object.strip_prefix(&whole).unwrap();
+        copy_folder(&whole, &bucket);
+        flip_byte(&bucket.join(key), 70);
         let mut node = plan.launch();
-        // Refusing to start with a clear error is one right answer; serving what is whole another.
         let served = wait::until("the broker to start or refuse", wait::PATIENCE, || {
             if !node.process.is_running() {
                 return Some(false);
             }
-            let ready = node
-                .http_get("/readyz")
-                .is_some_and(|(status, _)| status == 200);
-            ready.then_some(true)
+            let ready = node.http_get("/readyz");
+            ready
+                .is_some_and(|(status, _)| status == 200)
+                .then_some(true)
         });
         if served {
             let mut client = Client::connect(node.kafka()).unwrap();
-            assert_no_wrong_byte(&mut client, &producer);
+            assert_keeps(&producer.history, &mut client, TOPIC, 2);
         }
-        let log = node.process.output();
-        assert!(!log.contains("panicked"), "{}: {log}", object.display());
         node.kill();
-        // What this run wrote stays: later runs must live with it. The damage is mended.
-        fs::write(object, whole).unwrap();
+        let log = fs::read_to_string(folder.path().join("firn.log")).unwrap();
+        assert!(!log.contains("panicked"), "{}: {log}", key.display());
+        if !served {
+            refused += 1;
+            let last = log.lines().last().unwrap_or_default();
+            let named = last.contains("corrupt") && last.contains(&*key.to_string_lossy());
+            assert!(named, "{} is not named in: {last}", key.display());
+        }
+        fs::remove_dir_all(&bucket).unwrap();
         fs::remove_file(folder.path().join("firn.log")).unwrap();
     }
+    assert!(refused > 0, "some objects are needed at a start");
+    assert!(refused < objects.len(), "and some are not");
 }
 
-fn assert_no_wrong_byte(client: &mut Client, producer: &IdempotentProducer) {
-    for partition in 0..2 {
-        let Ok(fetched) = client.fetch(TOPIC, partition, 0) else {
-            return;
-        };
-        let log = firn_tests::records::decode_batches(fetched.batches);
-        let wrong: Vec<String> = producer
-            .history
-            .faults(partition, &log)
-            .into_iter()
-            .filter(|fault| !fault.contains("is missing"))
-            .collect();
-        assert!(wrong.is_empty(), "wrong bytes served: {wrong:?}");
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
     }
 }
 
+/// What `firn inspect` says of a segment of the local WAL.
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    entries: u64,
+    /// Where the last entry ends.
+    end: u64,
+    is_damaged: bool,
+}
+
+impl Segment {
+    fn inspect(plan: &NodePlan, path: &Path) -> Option<Self> {
+        let mut command = quiet_command(plan.binary());
+        let output = command.arg("inspect").arg(path).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let number = |name: &str| {
+            let line = text.lines().find(|line| line.trim().starts_with(name))?;
+            let mut words = line.split_whitespace();
+            words.find_map(|word| word.parse().ok())
+        };
+        Some(Self {
+            path: path.to_path_buf(),
+            entries: number("entries")?,
+            end: number("end")?,
+            is_damaged: !output.status.success(),
+        })
+    }
+
+    /// The one that holds entries of those in `folder`.
+    fn only(plan: &NodePlan, folder: &Path) -> Self {
+        let mut found = files_below(folder)
+            .into_iter()
+            .filter_map(|(_, file)| Self::inspect(plan, &file))
+            .filter(|segment| segment.entries > 0);
+        let segment = found.next().expect("a segment with entries");
+        assert!(found.next().is_none(), "and no other");
+        segment
+    }
+
+    fn zero(&self, at: u64, bytes: usize) {
+        let mut file = File::options().write(true).open(&self.path).unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(&vec![0; bytes]).unwrap();
+    }
+}
+
+/// The second half of the last entry never reached the disk, as when the power goes during a
+/// write. It is left out without a word, and what it held comes from the bucket.
 #[test]
 fn a_torn_tail_of_the_local_wal_loses_nothing_of_the_bucket() {
     let folder = folder();
@@ -149,19 +217,54 @@ fn a_torn_tail_of_the_local_wal_loses_nothing_of_the_bucket() {
     let plan = node_on(&minio, folder.path());
     let (node, mut producer) = filled(&plan);
     node.kill();
-    for (size, file) in files_below(&folder.path().join("wal")) {
-        if size > 100_000 {
-            let mut file = File::options().write(true).open(&file).unwrap();
-            // A preallocated segment: what was written is at the front, so is the tail.
-            file.seek(SeekFrom::Start(size / 2)).unwrap();
-            file.write_all(&[0xa5; 4096]).unwrap();
-        }
-    }
+    let wal = folder.path().join("wal");
+    let whole = Segment::only(&plan, &wal);
+    let half = LARGE / 2;
+    whole.zero(whole.end - half as u64, half);
+    let torn = Segment::only(&plan, &wal);
+    assert!(!torn.is_damaged, "{torn:?}");
+    assert_eq!(torn.entries, whole.entries - 1, "{torn:?}");
+    assert!(torn.end <= whole.end - LARGE as u64, "{torn:?}");
+
     let node = plan.start();
     producer.reconnect();
     assert!(producer.flush());
     let mut client = Client::connect(node.kafka()).unwrap();
     client.wait_leaders(TOPIC, 2);
     assert_keeps(&producer.history, &mut client, TOPIC, 2);
+    assert!(!wal.join("quarantine").exists(), "nothing is damaged");
+    node.stop();
+}
+
+/// An entry in the middle that the disk had confirmed is gone: that is no torn tail. Somebody is
+/// told, the segment is kept to be looked at, and what it held comes from the bucket.
+#[test]
+fn a_local_wal_that_lost_what_was_fsynced_is_reported_and_loses_nothing_of_the_bucket() {
+    let folder = folder();
+    let test = "a_local_wal_that_lost_what_was_fsynced_is_reported_and_loses_nothing_of_the_bucket";
+    let Some(minio) = minio_for(test, folder.path()) else {
+        return;
+    };
+    let plan = node_on(&minio, folder.path());
+    let (node, producer) = filled(&plan);
+    node.kill();
+    let wal = folder.path().join("wal");
+    let whole = Segment::only(&plan, &wal);
+    // The first entry follows the header of the segment, which takes 4096 bytes.
+    whole.zero(4096, 8);
+    let damaged = Segment::inspect(&plan, &whole.path).unwrap();
+    assert!(damaged.is_damaged, "{damaged:?}");
+
+    let node = plan.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.wait_leaders(TOPIC, 2);
+    assert_keeps(&producer.history, &mut client, TOPIC, 2);
+    let log = node.process.output();
+    assert!(
+        log.contains("damaged below what was fsynced"),
+        "nobody is told:\n{log}"
+    );
+    let kept = wal.join("quarantine").join(whole.path.file_name().unwrap());
+    assert!(kept.exists(), "{} is not there", kept.display());
     node.stop();
 }
