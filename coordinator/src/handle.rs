@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
-use firn_proto::env::{Clock, Entropy};
+use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::journal::{JournalError, JournalOpener};
-use firn_proto::limits::COORDINATOR_QUEUE_MAX;
+use firn_proto::limits::{COORDINATOR_QUEUE_MAX, FENCE_LOOK_LASTS};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -60,6 +60,7 @@ pub enum EndReason {
 pub struct Coordinator {
     inbox: mpsc::Sender<Message>,
     image: watch::Receiver<Arc<ClusterImage>>,
+    looked_at: watch::Receiver<Mono>,
 }
 
 /// The running loop.
@@ -75,12 +76,18 @@ impl Coordinator {
     ) -> Result<(Self, CoordinatorTask), EndReason> {
         let (sender, inbox) = mpsc::channel(COORDINATOR_QUEUE_MAX);
         let (publish, image) = watch::channel(Arc::new(ClusterImage::default()));
+        let (looked, looked_at) = watch::channel(environment.clock.mono());
+        let publish = task::Publish {
+            image: publish,
+            looked_at: looked,
+        };
         let mut leadership = task::Leadership::new(opener, config, environment, publish);
         let leader = leadership.take_over().await?;
         let loop_ = tokio::spawn(leadership.run(leader, inbox));
         let handle = Self {
             inbox: sender,
             image,
+            looked_at,
         };
         Ok((handle, CoordinatorTask(loop_)))
     }
@@ -100,6 +107,27 @@ impl Coordinator {
     /// The picture of the cluster, always durable.
     pub fn image(&self) -> watch::Receiver<Arc<ClusterImage>> {
         self.image.clone()
+    }
+
+    /// Waits until what this process knows may be read: its last look for a later epoch is recent.
+    /// That is at once, unless the process has stood still (SIGSTOP, a paused machine). A bucket
+    /// that does not answer the look holds nobody up.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Stopped`]: another process leads, or this one stops.
+    pub async fn may_read(&self, now: Mono) -> Result<(), CoordinatorError> {
+        let is_recent = |looked_at: &Mono| now.since(*looked_at) <= FENCE_LOOK_LASTS;
+        let mut looked_at = self.looked_at.clone();
+        if looked_at.has_changed().is_err() {
+            return Err(CoordinatorError::Stopped);
+        }
+        if !is_recent(&looked_at.borrow()) {
+            // A full queue is a loop that is about to look anyway.
+            drop(self.inbox.try_send(Message::Look));
+            let looked = looked_at.wait_for(is_recent).await;
+            looked.map_err(|_| CoordinatorError::Stopped)?;
+        }
+        Ok(())
     }
 
     /// Stops the loop once everything that was asked before is durable and answered.

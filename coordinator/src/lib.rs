@@ -6,10 +6,12 @@
 //! - `state/`: the pure state machine that they change
 //! - `snapshot.rs`: the bytes of the whole state
 //! - `groups/`: the pure machine of classic groups
+//! - `fence.rs`: whether another process leads by now
 //! - `gate.rs`, `image.rs`: what may leave when, and the published picture
 //! - `task.rs`: the one loop that owns all of it; `handle.rs`: the way to reach it
 
 pub mod command;
+mod fence;
 mod gate;
 pub mod groups;
 mod handle;

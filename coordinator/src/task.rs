@@ -21,18 +21,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
 use firn_proto::env::Mono;
-use firn_proto::ids::ClusterId;
+use firn_proto::ids::{ClusterId, CoordinatorEpoch};
 use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
 use firn_proto::limits::{
-    COORDINATOR_PARKED_MAX, JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN,
+    COORDINATOR_PARKED_MAX, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN,
     SLOTS_IN_FLIGHT_MAX,
 };
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::command::{CommandError, SlotBuilder, Stamped, decode_slot};
+use crate::fence::{Answering, FenceWatch, Seen, Verdict};
 use crate::gate::{Gate, GroupClock, PutTokens};
 use crate::groups::{CallId, Groups, Out};
 use crate::handle::{CoordinatorConfig, EndReason, Environment};
@@ -57,6 +58,8 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) enum Message {
     Call(Call),
+    /// Somebody waits for a look for a later epoch.
+    Look,
     Stop(oneshot::Sender<()>),
 }
 
@@ -66,12 +69,19 @@ enum Left {
     Stopped,
 }
 
+/// What everybody may see without asking.
+pub(crate) struct Publish {
+    pub(crate) image: watch::Sender<Arc<ClusterImage>>,
+    /// When the last look for a later epoch was sent that did not find one.
+    pub(crate) looked_at: watch::Sender<Mono>,
+}
+
 /// What outlives one leader: how to become the next.
 pub(crate) struct Leadership {
     opener: Arc<dyn JournalOpener>,
     config: CoordinatorConfig,
     environment: Environment,
-    publish: watch::Sender<Arc<ClusterImage>>,
+    publish: Publish,
 }
 
 impl Leadership {
@@ -79,7 +89,7 @@ impl Leadership {
         opener: Arc<dyn JournalOpener>,
         config: CoordinatorConfig,
         environment: Environment,
-        publish: watch::Sender<Arc<ClusterImage>>,
+        publish: Publish,
     ) -> Self {
         Self {
             opener,
@@ -92,10 +102,19 @@ impl Leadership {
     /// Opens the journal and replays it.
     pub(crate) async fn take_over(&mut self) -> Result<Leader, EndReason> {
         let opened = self.opener.open(self.config.identity.clone()).await?;
-        let above = self.publish.borrow().version;
+        let above = self.publish.image.borrow().version;
         let leader = Leader::new(opened, &self.config, &self.environment, above)?;
-        self.publish.send_replace(leader.images.last());
+        self.publish.image.send_replace(leader.images.last());
+        // Its own first slot became durable, so nobody had sealed it.
+        self.note_look();
         Ok(leader)
+    }
+
+    /// The bucket was asked who leads, and named nobody else.
+    fn note_look(&self) {
+        self.publish
+            .looked_at
+            .send_replace(self.environment.clock.mono());
     }
 
     /// Serves until it is stopped or another process leads.
@@ -131,7 +150,15 @@ impl Leadership {
         loop {
             let attempt = async {
                 tokio::time::sleep(REOPEN_DELAY).await;
-                self.take_over().await
+                let opened = self.take_over().await;
+                if matches!(
+                    opened,
+                    Err(EndReason::Journal(JournalError::Unavailable(_)))
+                ) {
+                    // An outage holds no reader up.
+                    self.note_look();
+                }
+                opened
             };
             tokio::pin!(attempt);
             let opened = loop {
@@ -139,6 +166,7 @@ impl Leadership {
                     opened = &mut attempt => break opened,
                     message = inbox.recv() => match message {
                         Some(Message::Call(call)) => refuse(call.answer, "the journal is reopened"),
+                        Some(Message::Look) => {}
                         Some(Message::Stop(_)) | None => return Ok(None),
                     },
                 }
@@ -167,6 +195,7 @@ struct Flight {
 /// What a leader holds in memory. Dropped when it resigns.
 pub(crate) struct Leader {
     cluster: ClusterId,
+    epoch: CoordinatorEpoch,
     environment: Environment,
     journal: Box<dyn Journal>,
     state: State,
@@ -187,6 +216,8 @@ pub(crate) struct Leader {
     log_bytes: usize,
     snapshot_bytes: usize,
     snapshot: Option<BoxFuture<'static, Result<(), JournalError>>>,
+    fence: FenceWatch,
+    look: Option<BoxFuture<'static, Seen>>,
 }
 
 impl Leader {
@@ -215,6 +246,7 @@ impl Leader {
         );
         Ok(Self {
             cluster: opened.cluster,
+            epoch: opened.epoch,
             environment: environment.clone(),
             journal: opened.journal,
             images: ImageBuilder::new(opened.cluster, &state, above),
@@ -233,17 +265,16 @@ impl Leader {
             log_bytes,
             snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
             snapshot: None,
+            fence: FenceWatch::new(now),
+            look: None,
         })
     }
 
-    async fn serve(
-        &mut self,
-        inbox: &mut mpsc::Receiver<Message>,
-        publish: &watch::Sender<Arc<ClusterImage>>,
-    ) -> Left {
+    async fn serve(&mut self, inbox: &mut mpsc::Receiver<Message>, publish: &Publish) -> Left {
         let mut stopping = None;
         loop {
             self.flush();
+            self.look();
             if stopping.is_some() && self.slot.is_empty() && self.puts.is_empty() {
                 return Left::Stopped;
             }
@@ -252,10 +283,15 @@ impl Leader {
             tokio::select! {
                 biased;
                 Some(put) = self.puts.next(), if !self.puts.is_empty() => match put {
-                    Ok(position) => self.on_durable(position, publish),
+                    Ok(position) => self.on_durable(position, &publish.image),
                     Err(error) => return Left::Journal(error),
                 },
-                Some(result) = poll_snapshot(&mut self.snapshot) => self.on_snapshot(result),
+                Some(result) = poll_flying(&mut self.snapshot) => self.on_snapshot(result),
+                Some(seen) = poll_flying(&mut self.look) => {
+                    if let Err(error) = self.on_look(seen, &publish.looked_at) {
+                        return Left::Journal(error);
+                    }
+                }
                 message = inbox.recv(), if stopping.is_none() => {
                     stopping = self.take_messages(message, inbox);
                 }
@@ -275,6 +311,7 @@ impl Leader {
         for _ in 0..inbox.max_capacity() {
             match next {
                 Some(Message::Call(call)) => self.take_call(call),
+                Some(Message::Look) => self.fence.hurry(self.environment.clock.mono()),
                 Some(Message::Stop(done)) => return Some(Some(done)),
                 None => return Some(None),
             }
@@ -426,6 +463,44 @@ impl Leader {
         }
     }
 
+    /// Starts a look for a later epoch if one is due.
+    fn look(&mut self) {
+        let now = self.environment.clock.mono();
+        if self.fence.due().is_none_or(|due| now < due) {
+            return;
+        }
+        self.fence.on_sent(now);
+        let look = tokio::time::timeout(FENCE_LOOK_MAX, self.journal.look_for_newer());
+        let seen = look.map(|answer| match answer {
+            Ok(Ok(None)) => Seen::Nothing,
+            Ok(Ok(Some(newer))) => Seen::Newer(newer),
+            Ok(Err(_)) | Err(_) => Seen::NoAnswer,
+        });
+        self.look = Some(seen.boxed());
+    }
+
+    fn on_look(&mut self, seen: Seen, publish: &watch::Sender<Mono>) -> Result<(), JournalError> {
+        self.look = None;
+        match self.fence.on_seen(seen) {
+            Verdict::Resign(newer) => {
+                let epoch = self.epoch;
+                return Err(JournalError::Superseded { epoch, newer });
+            }
+            Verdict::LeadOn { looked_at, changed } => {
+                publish.send_replace(looked_at);
+                match changed {
+                    Some(Answering::No) => warn!(
+                        "the bucket does not say whether another process leads: what is in memory \
+                         is served on"
+                    ),
+                    Some(Answering::Again) => info!("no other process leads"),
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn on_timeout(&mut self) {
         let out = self.groups.on_timeout(self.group_now());
         self.take_out(out);
@@ -440,7 +515,9 @@ impl Leader {
         let room = self.flights.len() < SLOTS_IN_FLIGHT_MAX;
         let token = (!self.slot.is_empty() && room).then(|| self.tokens.free_at());
         let deletions = self.deletions.iter().map(|parked| parked.deadline);
-        groups.into_iter().chain(token).chain(deletions).min()
+        let look = self.fence.due();
+        let wakes = groups.into_iter().chain(token).chain(deletions);
+        wakes.chain(look).min()
     }
 
     /// Tells everybody who waits that their answer will not come from here.
@@ -483,11 +560,10 @@ fn refuse(answer: Answer, reason: &str) {
     drop(answer.send(Err(CoordinatorError::NotLeader(reason.to_owned()))));
 }
 
-async fn poll_snapshot(
-    snapshot: &mut Option<BoxFuture<'static, Result<(), JournalError>>>,
-) -> Option<Result<(), JournalError>> {
-    match snapshot {
-        Some(put) => Some(put.await),
+/// The result of what is under way; never, if nothing is.
+async fn poll_flying<T>(flying: &mut Option<BoxFuture<'static, T>>) -> Option<T> {
+    match flying {
+        Some(future) => Some(future.await),
         None => std::future::pending().await,
     }
 }

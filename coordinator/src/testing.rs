@@ -2,7 +2,9 @@
 //! tokio's.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use firn_proto::env::{Clock, Entropy, Mono};
@@ -24,6 +26,10 @@ struct Held {
     next_slot: u64,
     waiting: VecDeque<(JournalPosition, Bytes, Outcome)>,
     snapshot: Option<(JournalPosition, Bytes)>,
+    /// Looks for a later epoch so far, and what they find.
+    looks: usize,
+    newer: Option<CoordinatorEpoch>,
+    is_away: bool,
 }
 
 /// A bucket in memory, reduced to its journal.
@@ -59,6 +65,20 @@ impl MemoryBucket {
 
     pub(crate) fn snapshot(&self) -> Option<JournalPosition> {
         self.held().snapshot.as_ref().map(|(position, _)| *position)
+    }
+
+    /// Another process claims an epoch.
+    pub(crate) fn claim(&self, epoch: CoordinatorEpoch) {
+        self.held().newer = Some(epoch);
+    }
+
+    /// Looks are not answered from now on, or again.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.held().is_away = is_away;
+    }
+
+    pub(crate) fn looks(&self) -> usize {
+        self.held().looks
     }
 
     pub(crate) fn opener(&self) -> Arc<dyn JournalOpener> {
@@ -123,25 +143,64 @@ impl Journal for MemoryBucket {
         self.held().snapshot = Some((covers, body));
         async { Ok(()) }.boxed()
     }
+
+    fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>> {
+        let mut held = self.held();
+        held.looks += 1;
+        let (newer, is_away) = (held.newer, held.is_away);
+        async move {
+            match is_away {
+                true => std::future::pending().await,
+                false => Ok(newer),
+            }
+        }
+        .boxed()
+    }
 }
 
-/// Follows tokio's clock, which tests pause.
-struct TokioClock(tokio::time::Instant);
+/// Follows tokio's clock, which tests pause, and runs on where they say so.
+pub(crate) struct TestClock {
+    start: tokio::time::Instant,
+    stood_still_micros: AtomicU64,
+}
 
-impl Clock for TokioClock {
+impl TestClock {
+    fn new() -> Self {
+        Self {
+            start: tokio::time::Instant::now(),
+            stood_still_micros: AtomicU64::new(0),
+        }
+    }
+
+    /// Time passes in which nothing of this process ran.
+    pub(crate) fn stand_still(&self, for_: Duration) {
+        let micros = for_.as_micros() as u64;
+        self.stood_still_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
     fn wall_ms(&self) -> i64 {
-        1_700_000_000_000 + self.0.elapsed().as_millis() as i64
+        1_700_000_000_000 + (self.mono().0 / 1000) as i64
     }
 
     fn mono(&self) -> Mono {
-        Mono(self.0.elapsed().as_micros() as u64)
+        let stood_still = self.stood_still_micros.load(Ordering::Relaxed);
+        Mono(self.start.elapsed().as_micros() as u64 + stood_still)
     }
 }
 
 /// A world of its own, with a fixed seed.
 pub(crate) fn environment() -> Environment {
-    Environment {
-        clock: Arc::new(TokioClock(tokio::time::Instant::now())),
+    environment_and_clock().0
+}
+
+/// The same, with its clock.
+pub(crate) fn environment_and_clock() -> (Environment, Arc<TestClock>) {
+    let clock = Arc::new(TestClock::new());
+    let environment = Environment {
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
         entropy: Arc::new(Entropy::from_seed(1)),
-    }
+    };
+    (environment, clock)
 }

@@ -34,6 +34,14 @@ pub enum JournalError {
         /// The epoch that lost.
         epoch: CoordinatorEpoch,
     },
+    /// A later epoch has been claimed, though nothing was refused yet: resign at once.
+    #[error("another process has claimed epoch {newer} of the journal; this one has epoch {epoch}")]
+    Superseded {
+        /// The epoch that lost.
+        epoch: CoordinatorEpoch,
+        /// The one that was claimed after it.
+        newer: CoordinatorEpoch,
+    },
     /// Bytes of the journal contradict themselves. Nothing may be served from them.
     #[error("the journal is corrupt at {at}: {reason}")]
     Corrupt {
@@ -76,6 +84,13 @@ pub trait Journal: Send + Sync + 'static {
         covers: JournalPosition,
         body: Bytes,
     ) -> BoxFuture<'static, Result<(), JournalError>>;
+
+    /// Looks whether somebody has claimed the next epoch, which ends this one: a writer that has
+    /// nothing to put would not notice otherwise. One request.
+    ///
+    /// # Errors
+    /// [`JournalError::Unavailable`]: nothing is known.
+    fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>>;
 }
 
 /// Takes the next coordinator epoch and with it the journal.

@@ -3,6 +3,8 @@
 //! A limit that a user may set has its default here and its name in the configuration; a limit
 //! that only protects the process stands here alone.
 
+use std::time::Duration;
+
 /// Largest request frame a Kafka client may send, without the 4 bytes of its length
 /// (`socket.request.max.bytes`).
 pub const REQUEST_BYTES_MAX: usize = 100 * 1024 * 1024;
@@ -51,13 +53,17 @@ pub const SLOTS_IN_FLIGHT_MAX: usize = 8;
 pub const JOURNAL_APPENDS_MAX: usize = 64;
 /// How far ahead of the first free slot a sealer puts its wall against a writer that outruns it.
 pub const WALL_DISTANCE: u64 = 64;
+/// Runs of a partition in a page of its table: about 6 KB that are written to the bucket once. Less
+/// than that is written again with every state row of the partition.
+pub const RUNS_PER_PAGE: u32 = 512;
 /// A checkpoint is due after this many slots without one, so that a fold reads hundreds of slots.
 pub const CHECKPOINT_SLOTS: u64 = 256;
 /// A checkpoint waits until this many times its own bytes were put since the last, so that state
 /// rows stay a small part of what is written,
 pub const CHECKPOINT_BYTES_RATIO: u64 = 4;
-/// but no longer than this many slots.
-pub const CHECKPOINT_SLOTS_MAX: u64 = 4096;
+/// but no longer than this many slots: a fold reads their indexes with 32 ranged GETs at a time,
+/// which at S3's 30 to 100 ms each takes half a second to two, and costs 0.0002 dollars.
+pub const CHECKPOINT_SLOTS_MAX: u64 = 512;
 
 /// Objects are cached in aligned blocks of this size, in bytes.
 pub const CACHE_BLOCK_BYTES: usize = 256 * 1024;
@@ -101,6 +107,14 @@ pub const JOURNAL_SLOT_BYTES_TARGET: usize = 1024 * 1024;
 pub const JOURNAL_SNAPSHOT_BYTES_MIN: usize = 1024 * 1024;
 /// Largest snapshot of the cluster's state that is read back, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// How often a leader looks for a claim to a later epoch. On S3 720 GETs an hour, which cost
+/// 0.0003 dollars; an idle cluster may make one request a second.
+pub const FENCE_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// A look that takes longer has no answer.
+pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(2);
+/// Nothing is read from a leader whose last look is older, counted from when it was sent: it has
+/// stood still, and another may lead by now.
+pub const FENCE_LOOK_LASTS: Duration = Duration::from_secs(10);
 /// Requests that wait for the coordinator's loop.
 pub const COORDINATOR_QUEUE_MAX: usize = 1024;
 /// Requests whose answers wait for the journal, for a rebalance, or for an owner.
@@ -140,6 +154,12 @@ const _: () = assert!(
 );
 const _: () = assert!(GROUP_MEMBER_BYTES_MAX <= GROUP_BYTES_MAX);
 const _: () = assert!(2 * GROUP_BYTES_MAX <= GROUPS_BYTES_MAX);
+const _: () = assert!(
+    2 * FENCE_LOOK_INTERVAL.as_millis() <= FENCE_LOOK_LASTS.as_millis()
+        && (FENCE_LOOK_INTERVAL.as_millis() + FENCE_LOOK_MAX.as_millis()
+            < FENCE_LOOK_LASTS.as_millis()),
+    "reads must not wait for looks of a process that runs"
+);
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
 const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(

@@ -42,6 +42,24 @@ fn sigterm_ends_the_broker_while_a_fetch_waits() {
     waiting.join().unwrap();
 }
 
+/// The second process takes the bucket over. The first has nothing to put, so that no put tells it,
+/// and must still not go on answering for what it no longer has.
+#[test]
+fn an_idle_broker_stops_by_itself_when_another_takes_its_bucket() {
+    let (mine, other) = (folder(), folder());
+    let plan = NodePlan::on_directory(FIRN, mine.path());
+    let mut first = plan.start();
+    let second = NodePlan::on_bucket(FIRN, other.path(), plan.bucket()).start();
+    let status = first.process.wait(wait::PATIENCE);
+    assert!(!status.success());
+    let output = first.process.output();
+    assert!(
+        output.contains("fenced") && output.contains("claimed epoch 2"),
+        "its last line names the later epoch:\n{output}"
+    );
+    second.stop();
+}
+
 #[test]
 fn health_and_metrics_are_served() {
     let folder = folder();

@@ -120,6 +120,8 @@ async fn start(
         other => other,
     };
     let answer = async move {
+        let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;
+        may_read.map_err(|_| Refusal("another process leads, or this one stops".to_owned()))?;
         let (response, of_answer) = match request {
             Request::Fetch(request) => {
                 // A request that waits for records holds nothing.

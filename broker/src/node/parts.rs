@@ -53,7 +53,9 @@ pub(super) async fn lead(
 /// What the end of the coordinator means for the process.
 pub(super) fn coordinator_ended(reason: &EndReason) -> FirnError {
     match reason {
-        EndReason::Journal(JournalError::Fenced { .. }) => FirnError::Fenced(reason.to_string()),
+        EndReason::Journal(JournalError::Fenced { .. } | JournalError::Superseded { .. }) => {
+            FirnError::Fenced(reason.to_string())
+        }
         reason => FirnError::failed("the journal cannot be used", reason),
     }
 }

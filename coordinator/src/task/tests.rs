@@ -3,12 +3,14 @@ use firn_proto::cluster::{
     JoinedGroup, LeaveGroup, LeavingMember, NewTopic, OffsetCommit, OffsetToCommit, Protocol,
     RegisterBroker, RegisteredBroker, SyncGroup, TopicError, TopicKey,
 };
+use firn_proto::env::Clock;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, LeaderEpoch, PartitionIndex};
+use firn_proto::limits::FENCE_LOOK_LASTS;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::handle::{Coordinator, CoordinatorTask};
-use crate::testing::{MemoryBucket, environment};
+use crate::testing::{MemoryBucket, TestClock, environment, environment_and_clock};
 
 async fn start(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask) {
     let mut config = CoordinatorConfig::default();
@@ -16,6 +18,13 @@ async fn start(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask) {
     Coordinator::start(bucket.opener(), config, environment())
         .await
         .unwrap()
+}
+
+async fn start_with_clock(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask, Arc<TestClock>) {
+    let (environment, clock) = environment_and_clock();
+    let started = Coordinator::start(bucket.opener(), CoordinatorConfig::default(), environment);
+    let (coordinator, task) = started.await.unwrap();
+    (coordinator, task, clock)
 }
 
 fn ask(coordinator: &Coordinator, request: Request) -> JoinHandle<Result<Reply, CoordinatorError>> {
@@ -224,6 +233,65 @@ async fn a_fenced_leader_ends() {
     assert_eq!(
         coordinator.call(register()).await,
         Err(CoordinatorError::Stopped)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_leader_ends_by_itself_when_another_process_claims_an_epoch() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, mut task, clock) = start_with_clock(&bucket).await;
+    registered(&coordinator).await;
+    bucket.claim(CoordinatorEpoch(2));
+    let claimed_at = clock.mono();
+    let ended = task.ended().await.unwrap_err();
+    assert!(
+        ended.to_string().contains("claimed epoch 2"),
+        "the line names the later epoch: {ended}"
+    );
+    assert!(clock.mono().since(claimed_at) <= FENCE_LOOK_LASTS);
+    assert_eq!(
+        coordinator.may_read(clock.mono()).await,
+        Err(CoordinatorError::Stopped)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn looking_for_another_leader_costs_an_idle_one_720_requests_an_hour() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task, _) = start_with_clock(&bucket).await;
+    registered(&coordinator).await;
+    tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+    assert!((719..=720).contains(&bucket.looks()), "{}", bucket.looks());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_bucket_holds_no_reader_up() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
+    registered(&coordinator).await;
+    bucket.set_away(true);
+    for second in 0..30 * 60 {
+        let asked_at = clock.mono();
+        assert_eq!(coordinator.may_read(asked_at).await, Ok(()));
+        assert_eq!(clock.mono(), asked_at, "it waited in second {second}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_looks_before_it_is_read() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
+    registered(&coordinator).await;
+    clock.stand_still(Duration::from_secs(60));
+    assert_eq!(coordinator.may_read(clock.mono()).await, Ok(()));
+    assert_eq!(bucket.looks(), 1, "the bucket was asked first");
+    clock.stand_still(Duration::from_secs(60));
+    bucket.claim(CoordinatorEpoch(2));
+    assert_eq!(
+        coordinator.may_read(clock.mono()).await,
+        Err(CoordinatorError::Stopped),
+        "another process led meanwhile"
     );
 }
 

@@ -178,6 +178,13 @@ pub async fn read_claim(
     Ok(Some(claim))
 }
 
+/// Whether anybody claimed `epoch`. What the claim says does not matter: it is never deleted.
+async fn is_claimed(bucket: &Bucket, epoch: CoordinatorEpoch) -> Result<bool, JournalError> {
+    let key = Place::EpochClaim(epoch).key();
+    let claim = bucket.get(Purpose::Meta, &key).await.map_err(unavailable)?;
+    Ok(claim.is_some())
+}
+
 /// What all snapshots cover, oldest first.
 async fn snapshots(bucket: &Bucket) -> Result<Vec<JournalPosition>, JournalError> {
     let folder = layout::snapshots();

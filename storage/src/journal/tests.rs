@@ -520,3 +520,14 @@ async fn the_identity_of_a_claimant_can_be_read_by_others() {
     );
     assert_eq!(newest_epoch(&world.bucket).await.unwrap(), opened.epoch);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_with_nothing_to_put_can_look_for_a_later_one() {
+    let world = world();
+    let first = world.open().await;
+    assert_eq!(first.journal.look_for_newer().await.unwrap(), None);
+    let second = world.open().await;
+    let newer = first.journal.look_for_newer().await.unwrap();
+    assert_eq!(newer, Some(second.epoch));
+    assert_eq!(second.journal.look_for_newer().await.unwrap(), None);
+}

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::collect::Collection;
+use super::is_claimed;
 use super::record::{JournalIndex, Opening};
 use crate::bucket::Bucket;
 use crate::stream::{
@@ -22,6 +23,7 @@ type Waiter = oneshot::Sender<Result<JournalPosition, JournalError>>;
 
 /// Appends to one epoch's stream, puts its snapshots.
 pub(super) struct JournalWriter {
+    bucket: Bucket,
     epoch: CoordinatorEpoch,
     appends: mpsc::Sender<(Bytes, Waiter)>,
     durable: Arc<Durable>,
@@ -58,7 +60,7 @@ impl JournalWriter {
             prev_nonce: Nonce::NONE,
         };
         let collection = Collection::new(bucket.clone(), env.clone(), cluster);
-        let (stream, mut events) = StreamHandle::start(bucket, spec, env);
+        let (stream, mut events) = StreamHandle::start(bucket.clone(), spec, env);
         let first = SlotBody::new(JournalIndex::Open(opening).encode(), Vec::new());
         let fenced = JournalError::Fenced { epoch };
         stream.submit(first).await.map_err(|_| fenced.clone())?;
@@ -82,6 +84,7 @@ impl JournalWriter {
             futures::join!(told, put);
         });
         Ok(Self {
+            bucket,
             epoch,
             appends,
             durable,
@@ -192,5 +195,11 @@ impl Journal for JournalWriter {
         );
         let collection = self.collection.clone();
         async move { collection.put_snapshot(covers, body).await }.boxed()
+    }
+
+    fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>> {
+        let bucket = self.bucket.clone();
+        let next = CoordinatorEpoch(self.epoch.0 + 1);
+        async move { Ok(is_claimed(&bucket, next).await?.then_some(next)) }.boxed()
     }
 }
