@@ -111,16 +111,23 @@ async fn read_rows(
             rows.map(|rows| (at, partitions, rows))
         })
         .buffer_unordered(GETS_MAX);
-    let mut found: Vec<Option<StateRow>> = folds.iter().map(|_| None).collect();
+    let mut indexes = Vec::new();
+    let mut stored = Vec::new();
     while let Some((at, mut partitions, rows)) = reads.try_next().await? {
         for row in rows {
-            if let Some(index) = partitions.remove(&row.tp) {
-                found[index] = Some(row);
+            if let Some(index) = partitions.remove(&row.without_runs().tp) {
+                indexes.push(index);
+                stored.push(row);
             }
         }
         if let Some((tp, _)) = partitions.pop_first() {
             return Err(FoldError::RowAbsent { tp, at });
         }
+    }
+    let mut found: Vec<Option<StateRow>> = folds.iter().map(|_| None).collect();
+    let rows = checkpoint::with_pages(bucket, stored).await?;
+    for (index, row) in indexes.into_iter().zip(rows) {
+        found[index] = Some(row);
     }
     Ok(found)
 }

@@ -9,7 +9,7 @@ use firn_proto::cluster::{CoordinatorError, ProgressReport, Reply, Request, RowR
 use firn_proto::env::{Clock, Mono};
 use firn_proto::ids::{Incarnation, Slot, SlotPosition, StreamId, TopicPartition};
 use firn_storage::state::StateRow;
-use firn_storage::wal::{Wal, WalError};
+use firn_storage::wal::{DurableCheckpoint, Wal, WalError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{MissedTickBehavior, interval};
@@ -40,7 +40,7 @@ pub(super) struct Keeper {
     is_hampered: bool,
 }
 
-type Checkpoint = BoxFuture<'static, (Vec<TopicPartition>, Result<SlotPosition, WalError>)>;
+type Checkpoint = BoxFuture<'static, (Vec<TopicPartition>, Result<DurableCheckpoint, WalError>)>;
 type Report = BoxFuture<'static, Result<Reply, CoordinatorError>>;
 
 impl Keeper {
@@ -113,13 +113,16 @@ impl Keeper {
     fn on_checkpoint(
         &mut self,
         partitions: Vec<TopicPartition>,
-        durable: Result<SlotPosition, WalError>,
+        durable: Result<DurableCheckpoint, WalError>,
     ) {
         match durable {
-            Ok(at) => self.rows.push(RowReport {
-                slot: at.slot,
-                partitions,
-            }),
+            Ok(checkpoint) => {
+                self.partitions.on_pages_stored(&checkpoint.pages);
+                self.rows.push(RowReport {
+                    slot: checkpoint.at.slot,
+                    partitions,
+                });
+            }
             Err(error) => tracing::warn!(%error, "a checkpoint was not written"),
         }
     }
@@ -205,13 +208,9 @@ pub(super) async fn last_report(parts: &Parts) -> Result<ProgressReport, FirnErr
         .unwrap_or_default();
     if !states.is_empty() {
         let partitions = states.iter().map(|row| row.tp).collect();
-        let at = parts
-            .wal
-            .push_checkpoint(&states)
-            .await
-            .map_err(|e| wal_ended(&e))?;
+        let pushed = parts.wal.push_checkpoint(&states).await;
         rows.push(RowReport {
-            slot: at.slot,
+            slot: pushed.map_err(|e| wal_ended(&e))?.at.slot,
             partitions,
         });
     }

@@ -278,7 +278,11 @@ impl Recovery<'_> {
             };
             for (folded, result) in some.into_iter().zip(results) {
                 match result {
-                    Ok(assigned) => taken_up.rows.push(begun(folded.row, &assigned)),
+                    Ok(assigned) => {
+                        taken_up
+                            .rows
+                            .push(begun(folded.row, &assigned, self.registered)?);
+                    }
                     Err(error) => {
                         tracing::warn!(partition = %folded.end.tp, %error, "partition not taken up");
                     }
@@ -294,24 +298,35 @@ impl Recovery<'_> {
     }
 
     async fn checkpoint(&self, rows: &[StateRow]) -> Result<Slot, FirnError> {
-        let at = self
-            .wal
-            .push_checkpoint(rows)
-            .await
-            .map_err(|e| wal_ended(&e))?;
-        Ok(at.slot)
+        let pushed = self.wal.push_checkpoint(rows).await;
+        Ok(pushed.map_err(|e| wal_ended(&e))?.at.slot)
     }
 }
 
-/// The state with which the next epoch begins.
-fn begun(mut row: StateRow, assigned: &Assigned) -> StateRow {
+/// The state with which the next epoch begins, if it is this process's: one that was started with
+/// the same broker id meanwhile has taken its place.
+fn begun(
+    mut row: StateRow,
+    assigned: &Assigned,
+    registered: &RegisteredBroker,
+) -> Result<StateRow, FirnError> {
+    if (assigned.owner, assigned.stream) != (registered.incarnation, registered.stream) {
+        return Err(FirnError::Fenced(format!(
+            "epoch {} of {} went to incarnation {} of broker {}, and this is incarnation {}",
+            assigned.epoch,
+            assigned.tp,
+            assigned.owner.0,
+            registered.broker.0,
+            registered.incarnation.0
+        )));
+    }
     assert_eq!(
         row.end_offset, assigned.start_offset,
         "I4: epoch {} of {} must begin where the last one ended",
         assigned.epoch, assigned.tp
     );
     row.begin_epoch(assigned.epoch);
-    row
+    Ok(row)
 }
 
 fn report_lost(missing: &Missing) {
@@ -347,3 +362,44 @@ fn chunks<T>(list: Vec<T>) -> impl Iterator<Item = Vec<T>> {
 const SEALS_AT_ONCE: usize = 8;
 /// Partitions that one request names.
 const PARTITIONS_PER_REQUEST: usize = 2_000;
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::ids::{
+        BrokerId, ClusterId, Incarnation, LeaderEpoch, PartitionIndex, StreamId, TopicId,
+        TopicPartition,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_that_went_to_another_process_is_not_begun() {
+        let tp = TopicPartition {
+            topic: TopicId([1; 16]),
+            partition: PartitionIndex(0),
+        };
+        let registered = RegisteredBroker {
+            cluster: ClusterId::ZERO,
+            broker: BrokerId(1),
+            incarnation: Incarnation(4),
+            stream: StreamId(9),
+            seals: Vec::new(),
+        };
+        let ours = Assigned {
+            tp,
+            epoch: LeaderEpoch(3),
+            owner: Incarnation(4),
+            stream: StreamId(9),
+            start_offset: 0,
+        };
+        let row = || StateRow::new(tp, LeaderEpoch(2));
+        let begun_here = begun(row(), &ours, &registered).unwrap();
+        assert_eq!(begun_here.epoch, LeaderEpoch(3));
+        let owner = Incarnation(5);
+        let stream = StreamId(10);
+        for theirs in [Assigned { owner, ..ours }, Assigned { stream, ..ours }] {
+            let refused = begun(row(), &theirs, &registered);
+            assert!(matches!(refused, Err(FirnError::Fenced(_))), "{theirs:?}");
+        }
+    }
+}

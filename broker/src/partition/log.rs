@@ -14,7 +14,7 @@ use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId, SlotPosition, TopicPartition};
 use firn_proto::record::BatchHeader;
 use firn_storage::state::{
-    BatchFlags, Claim, ProducerBatch, ProducerState, Remembered, Run, StateRow, Verdict,
+    BatchFlags, Claim, PagePlace, ProducerBatch, ProducerState, Remembered, Run, StateRow, Verdict,
 };
 use firn_storage::wal::{Acks, ProducerFields};
 use thiserror::Error;
@@ -385,13 +385,20 @@ impl<W> PartitionLog<W> {
         self.durable.producers.expire(now_ms, expiry_ms);
     }
 
-    /// The state after every slot up to `after`, none of which but those applied has rows of this
-    /// partition.
+    /// The state after every slot up to `after`, which all have been taken in, or up to a later one
+    /// that had rows of this partition.
     pub fn state_row(&self, after: SlotPosition) -> StateRow {
+        let applied = self.durable.after.filter(|at| at.stream == after.stream);
+        let later = applied.filter(|at| at.slot > after.slot);
         StateRow {
-            after: Some(after),
+            after: Some(later.unwrap_or(after)),
             ..self.durable.clone()
         }
+    }
+
+    /// A page of runs was written with a checkpoint.
+    pub fn on_page_stored(&mut self, base_offset: i64, place: PagePlace) {
+        self.durable.runs.on_stored(base_offset, place);
     }
 
     fn producer(&self, id: ProducerId) -> Option<&ProducerState> {

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_proto::ids::{LeaderEpoch, SlotPosition, TopicPartition};
 use firn_proto::record::{BatchHeader, BatchView, Stamp, TimestampType};
-use firn_storage::state::{ProducerBatch, Run, RunRef, StateRow};
+use firn_storage::state::{PagePlace, ProducerBatch, Run, RunRef, StateRow};
 use firn_storage::wal::{Acks, WalEntry, WalPermit};
 use tokio::sync::oneshot;
 
@@ -283,9 +283,13 @@ impl Partition {
         durable.runs.with_max_timestamp(self.tp, durable.log_start)
     }
 
-    /// The state after every slot up to `after`; only for who knows that no later slot was applied.
+    /// The state after every slot up to `after`, or up to a later one that has been applied.
     fn state_row(&self, after: SlotPosition) -> StateRow {
         self.lock().state_row(after)
+    }
+
+    fn on_page_stored(&self, base_offset: i64, place: PagePlace) {
+        self.lock().on_page_stored(base_offset, place);
     }
 
     fn row_bytes_estimate(&self) -> usize {

@@ -9,7 +9,7 @@ use firn_proto::env::Clock;
 use firn_proto::ids::{PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition};
 use firn_proto::record::BatchHeader;
 use firn_storage::cache::{TailBatch, TailCache};
-use firn_storage::state::{CheckpointDue, ProducerBatch, Run, StateRow};
+use firn_storage::state::{CheckpointDue, PagePlace, ProducerBatch, Run, StateRow};
 use firn_storage::wal::{WalEntry, WalPermit};
 use tokio::sync::Notify;
 
@@ -47,7 +47,8 @@ pub struct Partitions {
 #[derive(Debug, Default)]
 struct Due {
     counted: CheckpointDue,
-    rows: Option<Vec<StateRow>>,
+    /// The last slot that every partition has taken in.
+    through: Option<SlotPosition>,
 }
 
 impl Partitions {
@@ -186,17 +187,50 @@ impl Partitions {
         self.waits.len()
     }
 
-    /// Waits until state rows are due and returns those of every partition, all as they are after
-    /// one and the same slot. The caller pushes them to the WAL as a checkpoint.
+    /// Waits until state rows are due and returns them. The caller pushes them to the WAL as a
+    /// checkpoint. They are copied here, on the caller's task, partition by partition: each is the
+    /// state after a slot of its own, none of them earlier than the last one of this moment.
     ///
     /// Cancel safe.
     pub async fn rows_due(&self) -> Vec<StateRow> {
         loop {
             let wanted = self.rows_wanted.notified();
-            if let Some(rows) = self.due().rows.take() {
+            if let Some(rows) = self.take_due() {
                 return rows;
             }
             wanted.await;
+        }
+    }
+
+    fn take_due(&self) -> Option<Vec<StateRow>> {
+        if !self.due().counted.may_be_due() {
+            return None;
+        }
+        let partitions = self.all();
+        let row_bytes = partitions
+            .iter()
+            .map(|partition| partition.row_bytes_estimate());
+        let row_bytes: usize = row_bytes.sum();
+        let through = {
+            let mut due = self.due();
+            if !due.counted.is_due(row_bytes as u64) {
+                return None;
+            }
+            due.counted.on_checkpoint();
+            due.through?
+        };
+        let rows = partitions
+            .iter()
+            .map(|partition| partition.state_row(through));
+        Some(rows.collect())
+    }
+
+    /// Pages of runs were written with a checkpoint; later rows refer to them.
+    pub fn on_pages_stored(&self, pages: &[(TopicPartition, i64, PagePlace)]) {
+        for (tp, base_offset, place) in pages {
+            if let Some(partition) = self.find_tp(*tp) {
+                partition.on_page_stored(*base_offset, *place);
+            }
         }
     }
 
@@ -264,21 +298,12 @@ impl Partitions {
         self.count_slot(at, bytes);
     }
 
+    /// Cheap: the WAL waits for it.
     fn count_slot(&self, at: SlotPosition, bytes: u64) {
         let mut due = self.due();
+        due.through = Some(at);
         due.counted.on_slot(bytes);
-        if !due.counted.may_be_due() {
-            return;
-        }
-        let partitions = self.all();
-        let row_bytes: usize = partitions
-            .iter()
-            .map(|partition| partition.row_bytes_estimate())
-            .sum();
-        if due.counted.is_due(row_bytes as u64) {
-            due.counted.on_checkpoint();
-            let rows = partitions.iter().map(|partition| partition.state_row(at));
-            due.rows = Some(rows.collect());
+        if due.counted.may_be_due() {
             self.rows_wanted.notify_one();
         }
     }

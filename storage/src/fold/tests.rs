@@ -3,11 +3,12 @@ use std::sync::{Arc, Mutex};
 
 use firn_proto::env::{Clock, Entropy, SystemClock};
 use firn_proto::ids::{ProducerEpoch, ProducerId};
+use firn_proto::limits::RUNS_PER_PAGE;
 use proptest::prelude::*;
 
 use super::*;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
-use crate::state::BatchFlags;
+use crate::state::{BatchFlags, PagePlace};
 use crate::stream::StreamEnv;
 use crate::wal::testing::{entry, tp};
 use crate::wal::{
@@ -334,6 +335,16 @@ impl WalSink for Live {
     fn on_fenced(&self, _: Slot) {}
 }
 
+impl Live {
+    fn on_stored(&self, pages: &[(TopicPartition, i64, PagePlace)]) {
+        let mut rows = self.0.lock().unwrap();
+        for (tp, base_offset, place) in pages {
+            let row = rows.get_mut(tp).unwrap();
+            row.runs.on_stored(*base_offset, *place);
+        }
+    }
+}
+
 struct World {
     store: FaultStore,
     bucket: Bucket,
@@ -419,7 +430,7 @@ async fn what_is_folded_from_the_bucket_is_what_the_owner_knew() {
             let rows = world.rows();
             // slots go on while the checkpoint is on its way
             world.append(16).await;
-            checkpoints.push(Some(world.wal.push_checkpoint(&rows).await.unwrap()));
+            checkpoints.push(Some(world.wal.push_checkpoint(&rows).await.unwrap().at));
         }
         world.append(16).await;
         world.wal.close().await.unwrap();
@@ -433,6 +444,44 @@ async fn what_is_folded_from_the_bucket_is_what_the_owner_knew() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_full_page_of_runs_is_written_once_and_found_from_later_rows() {
+    let mut world = world();
+    for _ in 0..RUNS_PER_PAGE + 10 {
+        world.append(8).await;
+        world.wal.flush().await;
+    }
+    let first = world.wal.push_checkpoint(&world.rows()).await.unwrap();
+    assert_eq!(first.pages.len(), 8, "one of each partition");
+    world.live.on_stored(&first.pages);
+    let later = world.wal.push_checkpoint(&world.rows()).await.unwrap();
+    assert_eq!(later.pages, []);
+    for _ in 0..5 {
+        world.append(8).await;
+        world.wal.flush().await;
+    }
+    let last = world.wal.status().durable_end.0 - 1;
+    for row in [first.at, later.at] {
+        let folds = world.folds(Some(row));
+        let folded = fold(&world.bucket, CLUSTER, &folds, NOW).await.unwrap();
+        for (folded, mut live) in folded.into_iter().zip(world.rows()) {
+            live.after = Some(at(1, last));
+            assert_eq!(folded, live, "from {row:?}");
+        }
+    }
+    let lost = Rule::new(On::Get, Fault::Unseen).key("checkpoint/");
+    world.store.inject(lost.times(u64::MAX));
+    let folds = world.folds(Some(later.at));
+    let error = fold(&world.bucket, CLUSTER, &folds, NOW).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            FoldError::Checkpoint(CheckpointReadError::Pages { .. })
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -461,7 +510,7 @@ async fn a_flipped_bit_in_an_index_or_a_checkpoint_is_an_error() {
     let mut world = world();
     world.append(4_000).await;
     world.wal.flush().await;
-    let row = Some(world.wal.push_checkpoint(&world.rows()).await.unwrap());
+    let row = Some(world.wal.push_checkpoint(&world.rows()).await.unwrap().at);
     for key in ["wal/", "checkpoint/"] {
         world
             .store
@@ -486,7 +535,7 @@ async fn a_row_that_the_journal_names_and_the_slot_lacks_is_an_error() {
     world.append(8).await;
     world.wal.flush().await;
     let rows = world.rows();
-    let row = Some(world.wal.push_checkpoint(&rows[..7]).await.unwrap());
+    let row = Some(world.wal.push_checkpoint(&rows[..7]).await.unwrap().at);
     let error = fold(&world.bucket, CLUSTER, &world.folds(row), NOW)
         .await
         .unwrap_err();

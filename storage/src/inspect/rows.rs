@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Inspection, Page};
 use crate::checkpoint;
-use crate::state::StateRow;
+use crate::state::StoredRow;
 
 /// A checkpoint object.
 pub(super) fn inspect(object: &Bytes) -> Inspection {
@@ -24,12 +24,14 @@ pub(super) fn show(page: &mut Page, bytes: &[u8]) {
     }
 }
 
-fn row_text(row: &StateRow) -> String {
+fn row_text(row: &StoredRow) -> String {
+    let (pages, runs) = row.pages_and_runs();
+    let row = row.without_runs();
     let after = row
         .after
         .map_or_else(|| "no slot".to_owned(), |at| at.to_string());
     format!(
-        "{} epoch {} after {after} offsets {}..{} producers {} open {} aborted {} runs {}",
+        "{} epoch {} after {after} offsets {}..{} producers {} open {} aborted {} runs {runs} pages {pages}",
         row.tp,
         row.epoch,
         row.log_start,
@@ -37,6 +39,5 @@ fn row_text(row: &StateRow) -> String {
         row.producers.len(),
         row.open_txns.len(),
         row.aborted.len(),
-        row.runs.len()
     )
 }

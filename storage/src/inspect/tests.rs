@@ -47,7 +47,7 @@ fn wal_object(offset: i64) -> Bytes {
             flags: BatchFlags(0),
         }],
         producers: Vec::new(),
-        checkpoint: CheckpointRef::Inline(checkpoint::encode(&[row()])),
+        checkpoint: CheckpointRef::Inline(checkpoint::encode(StreamId(7), &[row()]).bytes),
     };
     let body = SlotBody::new(index.place().unwrap(), vec![batch]);
     object(&StreamName::wal(CLUSTER, StreamId(5)), body)
@@ -153,7 +153,7 @@ fn objects_of_the_coordinator_are_shown() {
 
 #[test]
 fn a_checkpoint_is_shown_row_by_row() {
-    let rows = checkpoint::encode(&[row(), row()]);
+    let rows = checkpoint::encode(StreamId(7), &[row(), row()]).bytes;
     assert_shows(
         &rows,
         "checkpoint",

@@ -17,9 +17,11 @@ impl CheckpointDue {
         self.bytes += bytes;
     }
 
-    /// Whether it is worth asking how large the rows would be.
+    /// Whether it is worth asking how large the rows would be, which costs a look at each: at the
+    /// first slot at which they may be due, and at every [`ASK_EVERY`]th after it.
     pub fn may_be_due(&self) -> bool {
-        self.slots >= CHECKPOINT_SLOTS
+        self.slots >= CHECKPOINT_SLOTS && self.slots.is_multiple_of(ASK_EVERY)
+            || self.slots >= CHECKPOINT_SLOTS_MAX
     }
 
     /// Whether rows of `row_bytes` are due.
@@ -33,6 +35,10 @@ impl CheckpointDue {
         *self = Self::default();
     }
 }
+
+/// Slots between two looks at the size of the rows.
+const ASK_EVERY: u64 = 32;
+const _: () = assert!(CHECKPOINT_SLOTS.is_multiple_of(ASK_EVERY));
 
 #[cfg(test)]
 mod tests {

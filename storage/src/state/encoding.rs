@@ -12,30 +12,35 @@ use firn_proto::limits::{PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
 use firn_proto::varint::{put_i64, put_u64, take_i64, take_u64};
 use thiserror::Error;
 
+use super::page::PagePlace;
 use super::partition::{AbortedTxn, OpenTxn, StateRow};
 use super::producers::{ProducerState, ProducerTable, Remembered};
-use super::row::{BatchFlags, Run};
 use super::runs::RunTable;
+use super::stored::{NewPages, StoredRow, decode_open, decode_pages, encode_runs};
 
-/// The version that this code writes, and the only one it reads.
-pub const STATE_ROW_VERSION: u8 = 1;
+/// The version that this code writes. It reads version 1 as well, which had no pages.
+pub const STATE_ROW_VERSION: u8 = 2;
 
 /// Why bytes are not a state row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum StateRowFault {
     /// Written by a newer release.
-    #[error("state row has version {0}, this release reads version {STATE_ROW_VERSION}")]
+    #[error("state row has version {0}, this release reads versions 1 to {STATE_ROW_VERSION}")]
     Version(u8),
     /// A field is cut off or has a value that no row has.
     #[error("state row is broken: {0}")]
     Broken(&'static str),
+    /// A page of runs that the row refers to is not there or not what was written.
+    #[error("page of runs at {}..{} of checkpoint object {}/{} is missing or damaged", .0.start, u64::from(.0.start) + u64::from(.0.len), .0.stream, .0.slot)]
+    Page(PagePlace),
 }
 
-type Decoded<T> = Result<T, StateRowFault>;
+pub(super) type Decoded<T> = Result<T, StateRowFault>;
 
 impl StateRow {
-    /// Appends the row to `out`. Rows can be strung together: each says where it ends.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the row to `out`. Rows can be strung together: each says where it ends. Full pages
+    /// of runs that are not in the bucket yet go to `pages`, if it takes them.
+    pub fn encode(&self, out: &mut Vec<u8>, pages: &mut NewPages) {
         out.push(STATE_ROW_VERSION);
         out.extend_from_slice(&self.tp.topic.0);
         put_i64(out, i64::from(self.tp.partition.0));
@@ -62,23 +67,23 @@ impl StateRow {
             put_i64(out, txn.first_offset);
             put_i64(out, txn.last_offset.wrapping_sub(txn.first_offset));
         }
-        encode_runs(&self.runs, out);
+        encode_runs(self, out, pages);
     }
 
     /// About how many bytes [`Self::encode`] appends; cheap.
     pub fn encoded_len_estimate(&self) -> usize {
         48 + 80 * self.producers.len()
             + 16 * (self.open_txns.len() + self.aborted.len())
-            + 16 * self.runs.len()
+            + self.runs.encoded_len_estimate()
     }
 
     /// Takes the row at the start of `bytes` off.
     ///
     /// # Errors
     /// The bytes are not a row, or one of a newer release.
-    pub fn decode(bytes: &mut &[u8]) -> Decoded<Self> {
+    pub fn decode(bytes: &mut &[u8]) -> Decoded<StoredRow> {
         let version = take_byte(bytes)?;
-        if version != STATE_ROW_VERSION {
+        if !(1..=STATE_ROW_VERSION).contains(&version) {
             return Err(StateRowFault::Version(version));
         }
         let (topic, rest) = bytes.split_first_chunk().ok_or(cut("topic id"))?;
@@ -118,8 +123,12 @@ impl StateRow {
                 last_offset: offset(first_offset.saturating_add(len))?,
             })
         })?;
-        let runs = decode_runs(bytes, tp, end_offset)?;
-        Ok(Self {
+        let pages = match version {
+            1 => Vec::new(),
+            _ => decode_pages(bytes, tp)?,
+        };
+        let open = decode_open(bytes, tp)?;
+        let row = Self {
             tp,
             epoch,
             after,
@@ -128,8 +137,9 @@ impl StateRow {
             producers,
             open_txns,
             aborted,
-            runs,
-        })
+            runs: RunTable::default(),
+        };
+        Ok(StoredRow { row, pages, open })
     }
 }
 
@@ -206,83 +216,12 @@ fn decode_producers(bytes: &mut &[u8], end_offset: i64) -> Decoded<ProducerTable
     Ok(table)
 }
 
-/// Each run as its difference to the one before; stream and epoch only where they change.
-fn encode_runs(table: &RunTable, out: &mut Vec<u8>) {
-    put_len(out, table.len());
-    let mut era_before = None;
-    let (mut slot, mut end, mut timestamp) = (0_u64, 0_i64, 0_i64);
-    for entry in table.entries() {
-        let era = table.era(entry).copied();
-        let new_era = era.filter(|_| era != era_before);
-        // the low bit says whether stream and epoch follow, the others are the flags
-        out.push((entry.flags.0 << 1) | u8::from(new_era.is_some()));
-        if let Some(new_era) = new_era {
-            put_u64(out, new_era.stream.0);
-            put_i64(out, i64::from(new_era.epoch.0));
-            slot = 0;
-        }
-        era_before = era;
-        put_u64(out, entry.slot.0.wrapping_sub(slot));
-        put_i64(out, entry.base_offset.wrapping_sub(end));
-        put_i64(out, entry.last_offset.wrapping_sub(entry.base_offset));
-        put_u64(out, u64::from(entry.byte_start));
-        put_u64(out, u64::from(entry.byte_len));
-        put_i64(out, entry.max_timestamp.wrapping_sub(timestamp));
-        (slot, timestamp) = (entry.slot.0, entry.max_timestamp);
-        end = entry.last_offset.wrapping_add(1);
-    }
-}
-
-fn decode_runs(bytes: &mut &[u8], tp: TopicPartition, end_offset: i64) -> Decoded<RunTable> {
-    let count = len(bytes, 7)?;
-    let mut table = RunTable::default();
-    let mut era: Option<(StreamId, LeaderEpoch)> = None;
-    let (mut slot, mut end, mut timestamp) = (0_u64, 0_i64, 0_i64);
-    for _ in 0..count {
-        let head = take_byte(bytes)?;
-        if head & 1 == 1 {
-            let stream = StreamId(unsigned(bytes, "stream of a run")?);
-            era = Some((stream, LeaderEpoch(int32(bytes, "epoch of a run")?)));
-            slot = 0;
-        }
-        let (stream, epoch) = era.ok_or(StateRowFault::Broken("run without a stream"))?;
-        slot = slot.wrapping_add(unsigned(bytes, "slot of a run")?);
-        let base_offset = offset(end.wrapping_add(int(bytes, "base offset of a run")?))?;
-        let last_offset = base_offset.saturating_add(int(bytes, "last offset of a run")?);
-        if base_offset < end || last_offset < base_offset || last_offset >= end_offset {
-            return Err(StateRowFault::Broken("offsets of a run"));
-        }
-        let byte_start = uint32(bytes, "start of a run")?;
-        let byte_len = uint32(bytes, "length of a run")?;
-        timestamp = timestamp.wrapping_add(int(bytes, "timestamp of a run")?);
-        end = last_offset + 1;
-        let at = SlotPosition {
-            stream,
-            slot: Slot(slot),
-        };
-        table.push(
-            at,
-            &Run {
-                tp,
-                epoch,
-                base_offset,
-                last_offset,
-                byte_start,
-                byte_len,
-                max_timestamp: timestamp,
-                flags: BatchFlags(head >> 1),
-            },
-        );
-    }
-    Ok(table)
-}
-
-fn put_len(out: &mut Vec<u8>, len: usize) {
+pub(super) fn put_len(out: &mut Vec<u8>, len: usize) {
     put_u64(out, len as u64);
 }
 
 /// A number of items, each of which takes at least `bytes_min` bytes of what is left.
-fn len(bytes: &mut &[u8], bytes_min: usize) -> Decoded<usize> {
+pub(super) fn len(bytes: &mut &[u8], bytes_min: usize) -> Decoded<usize> {
     let count = unsigned(bytes, "number of items")?;
     usize::try_from(count)
         .ok()
@@ -298,30 +237,30 @@ fn repeat<T>(
     (0..len(bytes, bytes_min)?).map(|_| read(bytes)).collect()
 }
 
-fn take_byte(bytes: &mut &[u8]) -> Decoded<u8> {
+pub(super) fn take_byte(bytes: &mut &[u8]) -> Decoded<u8> {
     let (byte, rest) = bytes.split_first().ok_or(cut("a byte"))?;
     *bytes = rest;
     Ok(*byte)
 }
 
-fn int(bytes: &mut &[u8], field: &'static str) -> Decoded<i64> {
+pub(super) fn int(bytes: &mut &[u8], field: &'static str) -> Decoded<i64> {
     take_i64(bytes).ok_or_else(|| cut(field))
 }
 
-fn unsigned(bytes: &mut &[u8], field: &'static str) -> Decoded<u64> {
+pub(super) fn unsigned(bytes: &mut &[u8], field: &'static str) -> Decoded<u64> {
     take_u64(bytes).ok_or_else(|| cut(field))
 }
 
-fn int32(bytes: &mut &[u8], field: &'static str) -> Decoded<i32> {
+pub(super) fn int32(bytes: &mut &[u8], field: &'static str) -> Decoded<i32> {
     i32::try_from(int(bytes, field)?).map_err(|_| cut(field))
 }
 
-fn uint32(bytes: &mut &[u8], field: &'static str) -> Decoded<u32> {
+pub(super) fn uint32(bytes: &mut &[u8], field: &'static str) -> Decoded<u32> {
     u32::try_from(unsigned(bytes, field)?).map_err(|_| cut(field))
 }
 
 /// An offset is never negative, and there is always one behind it.
-fn offset(value: i64) -> Decoded<i64> {
+pub(super) fn offset(value: i64) -> Decoded<i64> {
     if (0..i64::MAX).contains(&value) {
         Ok(value)
     } else {

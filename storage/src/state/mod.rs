@@ -5,19 +5,24 @@
 //! - `producers.rs`: the producer table (deduplication, I8)
 //! - `runs.rs`: where the unarchived records of a partition lie
 //! - `partition.rs`: the state row of a partition and how it moves
-//! - `encoding.rs`: a state row as bytes
+//! - `page.rs`: runs packed side by side
+//! - `encoding.rs`: a state row as bytes; `stored.rs`: its runs, most of which lie elsewhere
 //! - `checkpoint_due.rs`: when rows are to be written
 
 mod checkpoint_due;
 mod encoding;
+mod page;
 mod partition;
 mod producers;
 mod row;
 mod runs;
+mod stored;
 
 pub use checkpoint_due::CheckpointDue;
 pub use encoding::{STATE_ROW_VERSION, StateRowFault};
+pub use page::PagePlace;
 pub use partition::{AbortedTxn, Applied, OpenTxn, StateError, StateRow};
 pub use producers::{Claim, ProducerState, ProducerTable, Remembered, Verdict};
 pub use row::{BatchFlags, ProducerBatch, Run, RunRef};
 pub use runs::RunTable;
+pub use stored::{NewPages, StoredRow, WrittenPage};

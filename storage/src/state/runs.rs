@@ -1,38 +1,25 @@
 //! Where the records of a partition lie that are not archived yet: its runs in WAL slots, in the
-//! order of offsets. Kept small, since an owner holds thousands of partitions.
+//! order of offsets. Kept small, since an owner holds thousands of partitions: packed into pages,
+//! and a page that is full is shared by all copies of the table and written to the bucket once.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
-use firn_proto::ids::{LeaderEpoch, Slot, SlotPosition, StreamId, TopicPartition};
+use firn_proto::ids::{PartitionIndex, SlotPosition, TopicId, TopicPartition};
+use firn_proto::limits::RUNS_PER_PAGE;
 
-use super::row::{BatchFlags, Run, RunRef};
+use super::page::{Page, PagePlace};
+use super::row::{Run, RunRef};
 
-/// The unarchived runs of one partition: contiguous and disjoint, ascending.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The unarchived runs of one partition: contiguous and disjoint, ascending. A copy costs as much
+/// as its open page.
+#[derive(Clone, Debug, Default)]
 pub struct RunTable {
-    /// Streams and epochs that runs name by their place here.
-    eras: Vec<Era>,
-    entries: VecDeque<Entry>,
-}
-
-/// A stretch of the partition's life: one epoch in one stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Era {
-    pub(super) stream: StreamId,
-    pub(super) epoch: LeaderEpoch,
-}
-
-/// A [`RunRef`] without what all runs of a partition or era share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) slot: Slot,
-    pub(super) base_offset: i64,
-    pub(super) last_offset: i64,
-    pub(super) max_timestamp: i64,
-    pub(super) byte_start: u32,
-    pub(super) byte_len: u32,
-    pub(super) era: u32,
-    pub(super) flags: BatchFlags,
+    /// Full pages, ascending.
+    pages: Vec<Arc<Page>>,
+    /// The page that grows; none if it would be empty.
+    open: Option<Box<Page>>,
+    /// Runs that end below are dropped, though their page may be there.
+    start: i64,
 }
 
 impl RunTable {
@@ -41,43 +28,22 @@ impl RunTable {
     /// # Panics
     /// I9: the run overlaps the one before it. The caller has compared it with its end offset.
     pub fn push(&mut self, at: SlotPosition, run: &Run) {
-        if let Some(last) = self.entries.back() {
-            assert!(
-                run.base_offset > last.last_offset,
-                "I9: run at offset {} of {} overlaps the one that ends at {}",
-                run.base_offset,
-                run.tp,
-                last.last_offset
-            );
+        assert!(
+            run.base_offset >= self.end(),
+            "I9: run at offset {} of {} overlaps the one that ends at {}",
+            run.base_offset,
+            run.tp,
+            self.end() - 1
+        );
+        if let Some(full) = self.open.take_if(|open| open.count() >= RUNS_PER_PAGE) {
+            self.pages.push(Arc::new(full.close()));
         }
-        let era = Era {
-            stream: at.stream,
-            epoch: run.epoch,
-        };
-        if self.eras.last() != Some(&era) {
-            self.eras.push(era);
-        }
-        self.entries.push_back(Entry {
-            slot: at.slot,
-            base_offset: run.base_offset,
-            last_offset: run.last_offset,
-            max_timestamp: run.max_timestamp,
-            byte_start: run.byte_start,
-            byte_len: run.byte_len,
-            // eras are epochs and streams that came one after the other: far below 2^32
-            era: u32::try_from(self.eras.len() - 1).unwrap_or(u32::MAX),
-            flags: run.flags,
-        });
+        self.open.get_or_insert_default().push(at, run);
     }
 
     /// The run that holds `offset` or, if none does, the next one, and those behind it.
     pub fn from(&self, tp: TopicPartition, offset: i64) -> impl Iterator<Item = RunRef> {
-        let at = self
-            .entries
-            .partition_point(|entry| entry.last_offset < offset);
-        self.entries
-            .range(at..)
-            .filter_map(move |entry| self.run_ref(tp, entry))
+        self.runs_of(tp, offset, |_| true)
     }
 
     /// The runs that hold `offset .. end`, until they have `bytes_max` bytes together; at least
@@ -101,86 +67,143 @@ impl RunTable {
         offset: i64,
         timestamp: i64,
     ) -> impl Iterator<Item = RunRef> {
-        self.from(tp, offset)
+        self.runs_of(tp, offset, move |page| page.max_timestamp() >= timestamp)
             .filter(move |found| found.run.max_timestamp >= timestamp)
     }
 
     /// The first of the runs that holds the largest timestamp.
     pub fn with_max_timestamp(&self, tp: TopicPartition, offset: i64) -> Option<RunRef> {
-        let mut best: Option<RunRef> = None;
-        for found in self.from(tp, offset) {
-            if best.is_none_or(|best| found.run.max_timestamp > best.run.max_timestamp) {
-                best = Some(found);
-            }
-        }
-        best
+        let offset = offset.max(self.start);
+        let newest = |best: Option<RunRef>, found: RunRef| match best {
+            Some(best) if best.run.max_timestamp >= found.run.max_timestamp => Some(best),
+            _ => Some(found),
+        };
+        let mut pages = self.pages_from(offset);
+        let first = pages.next()?;
+        let later = pages.reduce(
+            |best, page| match page.max_timestamp() > best.max_timestamp() {
+                true => page,
+                false => best,
+            },
+        );
+        [Some(first), later]
+            .into_iter()
+            .flatten()
+            .flat_map(|page| page.runs(tp))
+            .filter(|found| found.run.last_offset >= offset)
+            .fold(None, newest)
     }
 
     /// Drops the runs that end below `offset`: they are archived or deleted.
     pub fn drop_below(&mut self, offset: i64) {
-        let keep_from = self
-            .entries
-            .partition_point(|entry| entry.last_offset < offset);
-        self.entries.drain(..keep_from);
-        let unused = match self.entries.front() {
-            Some(entry) => entry.era,
-            None => u32::try_from(self.eras.len()).unwrap_or(u32::MAX),
-        };
-        if unused > 0 {
-            self.eras.drain(..usize::try_from(unused).unwrap_or(0));
-            for entry in &mut self.entries {
-                entry.era -= unused;
-            }
-        }
+        self.start = self.start.max(offset);
+        let gone = self.pages.partition_point(|page| page.end() <= offset);
+        self.pages.drain(..gone);
+        self.open.take_if(|open| open.end() <= offset);
     }
 
-    /// The lowest slot of `stream` that holds one of the runs.
-    pub fn lowest_slot(&self, stream: StreamId) -> Option<Slot> {
-        let mut of_stream = self
-            .entries
-            .iter()
-            .filter(|entry| self.era(entry).is_some_and(|era| era.stream == stream));
-        of_stream.next().map(|entry| entry.slot)
-    }
-
-    /// How many runs there are.
+    /// How many runs there are. Reads all of them.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.from(NOBODY, self.start).count()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.pages.is_empty() && self.open.is_none()
     }
 
-    pub(super) fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.entries.iter()
+    /// A full page was written to the bucket: rows refer to it from now on.
+    pub fn on_stored(&mut self, base_offset: i64, place: PagePlace) {
+        let found = self
+            .pages
+            .binary_search_by_key(&base_offset, |page| page.base_offset());
+        // it may have been dropped meanwhile
+        if let Some(page) = found.ok().and_then(|index| self.pages.get_mut(index)) {
+            Arc::make_mut(page).set_place(place);
+        }
     }
 
-    pub(super) fn era(&self, entry: &Entry) -> Option<&Era> {
-        self.eras.get(usize::try_from(entry.era).ok()?)
+    /// About how many bytes a state row needs for them.
+    pub(super) fn encoded_len_estimate(&self) -> usize {
+        // the unstored ones are the newest, but for what an earlier process left
+        let newest = self.pages.iter().rev().take(UNSTORED_LOOKED_AT);
+        let unstored = newest.filter(|page| page.place().is_none());
+        let unstored: usize = unstored.map(|page| page.bytes().len()).sum();
+        let open = self.open.as_ref().map_or(0, |open| open.bytes().len());
+        PAGE_REF_LEN * self.pages.len() + unstored + open
     }
 
-    fn run_ref(&self, tp: TopicPartition, entry: &Entry) -> Option<RunRef> {
-        let era = self.era(entry)?;
-        Some(RunRef {
-            at: SlotPosition {
-                stream: era.stream,
-                slot: entry.slot,
-            },
-            run: Run {
-                tp,
-                epoch: era.epoch,
-                base_offset: entry.base_offset,
-                last_offset: entry.last_offset,
-                byte_start: entry.byte_start,
-                byte_len: entry.byte_len,
-                max_timestamp: entry.max_timestamp,
-                flags: entry.flags,
-            },
-        })
+    pub(super) fn pages(&self) -> &[Arc<Page>] {
+        &self.pages
+    }
+
+    pub(super) fn open_page(&self) -> Option<&Page> {
+        self.open.as_deref()
+    }
+
+    /// Puts a page behind the others that was read from the bucket. False if it overlaps them.
+    pub(super) fn restore(&mut self, page: Page) -> bool {
+        let fits = page.count() > 0 && page.base_offset() >= self.end() && self.open.is_none();
+        if fits {
+            self.pages.push(Arc::new(page));
+        }
+        fits
+    }
+
+    /// The table without the runs that end below `start`.
+    #[must_use]
+    pub(super) fn starting_at(mut self, start: i64) -> Self {
+        self.drop_below(start);
+        self
+    }
+
+    /// The offset behind the last run.
+    pub(super) fn end(&self) -> i64 {
+        let last = self.pages.last().map(|page| &**page);
+        let newest = self.open.as_deref().or(last);
+        newest.map_or(0, Page::end)
+    }
+
+    fn pages_from(&self, offset: i64) -> impl Iterator<Item = &Page> {
+        let offset = offset.max(self.start);
+        let first = self.pages.partition_point(|page| page.end() <= offset);
+        let pages = self.pages.iter().skip(first).map(|page| &**page);
+        pages.chain(self.open.as_deref())
+    }
+
+    fn runs_of(
+        &self,
+        tp: TopicPartition,
+        offset: i64,
+        wanted: impl Fn(&Page) -> bool,
+    ) -> impl Iterator<Item = RunRef> {
+        let offset = offset.max(self.start);
+        self.pages_from(offset)
+            .filter(move |page| wanted(page))
+            .flat_map(move |page| page.runs(tp))
+            .skip_while(move |found| found.run.last_offset < offset)
     }
 }
+
+/// Where the runs lie, however they are packed.
+impl PartialEq for RunTable {
+    fn eq(&self, other: &Self) -> bool {
+        let (own, theirs) = (self.from(NOBODY, 0), other.from(NOBODY, 0));
+        own.eq(theirs)
+    }
+}
+
+impl Eq for RunTable {}
+
+/// The name of the partition is not in the table.
+const NOBODY: TopicPartition = TopicPartition {
+    topic: TopicId([0; 16]),
+    partition: PartitionIndex(0),
+};
+/// About what a row needs to refer to a page.
+const PAGE_REF_LEN: usize = 20;
+/// Full pages that may not be stored yet: those of one checkpoint's interval, and a few.
+const UNSTORED_LOOKED_AT: usize = 16;
 
 #[cfg(test)]
 mod tests;

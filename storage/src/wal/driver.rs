@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::buffer::ClosedSlot;
 use super::error::WalError;
-use super::front::{Held, PendingCheckpoint, Shared};
+use super::front::{CheckpointAt, Held, PendingCheckpoint, Shared};
 use super::low_water::LowWater;
 use super::sink::DurableSlot;
 use super::slab::body_of;
@@ -41,10 +41,10 @@ enum Checkpointing {
     /// Its object is being put.
     Put(
         BoxFuture<'static, PutOutcome>,
-        oneshot::Sender<SlotPosition>,
+        oneshot::Sender<CheckpointAt>,
     ),
     /// It goes into the next slot.
-    Ready(CheckpointRef, oneshot::Sender<SlotPosition>),
+    Ready(CheckpointRef, oneshot::Sender<CheckpointAt>),
 }
 
 type PutOutcome = Result<CheckpointRef, CheckpointPutError>;
@@ -56,7 +56,7 @@ struct InFlight {
     producers: Vec<ProducerBatch>,
     entries: Vec<super::entry::WalEntry>,
     held: Vec<Held>,
-    checkpoint: Option<oneshot::Sender<SlotPosition>>,
+    checkpoint: Option<(Option<Slot>, oneshot::Sender<CheckpointAt>)>,
 }
 
 impl Driver {
@@ -151,8 +151,12 @@ impl Driver {
         };
         self.checkpoint = match std::mem::replace(&mut self.checkpoint, Checkpointing::None) {
             Checkpointing::Ready(checkpoint, reply) => {
+                let object = match &checkpoint {
+                    CheckpointRef::Object { slot, .. } => Some(*slot),
+                    CheckpointRef::Inline(_) | CheckpointRef::None => None,
+                };
                 index.checkpoint = checkpoint;
-                done = Some(reply);
+                done = Some((object, reply));
                 Checkpointing::None
             }
             other => other,
@@ -215,15 +219,19 @@ impl Driver {
         self.shared
             .progress
             .send_modify(|progress| progress.low = low);
-        if let Some(done) = first.checkpoint {
+        if let Some((object, done)) = first.checkpoint {
             // a caller that has gone does not need the answer
-            let _ = done.send(at);
+            let _ = done.send(CheckpointAt { slot: at, object });
         }
     }
 
     fn begin_checkpoint(&self, pending: PendingCheckpoint) -> Checkpointing {
-        let PendingCheckpoint { rows, done } = pending;
-        if rows.len() <= checkpoint::INLINE_MAX {
+        let PendingCheckpoint {
+            rows,
+            as_object,
+            done,
+        } = pending;
+        if rows.len() <= checkpoint::INLINE_MAX && !as_object {
             return Checkpointing::Ready(CheckpointRef::Inline(rows), done);
         }
         // no slot names an object of this key yet: the one before is durable in a lower slot

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use firn_proto::ids::{ClusterId, Slot, SlotPosition, StreamId};
+use firn_proto::ids::{ClusterId, Slot, SlotPosition, StreamId, TopicPartition};
 use firn_proto::limits;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
@@ -20,8 +20,8 @@ use super::permits::{FairKey, Permits, WalPermit};
 use super::sink::WalSink;
 use super::slab::Slab;
 use crate::bucket::{Bucket, BucketKind};
-use crate::checkpoint;
-use crate::state::StateRow;
+use crate::checkpoint::{self, EncodedCheckpoint};
+use crate::state::{PagePlace, StateRow, WrittenPage};
 use crate::stream::{Nonce, StreamEnv, StreamHandle, StreamName, StreamSpec};
 
 /// Checkpoints that may wait for a slot. More callers wait outside.
@@ -118,7 +118,27 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct PendingCheckpoint {
     pub(super) rows: Bytes,
-    pub(super) done: oneshot::Sender<SlotPosition>,
+    /// Whether it must become an object.
+    pub(super) as_object: bool,
+    pub(super) done: oneshot::Sender<CheckpointAt>,
+}
+
+/// Where a checkpoint went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CheckpointAt {
+    /// The slot that holds or names it.
+    pub(super) slot: SlotPosition,
+    /// The slot in the key of its object, if it became one.
+    pub(super) object: Option<Slot>,
+}
+
+/// A checkpoint that is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DurableCheckpoint {
+    /// The slot that holds or names it.
+    pub at: SlotPosition,
+    /// The pages of runs that it was the first to hold, by partition and first offset.
+    pub pages: Vec<(TopicPartition, i64, PagePlace)>,
 }
 
 impl FlushPolicy {
@@ -258,17 +278,16 @@ impl Wal {
         Ok(())
     }
 
-    /// Writes state rows: into the next slot, or into an object that the slot names. Resolves with
-    /// that slot once it is durable. Each row is the state after exactly the slots up to its
-    /// `after`; to keep folds short, the caller sets that to the latest durable slot in every
-    /// row of the set, also in those that it did not change.
+    /// Writes state rows: into the next slot, or into an object that the slot names. Resolves once
+    /// that slot is durable. Each row is the state after exactly the slots up to its `after`; to
+    /// keep folds short, the caller sets that to the latest durable slot.
     ///
     /// Dropping the future does not take the checkpoint back once it waits for its slot.
     ///
     /// # Errors
     ///
     /// Why nothing is taken any more, or [`WalError::Closed`] if this checkpoint failed.
-    pub async fn push_checkpoint(&self, rows: &[StateRow]) -> Result<SlotPosition, WalError> {
+    pub async fn push_checkpoint(&self, rows: &[StateRow]) -> Result<DurableCheckpoint, WalError> {
         let next = self.next_durable();
         for after in rows.iter().filter_map(|row| row.after) {
             assert!(
@@ -276,14 +295,32 @@ impl Wal {
                 "I8: a state row after {after} was taken from memory: the log ends before {next}"
             );
         }
-        self.push_checkpoint_bytes(checkpoint::encode(rows)).await
+        let EncodedCheckpoint { bytes, pages } = checkpoint::encode(next.stream, rows);
+        let at = self.push_checkpoint_bytes(bytes, !pages.is_empty()).await?;
+        let place = |page: WrittenPage| {
+            let place = PagePlace {
+                stream: next.stream,
+                slot: at.object?,
+                start: page.start,
+                len: page.len,
+            };
+            Some((page.tp, page.base_offset, place))
+        };
+        Ok(DurableCheckpoint {
+            at: at.slot,
+            pages: pages.into_iter().filter_map(place).collect(),
+        })
     }
 
     /// Puts an encoded checkpoint into the next slot, or into an object that the slot names.
     /// Resolves with that slot once it is durable.
     ///
     /// Dropping the future does not take the checkpoint back once it waits for its slot.
-    async fn push_checkpoint_bytes(&self, rows: Bytes) -> Result<SlotPosition, WalError> {
+    async fn push_checkpoint_bytes(
+        &self,
+        rows: Bytes,
+        as_object: bool,
+    ) -> Result<CheckpointAt, WalError> {
         let Ok(_room) = self.shared.checkpoint_room.acquire().await else {
             return Err(WalError::Closed);
         };
@@ -293,9 +330,11 @@ impl Wal {
             if let Some(error) = &state.refuses {
                 return Err(error.clone());
             }
-            state
-                .checkpoints
-                .push_back(PendingCheckpoint { rows, done });
+            state.checkpoints.push_back(PendingCheckpoint {
+                rows,
+                as_object,
+                done,
+            });
         }
         self.shared.wake.notify_one();
         position.await.map_err(|_| self.shared.refusal())

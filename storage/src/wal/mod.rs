@@ -28,7 +28,7 @@ mod tokens;
 pub use buffer::{ClosedSlot, FlushPolicy, WalBuffer};
 pub use entry::{Acks, ProducerFields, WalEntry};
 pub use error::WalError;
-pub use front::{Wal, WalSpec, WalStatus};
+pub use front::{DurableCheckpoint, Wal, WalSpec, WalStatus};
 pub use latency::{LATENCY_CLASSES, Latency, LatencyFigures};
 pub use permits::{FairKey, Granted, PermitQueue, Permits, Requested, WalPermit};
 pub use sink::{DurableSlot, WalSink};

@@ -2,7 +2,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::ProducerBatch;
+use crate::state::{BatchFlags, ProducerBatch, Run};
+use firn_proto::limits::RUNS_PER_PAGE;
 
 const FAR: i64 = (1 << 32) + 7;
 
@@ -61,13 +62,22 @@ fn row(start: i64, slots: &[(u16, bool, i64, u8)]) -> StateRow {
 
 fn bytes(row: &StateRow) -> Vec<u8> {
     let mut out = Vec::new();
-    row.encode(&mut out);
+    row.encode(&mut out, &mut no_pages());
     out
+}
+
+/// Takes no pages in: none of the rows here has runs in its stream.
+fn no_pages() -> NewPages {
+    NewPages::new(StreamId(u64::MAX), 16)
+}
+
+fn decoded(bytes: &mut &[u8]) -> Decoded<StateRow> {
+    StateRow::decode(bytes)?.with_pages(|_| None)
 }
 
 /// A fold of older bytes must give the same state in every later release.
 #[test]
-fn the_bytes_of_version_1_are_these() {
+fn the_bytes_of_a_row_are_these() {
     let mut golden = row(FAR, &[(9, false, 4000, 0), (0, true, 4001, 1)]);
     golden.open_txns.push(OpenTxn {
         producer: ProducerId(4001),
@@ -82,8 +92,16 @@ fn the_bytes_of_version_1_are_these() {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    assert_eq!(hex, include_str!("../testdata/state_row_v1.hex").trim_end());
-    assert_eq!(StateRow::decode(&mut bytes(&golden).as_slice()), Ok(golden));
+    assert_eq!(hex, include_str!("../testdata/state_row_v2.hex").trim_end());
+    assert_eq!(decoded(&mut bytes(&golden).as_slice()), Ok(golden.clone()));
+    let older = include_str!("../testdata/state_row_v1.hex").trim_end();
+    let byte = |at: usize| u8::from_str_radix(&older[at..at + 2], 16).unwrap();
+    let older: Vec<u8> = (0..older.len()).step_by(2).map(byte).collect();
+    assert_eq!(
+        decoded(&mut older.as_slice()),
+        Ok(golden),
+        "version 1 is read"
+    );
 }
 
 #[test]
@@ -98,13 +116,96 @@ fn runs_take_few_bytes_each() {
     assert!(len < 16 * 1000, "{len}");
 }
 
+/// Two full pages, and some runs more.
+fn long_row() -> StateRow {
+    row(FAR, &vec![(9, false, 1, 0); 2 * RUNS_PER_PAGE as usize + 5])
+}
+
+#[test]
+fn full_pages_stand_beside_the_row_and_later_rows_say_where() {
+    let mut live = long_row();
+    let mut new = NewPages::new(StreamId(5), 16);
+    let mut first = Vec::new();
+    live.encode(&mut first, &mut new);
+    let (pages, written) = new.into_parts();
+    assert_eq!(written.len(), 2);
+    let object = [&[0; 16][..], &pages].concat();
+    let bytes_at = |place: &PagePlace| {
+        assert_eq!((place.stream, place.slot), (StreamId(5), Slot(77)));
+        object
+            .get(place.start as usize..)?
+            .get(..place.len as usize)
+    };
+    let mut stored = StateRow::decode(&mut first.as_slice()).unwrap();
+    assert!(
+        stored.clone().with_pages(bytes_at).is_err(),
+        "which object?"
+    );
+    stored.found_in(StreamId(5), Slot(77));
+    assert_eq!(stored.with_pages(bytes_at), Ok(live.clone()));
+
+    for page in written {
+        let place = PagePlace {
+            stream: StreamId(5),
+            slot: Slot(77),
+            start: page.start,
+            len: page.len,
+        };
+        live.runs.on_stored(page.base_offset, place);
+    }
+    // whoever owns it next refers to the same pages
+    for stream in [5, 6] {
+        let mut new = NewPages::new(StreamId(stream), 16);
+        let mut later = Vec::new();
+        live.encode(&mut later, &mut new);
+        assert!(new.into_parts().1.is_empty());
+        assert!(later.len() < 300, "{}", later.len());
+        let stored = StateRow::decode(&mut later.as_slice()).unwrap();
+        assert_eq!(stored.clone().with_pages(bytes_at), Ok(live.clone()));
+        let place = stored.places().next().unwrap();
+        let missing = Err(StateRowFault::Page(place));
+        assert_eq!(stored.with_pages(|_| None), missing);
+    }
+}
+
+#[test]
+fn a_damaged_page_is_named() {
+    let live = long_row();
+    let mut new = NewPages::new(StreamId(5), 0);
+    let mut bytes = Vec::new();
+    live.encode(&mut bytes, &mut new);
+    let (pages, _) = new.into_parts();
+    let mut stored = StateRow::decode(&mut bytes.as_slice()).unwrap();
+    stored.found_in(StreamId(5), Slot(0));
+    let first = stored.places().next().unwrap();
+    for bit in (0..first.len as usize * 8).step_by(97) {
+        let mut pages = pages.clone();
+        pages[bit / 8] ^= 1 << (bit % 8);
+        let read = stored
+            .clone()
+            .with_pages(|place| pages.get(place.start as usize..)?.get(..place.len as usize));
+        assert_eq!(read, Err(StateRowFault::Page(first)), "bit {bit}");
+    }
+}
+
+/// The floor of the owner's stream knows nothing of runs that lie in another.
+#[test]
+fn pages_whose_runs_lie_in_another_stream_stay_in_the_row() {
+    let live = long_row();
+    let mut new = NewPages::new(StreamId(6), 16);
+    let mut bytes = Vec::new();
+    live.encode(&mut bytes, &mut new);
+    assert!(new.into_parts().1.is_empty());
+    assert_eq!(decoded(&mut bytes.as_slice()), Ok(live));
+}
+
 #[test]
 fn a_newer_version_is_refused_as_such() {
     let mut bytes = bytes(&row(0, &[]));
-    bytes[0] = 2;
+    bytes[0] = 3;
     assert_eq!(
-        StateRow::decode(&mut bytes.as_slice()),
-        Err(StateRowFault::Version(2))
+        decoded(&mut bytes.as_slice()),
+        Err(StateRowFault::Version(3))
     );
 }
 
@@ -115,7 +216,7 @@ fn a_count_beyond_the_bytes_takes_no_memory() {
     let mut hostile = empty[..empty.len() - 1].to_vec();
     put_u64(&mut hostile, u64::MAX >> 1);
     assert_eq!(
-        StateRow::decode(&mut hostile.as_slice()),
+        decoded(&mut hostile.as_slice()),
         Err(StateRowFault::Broken("more items than bytes"))
     );
 }
@@ -123,16 +224,17 @@ fn a_count_beyond_the_bytes_takes_no_memory() {
 proptest! {
     #[test]
     fn rows_strung_together_read_back(
-        first in vec((any::<u16>(), any::<bool>(), 0..6_i64, any::<u8>()), 0..30),
+        first in vec((any::<u16>(), any::<bool>(), 0..6_i64, any::<u8>()), 0..1200),
         second in vec((any::<u16>(), any::<bool>(), 0..6_i64, any::<u8>()), 0..30),
         start in prop_oneof![Just(0), Just(FAR), Just(1 << 50)],
     ) {
         let rows = [row(start, &first), row(0, &second)];
         let mut out = Vec::new();
-        rows.iter().for_each(|row| row.encode(&mut out));
+        rows.iter()
+            .for_each(|row| row.encode(&mut out, &mut no_pages()));
         let mut rest = out.as_slice();
         for row in rows {
-            prop_assert_eq!(StateRow::decode(&mut rest), Ok(row));
+            prop_assert_eq!(decoded(&mut rest), Ok(row));
         }
         prop_assert!(rest.is_empty());
     }
@@ -144,7 +246,7 @@ proptest! {
     ) {
         let bytes = bytes(&row(FAR, &slots));
         let cut = cut.index(bytes.len());
-        prop_assert!(StateRow::decode(&mut &bytes[..cut]).is_err());
+        prop_assert!(decoded(&mut &bytes[..cut]).is_err());
     }
 
     #[test]
@@ -159,7 +261,7 @@ proptest! {
             bytes[at] = byte;
         }
         bytes[0] = STATE_ROW_VERSION;
-        let _ = StateRow::decode(&mut bytes.as_slice());
-        let _ = StateRow::decode(&mut [&[STATE_ROW_VERSION][..], &noise].concat().as_slice());
+        let _ = decoded(&mut bytes.as_slice());
+        let _ = decoded(&mut [&[STATE_ROW_VERSION][..], &noise].concat().as_slice());
     }
 }

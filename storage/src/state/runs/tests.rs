@@ -1,4 +1,6 @@
-use firn_proto::ids::{PartitionIndex, TopicId};
+use firn_proto::ids::{LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId};
+
+use crate::state::BatchFlags;
 
 use super::*;
 
@@ -56,8 +58,6 @@ fn a_run_keeps_its_stream_and_epoch() {
         .map(|found| (found.at.stream.0, found.run.epoch.0))
         .collect();
     assert_eq!(found, [(10, 0), (11, 1), (11, 1), (11, 1)]);
-    assert_eq!(table.lowest_slot(StreamId(11)), Some(Slot(5)));
-    assert_eq!(table.lowest_slot(StreamId(12)), None);
 }
 
 #[test]
@@ -72,13 +72,12 @@ fn timestamps_lead_to_the_first_run_that_can_hold_them() {
 }
 
 #[test]
-fn dropped_runs_take_their_epochs_with_them() {
+fn dropped_runs_are_gone() {
     let mut table = table(&[0; 8]);
     table.drop_below(59);
     assert_eq!(slots(table.from(TP, 0)), [5, 6, 7]);
     table.drop_below(60);
     assert_eq!(slots(table.from(TP, 0)), [6, 7]);
-    assert_eq!(table.eras.len(), 1);
     assert!(table.from(TP, 0).all(|found| found.run.epoch.0 == 1));
     table.drop_below(80);
     assert_eq!(table, RunTable::default());
@@ -90,4 +89,50 @@ fn an_overlapping_run_is_a_bug() {
     let mut table = table(&[0; 2]);
     let last = table.from(TP, 10).next().unwrap();
     table.push(last.at, &last.run);
+}
+
+/// As many runs as a whole number of full pages and a few, each a slot of its own.
+fn long(runs: u64) -> RunTable {
+    let timestamps: Vec<_> = (0..runs).map(|at| (at as i64 * 37) % 1000).collect();
+    table(&timestamps)
+}
+
+/// Whatever the pages are, the answers are those of a plain list.
+#[test]
+fn pages_change_no_answer() {
+    let runs = u64::from(RUNS_PER_PAGE) * 3 + 7;
+    let mut table = long(runs);
+    let mut plain: Vec<_> = table.from(TP, 0).collect();
+    assert_eq!(plain.len() as u64, runs);
+    let page = i64::from(RUNS_PER_PAGE) * 10;
+    for dropped in [0, page - 1, page, page + 15, 3 * page + 5] {
+        table.drop_below(dropped);
+        plain.retain(|found| found.run.last_offset >= dropped);
+        assert_eq!(table.len(), plain.len());
+        for offset in [0, dropped, page - 1, 2 * page, 2 * page + 9, 3 * page + 69] {
+            let behind = || plain.iter().filter(move |r| r.run.last_offset >= offset);
+            assert!(table.from(TP, offset).eq(behind().copied()), "{offset}");
+            let newer = behind().filter(|found| found.run.max_timestamp >= 990);
+            assert!(table.with_timestamp(TP, offset, 990).eq(newer.copied()));
+            let newest = behind().rev().max_by_key(|found| found.run.max_timestamp);
+            assert_eq!(table.with_max_timestamp(TP, offset), newest.copied());
+        }
+    }
+}
+
+/// A day of ten slots a second, all with records of one partition.
+#[test]
+fn a_run_takes_few_bytes_and_a_copy_of_a_long_table_few_more() {
+    let runs = 100_000;
+    let table = long(runs);
+    let packed: usize = table.pages().iter().map(|page| page.bytes().len()).sum();
+    assert!(packed < 16 * runs as usize, "{packed}");
+    let copy = table.clone();
+    let shared = copy.pages().iter().zip(table.pages());
+    assert!(
+        shared
+            .into_iter()
+            .all(|(copy, page)| Arc::ptr_eq(copy, page))
+    );
+    assert!(copy.open_page().unwrap().count() <= RUNS_PER_PAGE);
 }

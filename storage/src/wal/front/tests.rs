@@ -337,7 +337,7 @@ async fn a_closed_wal_takes_nothing() {
     ));
     let checkpoint = world
         .wal
-        .push_checkpoint_bytes(Bytes::from_static(b"rows"))
+        .push_checkpoint_bytes(Bytes::from_static(b"rows"), false)
         .await;
     assert!(matches!(checkpoint, Err(WalError::Closed)));
 }
@@ -346,14 +346,13 @@ async fn a_closed_wal_takes_nothing() {
 async fn a_small_checkpoint_stands_in_its_slot() {
     let world = world(spec());
     let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX]);
-    let at = world.wal.push_checkpoint_bytes(rows.clone()).await.unwrap();
-    assert_eq!(
-        at,
-        SlotPosition {
-            stream: STREAM,
-            slot: Slot(0)
-        }
-    );
+    let at = world.wal.push_checkpoint_bytes(rows.clone(), false).await;
+    let slot = SlotPosition {
+        stream: STREAM,
+        slot: Slot(0),
+    };
+    let object = None;
+    assert_eq!(at.unwrap(), CheckpointAt { slot, object });
     assert_eq!(world.index(0).await.checkpoint, CheckpointRef::Inline(rows));
 }
 
@@ -366,16 +365,18 @@ async fn a_large_checkpoint_is_put_before_the_slot_that_names_it() {
             .inject(Rule::new(On::Put, fault).key("checkpoint"));
     }
     let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX + 1]);
-    let mut push = Box::pin(world.wal.push_checkpoint_bytes(rows.clone()));
+    let mut push = Box::pin(world.wal.push_checkpoint_bytes(rows.clone(), false));
     assert!(push.as_mut().now_or_never().is_none());
     // entries do not wait for it
     world.push(entry(0, 0, 0, 10)).await;
     world.wal.flush().await;
     let at = push.await.unwrap();
-    let CheckpointRef::Object { slot, len, .. } = world.index(at.slot.0).await.checkpoint else {
+    let CheckpointRef::Object { slot, len, .. } = world.index(at.slot.slot.0).await.checkpoint
+    else {
         panic!("not an object");
     };
     assert_eq!(len, rows.len() as u64);
+    assert_eq!(at.object, Some(slot));
     let key = crate::layout::Place::Checkpoint {
         stream: STREAM,
         slot,
@@ -396,10 +397,13 @@ async fn checkpoints_never_share_a_slot_or_an_object() {
             number;
             checkpoint::INLINE_MAX + usize::from(number % 2)
         ]);
-        world.wal.push_checkpoint_bytes(rows)
+        world.wal.push_checkpoint_bytes(rows, false)
     });
     let positions = futures::future::join_all(pushes).await;
-    let mut slots: Vec<_> = positions.into_iter().map(|at| at.unwrap().slot).collect();
+    let mut slots: Vec<_> = positions
+        .into_iter()
+        .map(|at| at.unwrap().slot.slot)
+        .collect();
     slots.dedup();
     assert_eq!(slots.len(), 10);
 }
