@@ -6,6 +6,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+use std::fmt::Debug;
+
 use bytes::{Bytes, BytesMut};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::read_response_header;
@@ -65,6 +67,23 @@ fn assert_same_fields(ours: &str, oracle: &str, context: &str) {
     assert_eq!(ours, oracle, "{context}: fields by name");
 }
 
+/// The body as the oracle reads it, to its last byte. It must write the same again.
+fn read_and_written_again<T, E: Debug>(
+    body: &Bytes,
+    decode: impl FnOnce(&mut Bytes) -> Result<T, E>,
+    encode: impl FnOnce(&T, &mut BytesMut) -> Result<(), E>,
+    context: &str,
+) -> T {
+    let mut rest = body.clone();
+    let oracle = decode(&mut rest)
+        .unwrap_or_else(|error| panic!("the oracle refuses: {error:?}: {context}"));
+    assert!(rest.is_empty(), "{} bytes too many: {context}", rest.len());
+    let mut again = BytesMut::new();
+    encode(&oracle, &mut again).unwrap();
+    assert_eq!(again, body, "the oracle writes it differently: {context}");
+    oracle
+}
+
 #[test]
 fn requests_agree_with_the_oracle() {
     each_version(|api, version, seed| {
@@ -82,16 +101,11 @@ fn requests_agree_with_the_oracle() {
         let body = frame.slice(reader.position()..);
 
         let oracle_key = OracleKey::try_from(api.code()).unwrap();
-        let mut rest = body.clone();
-        let oracle = RequestKind::decode(oracle_key, &mut rest, version)
-            .unwrap_or_else(|error| panic!("{context}: oracle refuses: {error}\n{request:#?}"));
-        assert!(rest.is_empty(), "{context}: {} bytes too many", rest.len());
-        let mut again = BytesMut::new();
-        oracle.encode(&mut again, version).unwrap();
-        assert_eq!(
-            again.freeze(),
-            body,
-            "{context}: oracle writes it differently"
+        let oracle = read_and_written_again(
+            &body,
+            |body| RequestKind::decode(oracle_key, body, version),
+            |oracle, again| oracle.encode(again, version),
+            &format!("{context}\n{request:#?}"),
         );
 
         let back = Request::read(api, version, &mut reader).unwrap();
@@ -124,16 +138,11 @@ fn responses_agree_with_the_oracle() {
             oracle_key.response_header_version(version) == 1,
             "{context}: header version"
         );
-        let mut rest = body.clone();
-        let oracle = ResponseKind::decode(oracle_key, &mut rest, version)
-            .unwrap_or_else(|error| panic!("{context}: oracle refuses: {error}\n{response:#?}"));
-        assert!(rest.is_empty(), "{context}: {} bytes too many", rest.len());
-        let mut again = BytesMut::new();
-        oracle.encode(&mut again, version).unwrap();
-        assert_eq!(
-            again.freeze(),
-            body,
-            "{context}: oracle writes it differently"
+        let oracle = read_and_written_again(
+            &body,
+            |body| ResponseKind::decode(oracle_key, body, version),
+            |oracle, again| oracle.encode(again, version),
+            &format!("{context}\n{response:#?}"),
         );
 
         let back = Response::read(api, version, &mut reader).unwrap();

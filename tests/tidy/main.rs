@@ -323,25 +323,12 @@ fn nothing_unfinished_is_left() {
 
 #[test]
 fn the_tree_names_no_machine_and_no_private_registry() {
-    let root = root();
     let mut faults = Vec::new();
-    let here = "tests/tidy/main.rs";
     let places = ["/root/", "/home/", "/work/", "/tmp/firn", "/Users/"];
-    walk(&root, &mut |path| {
-        let name = path
-            .strip_prefix(&root)
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
-        let Ok(text) = fs::read_to_string(path) else {
-            return;
-        };
-        if name == here || name.starts_with(".git/") || name == ".git" {
-            return;
-        }
+    each_text(|name, text| {
         for place in places {
             if let Some(at) = text.find(place) {
-                faults.push(format!("{name}:{}: {place}", line_of(&text, at)));
+                faults.push(format!("{name}:{}: {place}", line_of(text, at)));
             }
         }
         let builds =
@@ -362,7 +349,7 @@ fn the_tree_names_no_machine_and_no_private_registry() {
                 "localhost",
             ];
             if host.contains('.') && !known.contains(&host.as_str()) {
-                faults.push(format!("{name}:{}: {host}", line_of(&text, at)));
+                faults.push(format!("{name}:{}: {host}", line_of(text, at)));
             }
         }
     });
@@ -374,7 +361,6 @@ fn the_tree_names_no_machine_and_no_private_registry() {
 
 #[test]
 fn comments_cite_only_what_a_clone_has() {
-    let root = root();
     // Pages of notes that are not in the repository.
     let notes = [
         "DESIGN",
@@ -389,7 +375,7 @@ fn comments_cite_only_what_a_clone_has() {
         "analytics.md",
         "peers.md",
     ];
-    let format = fs::read_to_string(root.join("storage/FORMAT.md")).unwrap();
+    let format = fs::read_to_string(root().join("storage/FORMAT.md")).unwrap();
     let sections: BTreeSet<&str> = format
         .lines()
         .filter(|line| line.starts_with('#'))
@@ -397,21 +383,10 @@ fn comments_cite_only_what_a_clone_has() {
         .map(|number| number.trim_end_matches('.'))
         .collect();
     let mut faults = Vec::new();
-    walk(&root, &mut |path| {
-        let name = path
-            .strip_prefix(&root)
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
-        if name == "tests/tidy/main.rs" || name.starts_with(".git/") || name == ".git" {
-            return;
-        }
-        let Ok(text) = fs::read_to_string(path) else {
-            return;
-        };
+    each_text(|name, text| {
         for note in notes {
             for (at, _) in text.match_indices(note) {
-                faults.push(format!("{name}:{}: {note}", line_of(&text, at)));
+                faults.push(format!("{name}:{}: {note}", line_of(text, at)));
             }
         }
         for (at, cite) in text.match_indices("FORMAT.md §") {
@@ -421,10 +396,8 @@ fn comments_cite_only_what_a_clone_has() {
                 .collect();
             let section = section.trim_end_matches('.');
             if !sections.contains(section) {
-                faults.push(format!(
-                    "{name}:{}: FORMAT.md §{section}",
-                    line_of(&text, at)
-                ));
+                let line = line_of(text, at);
+                faults.push(format!("{name}:{line}: FORMAT.md §{section}"));
             }
         }
     });
@@ -497,6 +470,18 @@ fn no_file_is_dead() {
         }
     }
     none(&faults, "every file is part of a crate");
+}
+
+/// Calls `check` with the name and the text of every text file of the repository but this one.
+fn each_text(mut check: impl FnMut(&str, &str)) {
+    let root = root();
+    walk(&root, &mut |path| {
+        let name = path.strip_prefix(&root).unwrap().to_string_lossy();
+        let ours = name != "tests/tidy/main.rs" && name != ".git" && !name.starts_with(".git/");
+        if ours && let Ok(text) = fs::read_to_string(path) {
+            check(&name, &text);
+        }
+    });
 }
 
 /// Files a module in `folder` could be declared in.
