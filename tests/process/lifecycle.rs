@@ -10,6 +10,8 @@ use firn_tests::wait;
 
 use crate::{FIRN, folder};
 
+const FETCHES_WAITING: &str = "firn_fetches_waiting";
+
 #[test]
 fn sigterm_ends_the_broker_with_success_and_keeps_what_it_held() {
     let folder = folder();
@@ -33,10 +35,14 @@ fn sigterm_ends_the_broker_while_a_fetch_waits() {
     let address = node.kafka();
     let mut client = Client::connect(address).unwrap();
     client.create_topic("quiet", 1, &[]);
+    assert_eq!(node.metric(FETCHES_WAITING), 0.0);
     let mut waiting = Client::connect(address).unwrap();
     let waiting = std::thread::spawn(move || {
         // Either answer is right: an empty one, or a closed connection.
         while waiting.fetch("quiet", 0, 0).is_ok() {}
+    });
+    wait::until("a fetch to wait", wait::PATIENCE, || {
+        (node.metric(FETCHES_WAITING) > 0.0).then_some(())
     });
     node.stop();
     waiting.join().unwrap();
@@ -69,11 +75,17 @@ fn health_and_metrics_are_served() {
     let mut client = Client::connect(node.kafka()).unwrap();
     client.create_topic("measured", 1, &[]);
     client.append("measured", 0, &[Record::new("k", "v")]);
-    let (status, metrics) = node.http_get("/metrics").unwrap();
-    assert_eq!(status, 200);
-    for word in ["# TYPE", "measured", "bucket", "wal"] {
-        assert!(metrics.contains(word), "no {word} in:\n{metrics}");
-    }
+    assert_eq!(node.http_get("/metrics").unwrap().0, 200);
+    assert_eq!(
+        node.metric("firn_topic_records_in_total{topic=\"measured\"}"),
+        1.0
+    );
+    assert_eq!(
+        node.metric("firn_kafka_requests_total{api=\"CreateTopics\"}"),
+        1.0
+    );
+    assert!(node.metric("firn_bucket_requests_total{purpose=\"wal\"") > 0.0);
+    assert!(node.metric("firn_wal_durable_bytes_total") > 0.0);
     assert_eq!(node.http_get("/nothing").unwrap().0, 404);
     node.stop();
 }

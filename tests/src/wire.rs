@@ -2,7 +2,7 @@
 //! crate, which the product does not use.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -111,6 +111,17 @@ impl Connection {
         let mut frame = vec![0; length];
         self.stream.read_exact(&mut frame)?;
         Ok(Bytes::from(frame))
+    }
+
+    /// Sends nothing more and waits until the other side, which has dealt with everything then,
+    /// closes too.
+    ///
+    /// # Errors
+    /// When it does not within the time a read may take.
+    pub fn finish(mut self) -> io::Result<()> {
+        // A connection that the other side has closed already cannot be shut down again.
+        let _ = self.stream.shutdown(Shutdown::Write);
+        self.wait_closed()
     }
 
     /// Waits until the other side closes.
