@@ -41,6 +41,8 @@ pub struct Metrics {
     pub bytes_sent: Counter,
     /// From the append of a Produce request to its acknowledgement.
     pub produce_ack_seconds: Histogram,
+    /// Records that acks=1 had acknowledged and that this start found lost.
+    pub local_records_lost: Counter,
     /// 1 once partitions are served, 0 before and while stopping.
     pub ready: Gauge,
 }
@@ -95,6 +97,7 @@ impl Metrics {
             bytes_received: Counter::default(),
             bytes_sent: Counter::default(),
             produce_ack_seconds: seconds(),
+            local_records_lost: Counter::default(),
             ready: Gauge::default(),
             registry: RwLock::default(),
             topic_families: families,
@@ -209,6 +212,12 @@ impl Metrics {
             "produce_ack_seconds",
             "time from append to acknowledgement",
             self.produce_ack_seconds.clone(),
+        );
+        add(
+            registry,
+            "wal_local_lost_records",
+            "records acknowledged with acks=1 that the start found lost",
+            self.local_records_lost.clone(),
         );
         add(
             registry,

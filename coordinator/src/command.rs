@@ -74,7 +74,7 @@ macro_rules! commands {
 commands! {
     /// A broker process starts.
     1 v 1 RegisterBroker(RegisterBroker),
-    /// A broker process has ended.
+    /// A broker process has stopped in order: all that it acknowledged is in the bucket.
     2 v 1 EndBroker(Incarnation),
     /// A stream ends before a slot.
     3 v 1 SealStream(SealStream),

@@ -86,6 +86,8 @@ pub const READ_CURSORS_MAX: usize = 16 * 1024;
 
 /// Size of a segment of the local WAL, reserved on the disk before it is used.
 pub const LOCAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Segments of the local WAL that are kept in quarantine; beyond them the oldest goes.
+pub const LOCAL_QUARANTINE_SEGMENTS_MAX: usize = 16;
 /// Default of the bytes that may be in the WAL and not durable (`wal.inflight.bytes`): producers
 /// wait when they are reached.
 pub const WAL_BYTES_IN_FLIGHT_DEFAULT: usize = 128 * 1024 * 1024;
@@ -180,6 +182,11 @@ const _: () = assert!(
     "a wall must stand beyond everything a writer has in flight"
 );
 const _: () = assert!(CHECKPOINT_SLOTS <= CHECKPOINT_SLOTS_MAX);
+const _: () = assert!(
+    LOCAL_QUARANTINE_SEGMENTS_MAX as u64 * LOCAL_SEGMENT_BYTES
+        >= 2 * WAL_BYTES_IN_FLIGHT_DEFAULT as u64,
+    "the quarantine must hold all that one process can lose"
+);
 const _: () = assert!(
     COLD_GET_BYTES_MAX.is_multiple_of(CACHE_BLOCK_BYTES),
     "a GET takes whole blocks"

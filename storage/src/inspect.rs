@@ -23,7 +23,7 @@ use crate::journal::record::{
     self, CLUSTER_MAGIC, EPOCH_MAGIC, EpochClaim, SNAPSHOT_MAGIC, Snapshot,
 };
 use crate::stream::slot::MAGIC as SLOT_MAGIC;
-use crate::wal::local::SEGMENT_MAGIC;
+use crate::wal::local::format::SEGMENT_MAGIC;
 
 /// Rows of one kind that are listed; the others are counted.
 const ROWS_MAX: usize = 1000;

@@ -202,6 +202,29 @@ pub const DISK_CACHE_PREFIX: &str = "cache-";
 /// Name of the file in a local directory whose kernel lock says that a process uses the directory.
 pub const LOCK_FILE: &str = "lock";
 
+/// Name of the file that says whose local WAL a directory holds.
+pub const LOCAL_WAL_IDENTITY: &str = "identity";
+
+/// Name of that file while it is being written.
+pub const LOCAL_WAL_IDENTITY_NEW: &str = "identity.new";
+
+/// Name of the folder of segments that are kept for somebody to look at.
+pub const LOCAL_WAL_QUARANTINE: &str = "quarantine";
+
+const LOCAL_SEGMENT_SUFFIX: &str = ".wal";
+
+/// Name of a segment of the local WAL.
+pub fn local_segment(number: u64) -> String {
+    format!("{number:016x}{LOCAL_SEGMENT_SUFFIX}")
+}
+
+/// The number of the segment that a file name names; `None` if it is not one that
+/// [`local_segment`] spells.
+pub fn parse_local_segment(name: &str) -> Option<u64> {
+    let number = hex(name.strip_suffix(LOCAL_SEGMENT_SUFFIX)?)?;
+    (local_segment(number) == name).then_some(number)
+}
+
 /// Two hex digits that spread the streams over key prefixes: object stores count their request
 /// rates per prefix. The top byte of a Fibonacci hash, because stream ids are consecutive.
 fn spread(stream: StreamId) -> String {
@@ -272,6 +295,17 @@ mod tests {
             "meta/epoch/+000000000000007",
         ] {
             assert_eq!(Place::parse(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_segment_of_the_local_wal_reads_back_as_its_number() {
+        assert_eq!(local_segment(0x1f), "000000000000001f.wal");
+        for number in [0, 1, u64::MAX] {
+            assert_eq!(parse_local_segment(&local_segment(number)), Some(number));
+        }
+        for name in ["1f.wal", "000000000000001F.wal", "000000000000001f", "lock"] {
+            assert_eq!(parse_local_segment(name), None, "{name}");
         }
     }
 

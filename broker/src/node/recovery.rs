@@ -5,25 +5,28 @@
 //! Every step may be repeated after a crash: what is done is found in the journal.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    AssignPartitions, Assigned, PartitionEnd, RegisteredBroker, ReleasePartition,
-    ReleasePartitions, Reply, Request, ResumePartition, ResumePartitions, RowReport, SealStream,
-    StreamToSeal,
+    AssignPartitions, Assigned, AssignmentError, PartitionEnd, PartitionFold, PartitionImage,
+    RegisteredBroker, ReleasePartition, ReleasePartitions, Reply, Request, ResumePartition,
+    ResumePartitions, RowReport, SealStream, StreamToSeal,
 };
-use firn_proto::ids::Slot;
+use firn_proto::ids::{LeaderEpoch, Slot};
 use firn_storage::bucket::Bucket;
 use firn_storage::fold::fold;
 use firn_storage::state::StateRow;
 use firn_storage::stream::{SealSpec, StreamEnv, StreamName, seal};
-use firn_storage::wal::local::{Missing, MissingEpoch, Recovered};
+use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recovered};
 use firn_storage::wal::{FairKey, Wal};
 use futures::{StreamExt, TryStreamExt};
 
+use super::lost::{report_absent_disks, report_lost};
 use super::parts::{call, unexpected, wal_ended};
 use super::sink::NodeSink;
 use crate::error::FirnError;
+use crate::metrics::Metrics;
 
 /// What recovery works with.
 pub(super) struct Recovery<'a> {
@@ -33,6 +36,7 @@ pub(super) struct Recovery<'a> {
     pub(super) env: &'a StreamEnv,
     pub(super) wal: &'a Wal,
     pub(super) sink: &'a NodeSink,
+    pub(super) metrics: &'a Metrics,
 }
 
 /// A partition whose last epoch has ended.
@@ -41,6 +45,30 @@ struct Folded {
     row: StateRow,
     /// What ends, by name.
     end: PartitionEnd,
+}
+
+impl Folded {
+    /// The epoch of `fold` ended with `row`. One that a process released before it died ended where
+    /// that said, and nowhere else.
+    fn of(fold: &PartitionFold, row: StateRow) -> Result<Self, FirnError> {
+        let PartitionFold {
+            tp, epoch, stream, ..
+        } = *fold;
+        let end_offset = row.end_offset;
+        if let Some(released) = fold.released_end.filter(|end| *end != end_offset) {
+            let reason = format!(
+                "epoch {epoch} of {tp} was released at offset {released}, and its records end at {end_offset}"
+            );
+            return Err(FirnError::failed(CONTRADICTION, reason));
+        }
+        let end = PartitionEnd {
+            tp,
+            epoch,
+            stream,
+            end_offset,
+        };
+        Ok(Self { row, end })
+    }
 }
 
 /// What this broker owns after a start, to be opened.
@@ -55,14 +83,18 @@ pub(super) struct TakenUp {
 impl Recovery<'_> {
     /// Takes up everything that earlier processes left. `local` is what the local disk holds.
     pub(super) async fn run(&self, local: Option<Recovered>) -> Result<TakenUp, FirnError> {
+        let disk = local.as_ref().map(Recovered::disk);
+        report_absent_disks(&self.registered.seals, disk);
         self.seal_ended().await?;
         let mut folded = self.fold_ended().await?;
+        let mut lost = Vec::new();
         if let Some(local) = &local {
-            folded = self.put_missing_again(folded, local).await?;
+            (folded, lost) = self.put_missing_again(folded, local).await?;
+            report_lost(&lost, &local.quarantine(), self.metrics);
         }
         let taken_up = self.begin_epochs(folded).await?;
         if let Some(local) = local {
-            forget(local).await?;
+            forget(local, lost).await?;
         }
         Ok(taken_up)
     }
@@ -96,10 +128,7 @@ impl Recovery<'_> {
         let sealed = Request::StreamSealed(SealStream { stream, end });
         match call(self.coordinator, sealed).await? {
             Reply::Stream(Ok(())) => Ok(()),
-            Reply::Stream(Err(error)) => Err(FirnError::failed(
-                "the journal contradicts the bucket",
-                error,
-            )),
+            Reply::Stream(Err(error)) => Err(FirnError::failed(CONTRADICTION, error)),
             _ => Err(unexpected("StreamSealed")),
         }
     }
@@ -126,36 +155,28 @@ impl Recovery<'_> {
         )
         .await
         .map_err(|e| FirnError::failed("cannot learn where partitions ended", e))?;
-        let folded = folds.iter().zip(rows).map(|(fold, row)| Folded {
-            end: PartitionEnd {
-                tp: fold.tp,
-                epoch: fold.epoch,
-                stream: fold.stream,
-                end_offset: row.end_offset,
-            },
-            row,
-        });
-        Ok(folded.collect())
+        folds
+            .iter()
+            .zip(rows)
+            .map(|(fold, row)| Folded::of(fold, row))
+            .collect()
     }
 
     /// Puts what only the local disk has into this process's stream, with the same offsets, epoch
     /// and bytes: a second window of the epoch (RESUME). The folds of those partitions then end
-    /// behind it.
+    /// behind it. What had been acknowledged and cannot be put comes back beside them.
     async fn put_missing_again(
         &self,
         mut folded: Vec<Folded>,
         local: &Recovered,
-    ) -> Result<Vec<Folded>, FirnError> {
-        let ends: BTreeMap<_, _> = folded
-            .iter()
-            .map(|folded| ((folded.end.tp, folded.end.epoch), folded.end.end_offset))
-            .collect();
-        let missing = Missing::of(local.rows(), |_, tp, epoch| ends.get(&(tp, epoch)).copied());
-        report_lost(&missing);
-        if missing.put_again.is_empty() {
-            return Ok(folded);
+    ) -> Result<(Vec<Folded>, Vec<LocalRow>), FirnError> {
+        let mut missing = self.missing(&folded, local);
+        let put_again = std::mem::take(&mut missing.put_again);
+        let resumed = self.resume(&mut folded, put_again, &mut missing).await?;
+        let lost = missing.lost_acknowledged(|_| false);
+        if resumed.is_empty() {
+            return Ok((folded, lost));
         }
-        let resumed = self.resume(&mut folded, missing.put_again).await?;
         let entries: usize = resumed.iter().map(|epoch| epoch.entries.len()).sum();
         tracing::info!(
             entries,
@@ -174,16 +195,37 @@ impl Recovery<'_> {
             }
         }
         folded.extend(self.release(rows).await?);
-        Ok(folded)
+        Ok((folded, lost))
+    }
+
+    /// What the bucket lacks of the local WAL: an epoch that is folded may go on, one that the
+    /// journal knows a next one of may not.
+    fn missing(&self, folded: &[Folded], local: &Recovered) -> Missing {
+        let image = Arc::clone(&self.coordinator.image().borrow());
+        let ends: BTreeMap<_, _> = folded
+            .iter()
+            .map(|folded| ((folded.end.tp, folded.end.epoch), folded.end.end_offset))
+            .collect();
+        Missing::of(local.rows(), |_, tp, epoch| {
+            match ends.get(&(tp, epoch)) {
+                Some(end) => Some(EpochEnd::Folded(*end)),
+                // None: deleted by those who own it
+                None => over_at(image.topic(tp.topic)?.partition(tp.partition)?, epoch),
+            }
+        })
     }
 
     /// Asks for a second window of the epochs that miss something. Those that get it leave
-    /// `folded`; their rows follow the WAL from now on.
+    /// `folded`; their rows follow the WAL from now on. Of the others everything is lost.
     async fn resume(
         &self,
         folded: &mut Vec<Folded>,
         epochs: Vec<MissingEpoch>,
+        missing: &mut Missing,
     ) -> Result<Vec<MissingEpoch>, FirnError> {
+        if epochs.is_empty() {
+            return Ok(epochs);
+        }
         let mut by_tp: BTreeMap<_, _> = epochs.into_iter().map(|epoch| (epoch.tp, epoch)).collect();
         let asked: Vec<PartitionEnd> = folded
             .iter()
@@ -202,11 +244,9 @@ impl Recovery<'_> {
         };
         for (end, result) in asked.iter().zip(results) {
             if let Err(error) = result {
-                let entries = by_tp.remove(&end.tp).map_or(0, |epoch| epoch.entries.len());
-                tracing::error!(
-                    partition = %end.tp, entries, %error,
-                    "records that only the local disk has are lost: their epoch cannot be resumed"
-                );
+                let refused = by_tp.remove(&end.tp).into_iter();
+                tracing::warn!(partition = %end.tp, %error, "an epoch cannot be resumed");
+                missing.lost.extend(refused.flat_map(|epoch| epoch.entries));
             }
         }
         let (resumed, rest): (Vec<_>, Vec<_>) = std::mem::take(folded)
@@ -283,8 +323,14 @@ impl Recovery<'_> {
                             .rows
                             .push(begun(folded.row, &assigned, self.registered)?);
                     }
+                    // deleted while this start was under way
+                    Err(error @ AssignmentError::Unknown) => {
+                        tracing::info!(partition = %folded.end.tp, %error, "partition not taken up");
+                    }
+                    // a start that went on would leave it without an owner
                     Err(error) => {
-                        tracing::warn!(partition = %folded.end.tp, %error, "partition not taken up");
+                        let what = format!("cannot begin the next epoch of {}", folded.end.tp);
+                        return Err(FirnError::failed(what, error));
                     }
                 }
             }
@@ -329,20 +375,17 @@ fn begun(
     Ok(row)
 }
 
-fn report_lost(missing: &Missing) {
-    if !missing.lost.is_empty() {
-        tracing::error!(
-            entries = missing.lost.len(),
-            acknowledged = missing.lost_acknowledged(|_| false),
-            "the local wal has records behind a gap: they cannot be put again and are lost"
-        );
-    }
+/// Where an epoch ended that another one followed. Of one that the journal knows no end of,
+/// nothing is known to be in the bucket.
+fn over_at(partition: &PartitionImage, epoch: LeaderEpoch) -> Option<EpochEnd> {
+    let next = partition.epochs.iter().find(|next| next.epoch > epoch);
+    Some(EpochEnd::Over(next.map_or(0, |next| next.start_offset)))
 }
 
-/// Empties the local directory of what is in the bucket now.
-async fn forget(local: Recovered) -> Result<(), FirnError> {
+/// Empties the local directory of what is in the bucket now. What is lost is kept aside.
+async fn forget(local: Recovered, lost: Vec<LocalRow>) -> Result<(), FirnError> {
     let what = "cannot clean the local wal";
-    match tokio::task::spawn_blocking(move || local.forget()).await {
+    match tokio::task::spawn_blocking(move || local.forget(&lost)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(FirnError::disk(what, error)),
         Err(error) => Err(FirnError::failed(what, error)),
@@ -358,6 +401,7 @@ fn chunks<T>(list: Vec<T>) -> impl Iterator<Item = Vec<T>> {
     })
 }
 
+const CONTRADICTION: &str = "the journal contradicts the bucket";
 /// Streams that are sealed at the same time.
 const SEALS_AT_ONCE: usize = 8;
 /// Partitions that one request names.

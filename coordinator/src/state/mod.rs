@@ -142,7 +142,7 @@ impl State {
         let reply = match &stamped.command {
             Command::RegisterBroker(body) => self.register_broker(body, &mut effects),
             Command::EndBroker(incarnation) => {
-                self.end_incarnation(*incarnation, &mut effects);
+                self.leave(*incarnation, &mut effects);
                 Reply::Done
             }
             Command::SealStream(body) => {

@@ -63,6 +63,14 @@ impl State {
         })
     }
 
+    /// The process has stopped in order.
+    pub(super) fn leave(&mut self, incarnation: Incarnation, effects: &mut Effects) {
+        if let Some(stream) = self.stream_of(incarnation) {
+            self.streams.leave(stream);
+        }
+        self.end_incarnation(incarnation, effects);
+    }
+
     /// The process is gone: its partitions have no owner, its stream waits for its seal.
     pub(super) fn end_incarnation(&mut self, incarnation: Incarnation, effects: &mut Effects) {
         let alive = self.brokers.values();

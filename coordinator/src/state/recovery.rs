@@ -13,18 +13,19 @@ impl State {
     pub fn pending_seals(&self) -> Vec<StreamToSeal> {
         let streams = self.streams.iter();
         streams
-            .filter(|(_, stream)| stream.phase == Phase::Ended)
+            .filter(|(_, stream)| matches!(stream.phase, Phase::Ended | Phase::Left))
             .map(|(id, stream)| StreamToSeal {
                 stream: id,
                 broker: stream.broker,
                 floor: stream.floor,
                 durable_end: stream.durable_end,
-                disk: stream.disk,
+                disk: stream.disk.filter(|_| stream.phase == Phase::Ended),
             })
             .collect()
     }
 
-    /// Partitions whose current stream is sealed and that have no next epoch yet.
+    /// Partitions whose latest epoch has ended and that have no next one yet: their stream is
+    /// sealed, or their owner released them and nobody lived to begin the next epoch (I4).
     pub fn pending_folds(&self) -> Vec<PartitionFold> {
         let mut folds = Vec::new();
         for (id, topic) in self.topics.iter() {
@@ -43,7 +44,7 @@ impl State {
         marks: &PartitionMarks,
     ) -> Option<PartitionFold> {
         let last = partition.windows.last()?;
-        if marks.released_end.is_some() || self.streams.sealed_end(last.stream).is_none() {
+        if marks.released_end.is_none() && self.streams.sealed_end(last.stream).is_none() {
             return None;
         }
         // Windows before the one with the row are in the row already.
@@ -77,6 +78,7 @@ impl State {
             ranges: ranges
                 .filter(|range| range.from < range.end || holds_row(range))
                 .collect(),
+            released_end: marks.released_end,
         })
     }
 }

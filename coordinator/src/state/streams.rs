@@ -21,6 +21,9 @@ pub enum Phase {
         /// The first slot that does not count.
         end: Slot,
     },
+    /// As [`Phase::Ended`], by a writer that stopped in order: all that it acknowledged is in the
+    /// bucket, and no disk holds more of it.
+    Left,
 }
 
 /// One incarnation's stream.
@@ -73,7 +76,7 @@ impl Streams {
     pub fn sealed_end(&self, id: StreamId) -> Option<Slot> {
         match self.by_id.get(&id)?.phase {
             Phase::Sealed { end } => Some(end),
-            Phase::Ended | Phase::Live => None,
+            Phase::Ended | Phase::Live | Phase::Left => None,
         }
     }
 
@@ -94,6 +97,15 @@ impl Streams {
         }
     }
 
+    /// Ends a live stream whose writer stopped in order; it waits for its seal from now on.
+    pub(super) fn leave(&mut self, id: StreamId) {
+        if let Some(stream) = self.by_id.get_mut(&id)
+            && stream.phase == Phase::Live
+        {
+            stream.phase = Phase::Left;
+        }
+    }
+
     /// Seals a stream. True if that is news.
     pub(super) fn seal(&mut self, id: StreamId, end: Slot) -> Result<bool, StreamError> {
         let stream = self.by_id.get_mut(&id).ok_or(StreamError::Unknown(id))?;
@@ -101,7 +113,7 @@ impl Streams {
             Phase::Live => return Err(StreamError::Live(id)),
             Phase::Sealed { end: known } if known == end => return Ok(false),
             Phase::Sealed { end } => return Err(StreamError::Sealed { stream: id, end }),
-            Phase::Ended => {}
+            Phase::Ended | Phase::Left => {}
         }
         let refused = |reason: String| StreamError::EndTooLow {
             stream: id,
@@ -167,7 +179,7 @@ impl Streams {
             let least = pins.and_then(|pins| pins.first_key_value());
             let resolved = match stream.phase {
                 Phase::Sealed { end } => end,
-                Phase::Ended | Phase::Live => stream.durable_end,
+                Phase::Ended | Phase::Live | Phase::Left => stream.durable_end,
             };
             let floor = least.map_or(resolved, |(slot, _)| *slot);
             assert!(

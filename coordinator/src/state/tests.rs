@@ -297,6 +297,36 @@ fn a_released_partition_moves_at_its_released_end_only() {
     );
 }
 
+/// Whoever releases may die before the next epoch begins. The partition then waits for its fold
+/// like any other that has ended: from the row named up to the end of the released window.
+#[test]
+fn a_released_partition_without_a_next_epoch_is_folded_to_its_released_end() {
+    let mut world = World::default();
+    let one = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    world.report(&one, 9, &[(3, tp)]);
+    let released = end(tp, 0, one.stream, 10);
+    assert_eq!(world.release(&one, released, Some(8)), Ok(()));
+    for is_sealed in [false, true] {
+        if is_sealed {
+            world.register(1, None);
+            world.seal(one.stream, 12).unwrap();
+        }
+        let folds = world.state.pending_folds();
+        assert_eq!(folds.len(), 1, "sealed: {is_sealed}");
+        assert_eq!(folds[0].released_end, Some(10));
+        assert_eq!(folds[0].row.unwrap().slot, Slot(8));
+        let range = folds[0].ranges[0];
+        assert_eq!((range.stream, range.end), (one.stream, Slot(9)));
+    }
+    assert_eq!(
+        world.assign(end(tp, 0, one.stream, 12)),
+        Err(AssignmentError::EndContradicts)
+    );
+    assert_eq!(world.assign(released), Ok(LeaderEpoch(1)));
+    assert!(world.state.pending_folds().is_empty());
+}
+
 #[test]
 fn a_release_after_the_seal_is_refused() {
     let mut world = World::default();
@@ -345,6 +375,20 @@ fn resume_needs_the_disk_of_the_epoch() {
             );
             assert_eq!(world.assign(end(tp, 0, new.stream, 25)), Ok(LeaderEpoch(1)));
         }
+    }
+}
+
+#[test]
+fn a_disk_is_asked_for_after_a_crash_only() {
+    for in_order in [true, false] {
+        let mut world = World::default();
+        let old = world.register(1, Some(7));
+        if in_order {
+            world.apply(Command::EndBroker(old.incarnation));
+        }
+        let new = world.register(1, None);
+        let disk = (!in_order).then_some(DiskId([7; 16]));
+        assert_eq!(new.seals[0].disk, disk, "stopped in order: {in_order}");
     }
 }
 
@@ -574,7 +618,8 @@ impl World {
         let folds = self.state.pending_folds();
         let ends = folds.iter().map(|fold| {
             let window = *self.windows(fold.tp).last().unwrap();
-            let end_offset = window.first_offset + i64::from(by);
+            let folded = window.first_offset + i64::from(by);
+            let end_offset = fold.released_end.unwrap_or(folded);
             end(fold.tp, fold.epoch.0, fold.stream, end_offset)
         });
         ends.collect()

@@ -47,7 +47,8 @@ pub enum Request {
     /// A broker process starts: gives it an incarnation and a stream of its own, and ends what
     /// earlier processes of the same broker held.
     RegisterBroker(RegisterBroker),
-    /// A broker process leaves for good; its stream waits to be sealed.
+    /// A broker process leaves for good, and all that it acknowledged is in the bucket; its stream
+    /// waits to be sealed.
     LeaveBroker(Incarnation),
     /// A stream ends before `end`, which is its first slot that holds a seal (I3).
     StreamSealed(SealStream),
@@ -129,7 +130,8 @@ pub enum Reply {
     PendingRecovery {
         /// Streams of ended incarnations without an end, in ascending order.
         seals: Vec<StreamToSeal>,
-        /// Partitions whose current stream is sealed and that have no next epoch yet.
+        /// Partitions whose latest epoch has ended (its stream is sealed, or it was released) and
+        /// that have no next one yet.
         folds: Vec<PartitionFold>,
     },
     /// To [`Request::AssignPartitions`] and [`Request::ResumePartitions`].

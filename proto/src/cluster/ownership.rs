@@ -86,7 +86,8 @@ pub struct StreamToSeal {
     pub floor: Slot,
     /// Slots below were reported durable by the writer; a store without one of them is at fault.
     pub durable_end: Slot,
-    /// The disk its writer showed.
+    /// The disk that may hold more of it than the bucket: the one its writer showed, unless that
+    /// stopped in order.
     pub disk: Option<DiskId>,
 }
 
@@ -103,6 +104,8 @@ pub struct PartitionFold {
     pub row: Option<SlotPosition>,
     /// The slots whose indexes come after the row, in the order to apply them.
     pub ranges: Vec<FoldRange>,
+    /// Where its owner said that the epoch ended, if it was released: the fold ends there too.
+    pub released_end: Option<i64>,
 }
 
 /// A part of a fold: rows of (the partition, `epoch`) in slots `from .. end` of a stream (I6).

@@ -414,6 +414,7 @@ impl World {
                 stream: StreamId(1),
                 row,
                 ranges: vec![range(3, 1, 0..end.0)],
+                released_end: None,
             })
             .collect()
     }

@@ -178,6 +178,7 @@ async fn what_was_acknowledged_is_what_is_read_and_what_a_fold_finds() {
                 from: Slot(0),
                 end,
             }],
+            released_end: None,
         })
         .collect();
     let folded = fold(&broker.bucket, CLUSTER, &folds, 5).await.unwrap();

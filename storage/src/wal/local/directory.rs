@@ -1,24 +1,22 @@
-//! The directory of a local WAL: its lock, its identity, its files. Owns every path in it.
+//! The directory of a local WAL: its lock, its identity, its files. Owns every path in it; their
+//! names are spelled in `layout.rs`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crc_fast::crc32_iscsi;
 use firn_proto::env::Entropy;
 use firn_proto::ids::{ClusterId, DiskId};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use super::error::LocalWalError;
+use super::format::{decode_identity, encode_identity};
+use crate::layout::{
+    LOCAL_WAL_IDENTITY, LOCAL_WAL_IDENTITY_NEW, LOCAL_WAL_QUARANTINE, LOCK_FILE, local_segment,
+    parse_local_segment,
+};
 
-const LOCK: &str = "lock";
-const IDENTITY: &str = "identity";
-const IDENTITY_NEW: &str = "identity.new";
-const QUARANTINE: &str = "quarantine";
-const SEGMENT_SUFFIX: &str = ".wal";
-const IDENTITY_MAGIC: [u8; 8] = *b"FIRNWALD";
-const IDENTITY_BYTES: usize = 48;
 /// Most slices that one write may name (Linux `IOV_MAX`).
 const SLICES_MAX: usize = 1024;
 
@@ -100,9 +98,7 @@ impl Directory {
     }
 
     pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
-        self.inner
-            .path
-            .join(format!("{number:016x}{SEGMENT_SUFFIX}"))
+        self.inner.path.join(local_segment(number))
     }
 
     /// The numbers of all segment files, ascending.
@@ -110,15 +106,41 @@ impl Directory {
         segment_numbers(&self.inner.path)
     }
 
-    /// Moves a damaged segment out of the way, for somebody to look at.
-    pub(crate) fn quarantine(&self, number: u64) -> Result<PathBuf, LocalWalError> {
-        let folder = self.inner.path.join(QUARANTINE);
+    /// Where segments are kept that are not to be removed and not to be read again.
+    pub(crate) fn quarantine_path(&self) -> PathBuf {
+        self.inner.path.join(LOCAL_WAL_QUARANTINE)
+    }
+
+    /// The numbers of all segments in quarantine, ascending. A number is never used again while
+    /// one of them has it.
+    pub(crate) fn quarantined(&self) -> Result<Vec<u64>, LocalWalError> {
+        let folder = self.quarantine_path();
+        if folder.is_dir() {
+            segment_numbers(&folder)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Moves a segment out of the way, for somebody to look at. Beyond `keep` of them the oldest
+    /// goes, and that is said.
+    pub(crate) fn quarantine(&self, number: u64, keep: usize) -> Result<PathBuf, LocalWalError> {
+        let folder = self.quarantine_path();
         create_durably(&folder)?;
         let from = self.segment_path(number);
-        let to = folder.join(format!("{number:016x}{SEGMENT_SUFFIX}"));
+        let to = folder.join(local_segment(number));
         fs::rename(&from, &to).map_err(LocalWalError::io("move to quarantine", &from))?;
         sync_directory(&folder)?;
         self.sync()?;
+        let kept = self.quarantined()?;
+        for oldest in &kept[..kept.len().saturating_sub(keep)] {
+            let path = folder.join(local_segment(*oldest));
+            fs::remove_file(&path).map_err(LocalWalError::io("remove", &path))?;
+            tracing::error!(
+                path = %path.display(), keep,
+                "the quarantine of the local wal is full: its oldest segment is removed"
+            );
+        }
         Ok(to)
     }
 
@@ -239,7 +261,7 @@ fn sync_directory(path: &Path) -> Result<(), LocalWalError> {
 }
 
 fn take_lock(dir: &Path) -> Result<File, LocalWalError> {
-    let path = dir.join(LOCK);
+    let path = dir.join(LOCK_FILE);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -271,7 +293,7 @@ fn read_identity(dir: &Path) -> Result<Option<(ClusterId, DiskId)>, LocalWalErro
         dir: dir.to_owned(),
         what,
     };
-    let path = dir.join(IDENTITY);
+    let path = dir.join(LOCAL_WAL_IDENTITY);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -283,17 +305,10 @@ fn read_identity(dir: &Path) -> Result<Option<(ClusterId, DiskId)>, LocalWalErro
         }
         Err(error) => return Err(LocalWalError::io("read", &path)(error)),
     };
-    let whole = bytes.len() == IDENTITY_BYTES
-        && bytes[..8] == IDENTITY_MAGIC
-        && bytes[12..16] == crc32_iscsi(&bytes[16..]).to_le_bytes();
-    if !whole {
-        return Err(unknown("damaged"));
+    match decode_identity(&bytes) {
+        Some(identity) => Ok(Some(identity)),
+        None => Err(unknown("damaged")),
     }
-    let mut cluster = [0; 16];
-    let mut disk = [0; 16];
-    cluster.copy_from_slice(&bytes[16..32]);
-    disk.copy_from_slice(&bytes[32..48]);
-    Ok(Some((ClusterId(cluster), DiskId(disk))))
 }
 
 fn make_identity(
@@ -303,15 +318,9 @@ fn make_identity(
     entropy: &Entropy,
 ) -> Result<DiskId, LocalWalError> {
     let disk = DiskId::from_random(entropy.next_u128());
-    let mut bytes = [0; IDENTITY_BYTES];
-    bytes[..8].copy_from_slice(&IDENTITY_MAGIC);
-    bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
-    bytes[16..32].copy_from_slice(&cluster.0);
-    bytes[32..48].copy_from_slice(&disk.0);
-    let crc = crc32_iscsi(&bytes[16..]);
-    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-    let new = dir.join(IDENTITY_NEW);
-    let path = dir.join(IDENTITY);
+    let bytes = encode_identity(cluster, disk);
+    let new = dir.join(LOCAL_WAL_IDENTITY_NEW);
+    let path = dir.join(LOCAL_WAL_IDENTITY);
     File::create(&new)
         .and_then(|mut file| {
             file.write_all(&bytes)?;
@@ -326,17 +335,17 @@ fn make_identity(
 /// Removes what Firn put there, and nothing else. The identity goes last, so that a wipe that is
 /// interrupted is taken up again.
 fn wipe(dir: &Path) -> Result<(), LocalWalError> {
-    for folder in [dir.to_owned(), dir.join(QUARANTINE)] {
+    for folder in [dir.to_owned(), dir.join(LOCAL_WAL_QUARANTINE)] {
         if !folder.is_dir() {
             continue;
         }
         for number in segment_numbers(&folder)? {
-            let path = folder.join(format!("{number:016x}{SEGMENT_SUFFIX}"));
+            let path = folder.join(local_segment(number));
             fs::remove_file(&path).map_err(LocalWalError::io("remove", &path))?;
         }
     }
     sync_directory(dir)?;
-    let path = dir.join(IDENTITY);
+    let path = dir.join(LOCAL_WAL_IDENTITY);
     fs::remove_file(&path).map_err(LocalWalError::io("remove", &path))
 }
 
@@ -344,12 +353,7 @@ fn segment_numbers(dir: &Path) -> Result<Vec<u64>, LocalWalError> {
     let mut numbers = Vec::new();
     for item in fs::read_dir(dir).map_err(LocalWalError::io("list", dir))? {
         let name = item.map_err(LocalWalError::io("list", dir))?.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(SEGMENT_SUFFIX))
-            .filter(|digits| digits.len() == 16)
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        numbers.extend(number);
+        numbers.extend(name.to_str().and_then(parse_local_segment));
     }
     numbers.sort_unstable();
     Ok(numbers)

@@ -1,4 +1,4 @@
-//! The bytes of a local WAL segment: its header and its entries. Pure.
+//! The bytes of a local WAL: its identity, the header of a segment, and entries. Pure.
 //!
 //! All integers are little-endian. An entry is a header of [`ENTRY_HEADER`] bytes, the batch, and
 //! zeros up to the next multiple of [`ALIGN`]. Entry and segment headers have a CRC-32C of their
@@ -33,9 +33,33 @@ pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"FIRNWSEG";
 pub(crate) const ENTRY_MAGIC: [u8; 4] = *b"FWEn";
 const VERSION: u32 = 1;
 /// Bytes of the segment header under its CRC, counted from 16.
-const SEGMENT_CHECKED: std::ops::Range<usize> = 16..80;
+pub(crate) const SEGMENT_CHECKED: std::ops::Range<usize> = 16..80;
 /// Stands for "no segment" in [`SegmentHeader::previous`].
 const NO_SEGMENT: u64 = u64::MAX;
+
+const IDENTITY_MAGIC: [u8; 8] = *b"FIRNWALD";
+const IDENTITY_BYTES: usize = 48;
+
+/// The identity of a directory, as it stands in its file.
+pub(crate) fn encode_identity(cluster: ClusterId, disk: DiskId) -> [u8; IDENTITY_BYTES] {
+    let mut bytes = [0; IDENTITY_BYTES];
+    bytes[..8].copy_from_slice(&IDENTITY_MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[16..32].copy_from_slice(&cluster.0);
+    bytes[32..48].copy_from_slice(&disk.0);
+    let crc = crc32_iscsi(&bytes[16..]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Reads an identity; `None` unless every byte is as it was written.
+pub(crate) fn decode_identity(bytes: &[u8]) -> Option<(ClusterId, DiskId)> {
+    let whole = bytes.len() == IDENTITY_BYTES
+        && bytes[..8] == IDENTITY_MAGIC
+        && u32_at(bytes, 8) == VERSION
+        && u32_at(bytes, 12) == crc32_iscsi(&bytes[16..]);
+    whole.then(|| (ClusterId(array_at(bytes, 16)), DiskId(array_at(bytes, 32))))
+}
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

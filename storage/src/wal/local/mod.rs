@@ -9,7 +9,7 @@
 
 mod directory;
 mod error;
-mod format;
+pub(crate) mod format;
 mod log;
 mod missing;
 mod recovery;
@@ -23,11 +23,10 @@ use firn_proto::limits;
 
 pub use directory::ForeignDirectory;
 pub use error::LocalWalError;
-pub use missing::{Missing, MissingEpoch};
+pub use missing::{EpochEnd, LostRange, Missing, MissingEpoch};
 pub use recovery::{DamagedSegment, LocalRow, Recovered};
 pub use thread::LocalAck;
 
-pub(crate) use format::SEGMENT_MAGIC;
 pub(crate) use recovery::SegmentView;
 pub(crate) use thread::{LocalEvents, LocalQueue};
 

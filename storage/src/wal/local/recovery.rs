@@ -1,4 +1,5 @@
-//! What a local WAL directory holds at start. Reads, never writes, until it is told to forget.
+//! What a local WAL directory holds at start. Reads, never writes, until it is told to forget; and
+//! what is neither in the bucket nor can get there any more is not forgotten but kept aside.
 //!
 //! A torn tail is where the last write was cut off by a crash: nothing of it was acknowledged, it
 //! is left out. A bad entry below a place that a later entry knows to have been fsynced is
@@ -8,10 +9,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use crc_fast::crc32_iscsi;
 use firn_proto::ids::{DiskId, StreamId};
+use firn_proto::limits::LOCAL_QUARANTINE_SEGMENTS_MAX;
 
 use super::directory::Directory;
 use super::error::LocalWalError;
@@ -69,12 +72,18 @@ pub struct Recovered {
     rows: Vec<LocalRow>,
     damaged: Vec<DamagedSegment>,
     segments: Vec<u64>,
+    next_number: u64,
 }
 
 impl Recovered {
     /// Reads every segment of the directory. One segment is in memory at a time.
     pub(crate) fn scan(directory: Directory) -> Result<Self, LocalWalError> {
         let segments = directory.segments()?;
+        let taken = segments
+            .iter()
+            .chain(&directory.quarantined()?)
+            .max()
+            .copied();
         let salt = salt_of(directory.disk());
         let mut scans = Vec::with_capacity(segments.len());
         for number in &segments {
@@ -88,6 +97,7 @@ impl Recovered {
             rows: Vec::new(),
             damaged: Vec::new(),
             segments,
+            next_number: taken.map_or(1, |last| last + 1),
         };
         for scan in scans {
             recovered.add(scan);
@@ -133,18 +143,28 @@ impl Recovered {
         })
     }
 
+    /// Where [`Recovered::forget`] puts what it does not remove.
+    pub fn quarantine(&self) -> PathBuf {
+        self.directory.quarantine_path()
+    }
+
     /// Removes what was recovered, once every entry of it that was missing is durable in the
-    /// bucket or reported as lost. Damaged segments go to quarantine. Blocks on the disk.
+    /// bucket. Segments that hold an entry of `lost`, and damaged ones, go to quarantine. Blocks on
+    /// the disk.
     ///
     /// # Errors
     ///
     /// When a file cannot be removed or moved; what is left is found again at the next start.
-    pub fn forget(self) -> Result<(), LocalWalError> {
+    pub fn forget(self, lost: &[LocalRow]) -> Result<(), LocalWalError> {
         for number in &self.segments {
-            let damaged = self.damaged.iter().any(|damage| damage.segment == *number);
-            let gone = if damaged {
-                self.directory.quarantine(*number).map(|path| {
-                    tracing::warn!(path = %path.display(), "damaged local wal segment moved to quarantine");
+            let keep = self.damaged.iter().any(|damage| damage.segment == *number)
+                || lost.iter().any(|row| row.segment == *number);
+            let gone = if keep {
+                let moved = self
+                    .directory
+                    .quarantine(*number, LOCAL_QUARANTINE_SEGMENTS_MAX);
+                moved.map(|path| {
+                    tracing::warn!(path = %path.display(), "local wal segment moved to quarantine");
                 })
             } else {
                 self.directory.remove(*number)
@@ -159,7 +179,7 @@ impl Recovered {
     }
 
     pub(crate) fn next_number(&self) -> u64 {
-        self.segments.last().map_or(1, |last| last + 1)
+        self.next_number
     }
 
     pub(crate) fn next_sequence(&self) -> u64 {

@@ -2,11 +2,13 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
+use firn_proto::limits::LOCAL_QUARANTINE_SEGMENTS_MAX;
 use tempfile::TempDir;
 
 use super::format::{ENTRY_HEADER, SEGMENT_HEADER, entry_bytes};
 use super::log::Numbered;
 use super::*;
+use crate::layout::local_segment;
 use crate::wal::WalEntry;
 use crate::wal::testing::entry;
 
@@ -286,12 +288,54 @@ fn what_is_forgotten_is_gone_and_damage_is_kept_in_quarantine() {
     write(dir.path(), &[vec![entry(1, 0, 0, 10)]]);
     let (local, recovered) = open(dir.path());
     assert_eq!(recovered.rows().len(), 6);
-    recovered.forget().unwrap();
+    recovered.forget(&[]).unwrap();
     drop(local);
     assert!(dir.path().join("quarantine/0000000000000001.wal").exists());
     let (_, recovered) = open(dir.path());
     assert_eq!(recovered.rows(), []);
     assert_eq!(recovered.damaged(), []);
+}
+
+#[test]
+fn what_is_lost_is_kept_in_quarantine_under_a_number_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    for base in 0..2 {
+        write(dir.path(), &[vec![entry(0, base, base, 10)]]);
+        let (local, recovered) = open(dir.path());
+        let lost = recovered.rows().to_vec();
+        assert_eq!(bases(&recovered), [base]);
+        recovered.forget(&lost).unwrap();
+        drop(local);
+    }
+    for (number, base) in [(1, 0), (2, 1)] {
+        let path = dir
+            .path()
+            .join(format!("quarantine/{}", local_segment(number)));
+        let view = SegmentView::of(&fs::read(path).unwrap()).unwrap();
+        assert_eq!(view.rows[0].entry.base_offset, base);
+    }
+    let (_, recovered) = open(dir.path());
+    assert_eq!(recovered.rows(), [], "a quarantine is not read again");
+}
+
+#[test]
+fn a_full_quarantine_lets_its_oldest_segment_go() {
+    let dir = TempDir::new().unwrap();
+    let lives = LOCAL_QUARANTINE_SEGMENTS_MAX + 2;
+    for _ in 0..lives {
+        write(dir.path(), &[vec![entry(0, 0, 0, 10)]]);
+        let (local, recovered) = open(dir.path());
+        let lost = recovered.rows().to_vec();
+        recovered.forget(&lost).unwrap();
+        drop(local);
+    }
+    let mut kept: Vec<_> = fs::read_dir(dir.path().join("quarantine"))
+        .unwrap()
+        .map(|item| item.unwrap().file_name().into_string().unwrap())
+        .collect();
+    kept.sort();
+    assert_eq!(kept.len(), LOCAL_QUARANTINE_SEGMENTS_MAX);
+    assert_eq!(kept.last(), Some(&local_segment(lives as u64)));
 }
 
 #[test]

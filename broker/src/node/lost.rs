@@ -1,0 +1,148 @@
+//! What a start says about records that acks=1 had acknowledged and that it cannot bring back: they
+//! were on a local disk alone, as acks=1 allows, and are reported, never passed over.
+//!
+//! May not touch: which they are (`firn_storage::wal::local`), and anything that is still there.
+
+use std::fmt;
+use std::path::Path;
+
+use firn_proto::cluster::StreamToSeal;
+use firn_proto::ids::DiskId;
+use firn_storage::wal::local::{LocalRow, LostRange};
+
+use crate::metrics::Metrics;
+
+/// Counts and names what of the local WAL is lost, in one line.
+pub(super) fn report_lost(rows: &[LocalRow], quarantine: &Path, metrics: &Metrics) {
+    if rows.is_empty() {
+        return;
+    }
+    let ranges = LostRange::of(rows);
+    let records = ranges.iter().map(LostRange::records).sum();
+    metrics.local_records_lost.inc_by(records);
+    tracing::error!(
+        records,
+        offsets = %Ranges(&ranges),
+        kept_in = %quarantine.display(),
+        "records acknowledged with acks=1 are lost: the bucket never had them, and their partitions \
+         have gone on without them; the segments that hold them are kept, firn inspect prints them"
+    );
+}
+
+/// Says which of the processes that ended without stopping in order wrote to a disk that this
+/// start does not have, in one line.
+pub(super) fn report_absent_disks(ended: &[StreamToSeal], disk: Option<DiskId>) {
+    let absent = AbsentDisks::of(ended, disk);
+    if absent.0.is_empty() {
+        return;
+    }
+    tracing::error!(
+        absent = %absent,
+        this_start = %disk.map_or_else(|| "none".to_owned(), |disk| disk.to_string()),
+        "the last process did not stop in order, and its local wal is not the one of this start \
+         (wal = another directory, another disk, or none): what it had acknowledged with acks=1 and \
+         not yet put into the bucket is lost, as its partitions go on without it; to have that \
+         counted by topic and offset, start with its directory again"
+    );
+}
+
+/// Ranges of offsets, as many as a line of a log can take.
+struct Ranges<'a>(&'a [LostRange]);
+
+impl fmt::Display for Ranges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, range) in self.0.iter().take(RANGES_SHOWN_MAX).enumerate() {
+            let LostRange {
+                tp, first, last, ..
+            } = range;
+            let separator = if at == 0 { "" } else { ", " };
+            write!(f, "{separator}{tp} {first}..={last}")?;
+        }
+        match self.0.len().checked_sub(RANGES_SHOWN_MAX) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, ", and {more} more"),
+        }
+    }
+}
+
+/// Streams of crashed processes, with the disks that may hold more of them than the bucket.
+struct AbsentDisks<'a>(Vec<(&'a StreamToSeal, DiskId)>);
+
+impl<'a> AbsentDisks<'a> {
+    fn of(ended: &'a [StreamToSeal], disk: Option<DiskId>) -> Self {
+        let with_disk = ended.iter().filter_map(|ended| Some((ended, ended.disk?)));
+        Self(with_disk.filter(|(_, of)| Some(*of) != disk).collect())
+    }
+}
+
+impl fmt::Display for AbsentDisks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (ended, disk)) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            let StreamToSeal { stream, broker, .. } = ended;
+            write!(
+                f,
+                "{separator}disk {disk} of broker {broker} (stream {stream})"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Ranges that one line names; the others are counted.
+const RANGES_SHOWN_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firn_proto::ids::{
+        BrokerId, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId, TopicPartition,
+    };
+
+    fn range(first: i64) -> LostRange {
+        let tp = TopicPartition {
+            topic: TopicId([0; 16]),
+            partition: PartitionIndex(3),
+        };
+        LostRange {
+            tp,
+            epoch: LeaderEpoch(0),
+            first,
+            last: first + 1,
+        }
+    }
+
+    #[test]
+    fn a_line_names_lost_offsets_and_stays_short() {
+        let two = [range(5), range(9)];
+        let tp = two[0].tp;
+        assert_eq!(Ranges(&two).to_string(), format!("{tp} 5..=6, {tp} 9..=10"));
+        let many: Vec<_> = (0..RANGES_SHOWN_MAX as i64 + 7)
+            .map(|at| range(3 * at))
+            .collect();
+        let line = Ranges(&many).to_string();
+        assert!(line.ends_with(", and 7 more"), "{line}");
+        assert_eq!(line.matches("..=").count(), RANGES_SHOWN_MAX);
+    }
+
+    #[test]
+    fn a_disk_is_absent_unless_this_start_shows_it() {
+        let ended = |stream, disk: Option<u8>| StreamToSeal {
+            stream: StreamId(stream),
+            broker: BrokerId(1),
+            floor: Slot(0),
+            durable_end: Slot(0),
+            disk: disk.map(|byte| DiskId([byte; 16])),
+        };
+        let seals = [ended(4, Some(7)), ended(5, None), ended(6, Some(8))];
+        for (disk, absent) in [(None, 2), (Some(7), 1), (Some(9), 2)] {
+            let disk = disk.map(|byte| DiskId([byte; 16]));
+            assert_eq!(AbsentDisks::of(&seals, disk).0.len(), absent, "{disk:?}");
+        }
+        let shown = AbsentDisks::of(&seals, Some(DiskId([7; 16]))).to_string();
+        assert!(
+            shown.contains("stream 6") && !shown.contains("stream 4"),
+            "{shown}"
+        );
+    }
+}
