@@ -1,6 +1,7 @@
 //! What a node does about its state while it runs: checkpoints when they are due, progress to the
 //! coordinator, and a word when the bucket takes nothing more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +33,50 @@ pub(super) struct Keeper {
     health: Arc<Health>,
     producer_expiry_ms: i64,
     /// Rows that are durable and not reported.
-    rows: Vec<RowReport>,
+    rows: UnreportedRows,
     /// What was reported last.
     reported: Slot,
     /// When the durable prefix moved last, or there was nothing to move.
     moved: (Slot, Mono),
     is_hampered: bool,
+}
+
+/// The last durable row of each partition whose place the coordinator has not been told. A journal
+/// that takes nothing for hours leaves one entry per partition here, not one per checkpoint.
+#[derive(Debug, Default)]
+struct UnreportedRows(BTreeMap<TopicPartition, Slot>);
+
+impl UnreportedRows {
+    fn add(&mut self, row: RowReport) {
+        let rows = row.partitions.into_iter().map(|tp| (tp, row.slot));
+        self.0.extend(rows);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn reports(&self) -> Vec<RowReport> {
+        let mut by_slot: BTreeMap<Slot, Vec<TopicPartition>> = BTreeMap::new();
+        for (tp, slot) in &self.0 {
+            by_slot.entry(*slot).or_default().push(*tp);
+        }
+        let reports = by_slot.into_iter();
+        reports
+            .map(|(slot, partitions)| RowReport { slot, partitions })
+            .collect()
+    }
+
+    /// Forgets what was told, unless a newer row has come meanwhile.
+    fn remove(&mut self, told: &[RowReport]) {
+        for RowReport { slot, partitions } in told {
+            for tp in partitions {
+                if self.0.get(tp) == Some(slot) {
+                    self.0.remove(tp);
+                }
+            }
+        }
+    }
 }
 
 type Checkpoint = BoxFuture<'static, (Vec<TopicPartition>, Result<DurableCheckpoint, WalError>)>;
@@ -48,6 +87,8 @@ impl Keeper {
     pub(super) fn new(parts: &Parts, starting: &Starting, rows: Vec<RowReport>) -> Self {
         let clock = Arc::clone(&starting.world.clock);
         let moved = (Slot(0), clock.mono());
+        let mut unreported = UnreportedRows::default();
+        rows.into_iter().for_each(|row| unreported.add(row));
         Self {
             partitions: Arc::clone(&parts.partitions),
             wal: parts.wal.clone(),
@@ -58,7 +99,7 @@ impl Keeper {
             health: Arc::clone(&starting.shown.health),
             producer_expiry_ms: i64::try_from(starting.config.producer_id_expiration.as_millis())
                 .unwrap_or(i64::MAX),
-            rows,
+            rows: unreported,
             reported: Slot(0),
             moved,
             is_hampered: false,
@@ -69,7 +110,7 @@ impl Keeper {
     /// noticed while a checkpoint or a report hangs in it.
     pub(super) async fn run(mut self) {
         let mut checkpoint: Option<Checkpoint> = None;
-        let mut report: Option<(Slot, usize, Report)> = None;
+        let mut report: Option<(ProgressReport, Report)> = None;
         let mut tick = interval(REPORT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0u64;
@@ -82,9 +123,9 @@ impl Keeper {
                     checkpoint = None;
                     self.on_checkpoint(partitions, durable);
                 }
-                reply = poll(report.as_mut().map(|(_, _, reply)| reply)) => {
-                    if let Some((durable_end, rows, _)) = report.take() {
-                        self.on_reported(durable_end, rows, reply);
+                reply = poll(report.as_mut().map(|(_, reply)| reply)) => {
+                    if let Some((told, _)) = report.take() {
+                        self.on_reported(&told, reply);
                     }
                 }
                 _ = tick.tick() => {
@@ -118,7 +159,7 @@ impl Keeper {
         match durable {
             Ok(checkpoint) => {
                 self.partitions.on_pages_stored(&checkpoint.pages);
-                self.rows.push(RowReport {
+                self.rows.add(RowReport {
                     slot: checkpoint.at.slot,
                     partitions,
                 });
@@ -127,8 +168,8 @@ impl Keeper {
         }
     }
 
-    /// Tells the coordinator what is new: the durable end and the first so many rows.
-    fn report(&self) -> Option<(Slot, usize, Report)> {
+    /// Tells the coordinator what is new: the durable end and the last rows.
+    fn report(&self) -> Option<(ProgressReport, Report)> {
         let durable_end = self.wal.status().durable_end;
         if durable_end == self.reported && self.rows.is_empty() {
             return None;
@@ -137,24 +178,20 @@ impl Keeper {
             incarnation: self.incarnation,
             stream: self.stream,
             durable_end,
-            rows: self.rows.clone(),
+            rows: self.rows.reports(),
         };
         let coordinator = self.coordinator.clone();
-        let reply = async move { coordinator.call(Request::ReportProgress(report)).await };
-        Some((durable_end, self.rows.len(), reply.boxed()))
+        let request = Request::ReportProgress(report.clone());
+        let reply = async move { coordinator.call(request).await };
+        Some((report, reply.boxed()))
     }
 
     /// What the coordinator did not take is told again.
-    fn on_reported(
-        &mut self,
-        durable_end: Slot,
-        rows: usize,
-        reply: Result<Reply, CoordinatorError>,
-    ) {
+    fn on_reported(&mut self, told: &ProgressReport, reply: Result<Reply, CoordinatorError>) {
         match reply {
             Ok(Reply::Stream(Ok(()))) => {
-                self.reported = durable_end;
-                self.rows.drain(..rows);
+                self.reported = told.durable_end;
+                self.rows.remove(&told.rows);
             }
             Ok(other) => tracing::error!(
                 ?other,
@@ -236,3 +273,46 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const EXPIRY_TICKS: u64 = 600;
 /// In flight for this long without any becoming durable is worth saying.
 const STANDS_STILL: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firn_proto::ids::{PartitionIndex, TopicId};
+
+    fn tp(partition: i32) -> TopicPartition {
+        TopicPartition {
+            topic: TopicId::ZERO,
+            partition: PartitionIndex(partition),
+        }
+    }
+
+    fn row(slot: u64, partitions: &[i32]) -> RowReport {
+        RowReport {
+            slot: Slot(slot),
+            partitions: partitions.iter().map(|partition| tp(*partition)).collect(),
+        }
+    }
+
+    #[test]
+    fn while_nobody_hears_of_rows_only_the_last_of_each_partition_is_kept() {
+        let mut rows = UnreportedRows::default();
+        for slot in 0..10_000 {
+            rows.add(row(slot, &[0, 1]));
+        }
+        rows.add(row(10_000, &[1]));
+        assert_eq!(rows.0.len(), 2);
+        assert_eq!(rows.reports(), [row(9_999, &[0]), row(10_000, &[1])]);
+    }
+
+    #[test]
+    fn a_row_that_came_while_older_ones_were_told_is_told_next() {
+        let mut rows = UnreportedRows::default();
+        rows.add(row(4, &[0, 1]));
+        let told = rows.reports();
+        rows.add(row(5, &[1]));
+        rows.remove(&told);
+        assert_eq!(rows.reports(), [row(5, &[1])]);
+        rows.remove(&[row(5, &[1])]);
+        assert!(rows.is_empty());
+    }
+}

@@ -30,9 +30,16 @@ pub(super) struct Driver {
     handle: StreamHandle,
     events: StreamEvents,
     env: StreamEnv,
-    in_flight: VecDeque<InFlight>,
+    submitted: Submitted,
     next_slot: Slot,
     checkpoint: Checkpointing,
+}
+
+/// The slots that are submitted and not durable, oldest first.
+struct Submitted {
+    shared: Arc<Shared>,
+    in_flight: VecDeque<InFlight>,
+    low_water: LowWater,
 }
 
 /// The one checkpoint that is on its way into a slot.
@@ -66,22 +73,27 @@ impl Driver {
         handle: StreamHandle,
         events: StreamEvents,
         env: StreamEnv,
+        first_sequence: u64,
     ) -> Self {
+        let submitted = Submitted {
+            shared: Arc::clone(&shared),
+            in_flight: VecDeque::new(),
+            low_water: LowWater::new(first_sequence),
+        };
         Self {
             shared,
             bucket,
             handle,
             events,
             env,
-            in_flight: VecDeque::new(),
+            submitted,
             next_slot: Slot(0),
             checkpoint: Checkpointing::None,
         }
     }
 
-    pub(super) async fn run(mut self, first_sequence: u64, local: Option<JoinHandle<()>>) {
+    pub(super) async fn run(mut self, local: Option<JoinHandle<()>>) {
         let _guard = EndGuard(Arc::clone(&self.shared));
-        let mut low_water = LowWater::new(first_sequence);
         let shared = Arc::clone(&self.shared);
         let outcome = loop {
             if let Err(error) = self.put_slots().await {
@@ -95,7 +107,7 @@ impl Driver {
                 biased;
                 event = self.events.recv() => match event {
                     Some(StreamEvent::Durable { slot, size, took }) => {
-                        self.on_durable(slot, size, took, &mut low_water);
+                        self.submitted.on_durable(slot, size, took);
                     }
                     Some(StreamEvent::Fenced { at, .. }) => break Err(WalError::Fenced { at }),
                     None => break Err(WalError::Closed),
@@ -172,7 +184,7 @@ impl Driver {
             })?;
         assert_eq!(slot, self.next_slot, "I1: slots are taken in order");
         self.next_slot = slot.next();
-        self.in_flight.push_back(InFlight {
+        self.submitted.in_flight.push_back(InFlight {
             slot,
             runs: index.runs,
             producers: index.producers,
@@ -181,48 +193,6 @@ impl Driver {
             checkpoint: done,
         });
         Ok(())
-    }
-
-    fn on_durable(&mut self, slot: Slot, size: u64, took: Duration, low_water: &mut LowWater) {
-        let Some(first) = self.in_flight.pop_front() else {
-            return;
-        };
-        assert_eq!(first.slot, slot, "I2: slots become durable in order");
-        let at = SlotPosition {
-            stream: self.shared.name.stream,
-            slot,
-        };
-        self.shared.put.record(took);
-        // before the sink is told: the state rows it may take now are after this slot
-        self.shared.progress.send_modify(|progress| {
-            progress.durable_end = slot.next();
-            progress.durable_bytes += size;
-        });
-        self.shared.sink.on_durable(DurableSlot {
-            at,
-            size,
-            took,
-            runs: first.runs,
-            producers: first.producers,
-            entries: first.entries,
-        });
-        for held in &first.held {
-            low_water.mark(held.sequence);
-        }
-        let low = low_water.low();
-        if let Some(local) = &self.shared.local {
-            local.release(low);
-        }
-        // lets producers in again
-        drop(first.held);
-        self.shared.lock().buffer.on_slot_done();
-        self.shared
-            .progress
-            .send_modify(|progress| progress.low = low);
-        if let Some((object, done)) = first.checkpoint {
-            // a caller that has gone does not need the answer
-            let _ = done.send(CheckpointAt { slot: at, object });
-        }
     }
 
     fn begin_checkpoint(&self, pending: PendingCheckpoint) -> Checkpointing {
@@ -265,29 +235,47 @@ impl Driver {
         state.closing
             && state.buffer.is_empty()
             && state.checkpoints.is_empty()
-            && self.in_flight.is_empty()
+            && self.submitted.in_flight.is_empty()
             && matches!(self.checkpoint, Checkpointing::None)
     }
 
     async fn finish(self, outcome: Result<(), WalError>, local: Option<JoinHandle<()>>) {
-        let closed = self.handle.close().await;
+        let Self {
+            shared,
+            handle,
+            mut events,
+            mut submitted,
+            checkpoint,
+            ..
+        } = self;
+        if let Err(error) = &outcome {
+            // first of all: the stream may take as long as the bucket does to end
+            shared.refuse(error);
+        }
+        let closed = handle.close().await;
+        // what had become durable before the end is durable, and whoever waits for it is told
+        while let Some(event) = events.recv().await {
+            if let StreamEvent::Durable { slot, size, took } = event {
+                submitted.on_durable(slot, size, took);
+            }
+        }
         let outcome = match (outcome, closed) {
             (Ok(()), Err(StreamError::Fenced { at, .. })) => Err(WalError::Fenced { at }),
             (outcome, _) => outcome,
         };
         if let Err(error) = &outcome {
-            self.shared.refuse(error);
-            self.shared.lock().buffer.clear();
-            self.shared.lock().checkpoints.clear();
+            shared.refuse(error);
+            shared.lock().buffer.clear();
+            shared.lock().checkpoints.clear();
         }
-        drop(self.in_flight);
-        drop(self.checkpoint);
+        drop(submitted);
+        drop(checkpoint);
         match &outcome {
-            Err(WalError::Fenced { at }) => self.shared.sink.on_fenced(*at),
-            Err(error) => tracing::error!(%error, stream = %self.shared.name, "the wal ended"),
+            Err(WalError::Fenced { at }) => shared.sink.on_fenced(*at),
+            Err(error) => tracing::error!(%error, stream = %shared.name, "the wal ended"),
             Ok(()) => {}
         }
-        if let Some(queue) = &self.shared.local {
+        if let Some(queue) = &shared.local {
             if outcome.is_ok() {
                 // all of it is durable: the directory is left empty
                 queue.release(u64::MAX);
@@ -298,9 +286,53 @@ impl Driver {
             // it writes what it has and ends
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
-        self.shared
+        shared
             .progress
             .send_modify(|progress| progress.finished = true);
+    }
+}
+
+impl Submitted {
+    fn on_durable(&mut self, slot: Slot, size: u64, took: Duration) {
+        let Some(first) = self.in_flight.pop_front() else {
+            return;
+        };
+        assert_eq!(first.slot, slot, "I2: slots become durable in order");
+        let at = SlotPosition {
+            stream: self.shared.name.stream,
+            slot,
+        };
+        self.shared.put.record(took);
+        // before the sink is told: the state rows it may take now are after this slot
+        self.shared.progress.send_modify(|progress| {
+            progress.durable_end = slot.next();
+            progress.durable_bytes += size;
+        });
+        self.shared.sink.on_durable(DurableSlot {
+            at,
+            size,
+            took,
+            runs: first.runs,
+            producers: first.producers,
+            entries: first.entries,
+        });
+        for held in &first.held {
+            self.low_water.mark(held.sequence);
+        }
+        let low = self.low_water.low();
+        if let Some(local) = &self.shared.local {
+            local.release(low);
+        }
+        // lets producers in again
+        drop(first.held);
+        self.shared.lock().buffer.on_slot_done();
+        self.shared
+            .progress
+            .send_modify(|progress| progress.low = low);
+        if let Some((object, done)) = first.checkpoint {
+            // a caller that has gone does not need the answer
+            let _ = done.send(CheckpointAt { slot: at, object });
+        }
     }
 }
 
@@ -311,6 +343,10 @@ impl Drop for EndGuard {
     fn drop(&mut self) {
         if !self.0.progress.borrow().finished {
             self.0.refuse(&WalError::TaskFailed);
+            if let Some(queue) = &self.0.local {
+                // its thread holds the lock of the directory
+                queue.close();
+            }
             self.0
                 .progress
                 .send_modify(|progress| progress.finished = true);

@@ -227,8 +227,15 @@ impl Wal {
             prev_nonce: Nonce::NONE,
         };
         let (handle, events) = StreamHandle::start(bucket.clone(), stream, env.clone());
-        let driver = Driver::new(Arc::clone(&shared), bucket, handle, events, env);
-        tokio::spawn(driver.run(first_sequence, thread));
+        let driver = Driver::new(
+            Arc::clone(&shared),
+            bucket,
+            handle,
+            events,
+            env,
+            first_sequence,
+        );
+        tokio::spawn(driver.run(thread));
         Ok(Self { shared })
     }
 

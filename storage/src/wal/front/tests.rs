@@ -8,9 +8,11 @@ use futures::FutureExt;
 use tempfile::TempDir;
 
 use super::*;
+use crate::bucket::CreateOutcome;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
+use crate::stream::slot::seal_object;
 use crate::stream::{CheckpointRef, SealSpec, WalIndex, read_index, read_object};
-use crate::wal::local::{LocalWalOptions, Recovered};
+use crate::wal::local::{EpochEnd, LocalWalOptions, Missing, Recovered};
 use crate::wal::testing::{entry, tp};
 use crate::wal::{Acks, DurableSlot};
 
@@ -324,6 +326,53 @@ async fn a_fenced_wal_tells_no_more_and_turns_everybody_away() {
     assert_eq!(world.wal.status().permit_bytes, 0);
 }
 
+/// The fence is known as soon as one put has met the seal, and slots below it may still be on their
+/// way then. Nothing new is taken from that moment on, and those slots are durable like any other.
+#[tokio::test(start_paused = true)]
+async fn what_lies_below_a_fence_is_told_though_it_becomes_durable_after_it() {
+    let world = world(WalSpec {
+        policy: FlushPolicy {
+            slots_in_flight: 8,
+            ..spec().policy
+        },
+        ..spec()
+    });
+    let name = StreamName::wal(CLUSTER, STREAM);
+    let seal = seal_object(&name, Slot(2), Nonce([9; 16]));
+    let key = name.key(Slot(2));
+    let put = world.bucket.create_once(name.purpose(), &key, vec![seal]);
+    assert!(matches!(put.await, CreateOutcome::Created));
+    // slot 0 is written, which its writer learns only when it has waited long enough
+    world.store.inject(Rule::new(On::Put, Fault::HangAfter));
+    let mut base = 0;
+    let refused = loop {
+        let permit = match world.wal.reserve(100_000, FairKey(0)).await {
+            Ok(permit) => permit,
+            Err(error) => break error,
+        };
+        if let Err(error) = world.wal.push(entry(0, base, base, 100_000), permit) {
+            break error;
+        }
+        base += 1;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(matches!(refused, WalError::Fenced { at: Slot(2) }));
+    assert_eq!(
+        world.sink.durable(),
+        [],
+        "refused before the stream has ended"
+    );
+    assert!(matches!(
+        world.wal.close().await,
+        Err(WalError::Fenced { at: Slot(2) })
+    ));
+    assert_eq!(world.sink.durable(), [(0, 0, 0), (1, 0, 1)]);
+    assert_eq!(world.wal.status().durable_end, Slot(2));
+    assert_eq!(world.sink.with(|told| told.fenced), Some(Slot(2)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_closed_wal_takes_nothing() {
     let world = world(spec());
@@ -467,8 +516,8 @@ async fn what_the_bucket_lacks_is_found_in_the_local_wal_of_a_killed_broker() {
         std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
     }
     let (_, recovered) = local(copy.path());
-    let missing = crate::wal::local::Missing::of(recovered.rows(), |stream, _, _| {
-        (stream == STREAM).then_some(5)
+    let missing = Missing::of(recovered.rows(), |stream, _, _| {
+        (stream == STREAM).then_some(EpochEnd::Folded(5))
     });
     assert_eq!(missing.put_again[0].end, 9);
     let first = recovered.read(&missing.put_again[0].entries[0]).unwrap();
