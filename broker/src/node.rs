@@ -6,6 +6,7 @@
 //! - `bucket.rs`: the bucket at start
 //! - `parts.rs`: coordinator, local WAL, WAL, reader, each built from those before it
 //! - `recovery.rs`: what earlier processes of this broker left
+//! - `lost.rs`: what of that cannot be brought back
 //! - `ownership.rs`: partitions that come and go
 //! - `keeper.rs`: checkpoints, progress, and noticing that the bucket stands still
 //! - `sink.rs`: where the WAL tells what is durable
@@ -15,6 +16,7 @@ mod bucket;
 mod doors;
 mod figures;
 mod keeper;
+mod lost;
 mod ownership;
 mod parts;
 mod recovery;
@@ -256,7 +258,9 @@ impl Starting {
             .await?
             .unzip();
         let disk = recovered.as_ref().map(|recovered| recovered.disk());
-        let registered = parts::register(config, doors, disk, &coordinator).await?;
+        let register = parts::register(config, doors, disk, &coordinator);
+        let registered =
+            bucket::while_it_answers(&config.bucket, &bucket, &world.clock, register).await?;
 
         let tail = Arc::new(TailCache::new(config.cache.tail_bytes));
         let reader = parts::open_reader(config, &bucket, cluster, &tail).await?;
@@ -282,8 +286,11 @@ impl Starting {
             env: &env,
             wal: &wal,
             sink: &sink,
+            metrics: &shown.metrics,
         };
-        let taken_up = recovery.run(recovered).await?;
+        let take_up = recovery.run(recovered);
+        let taken_up =
+            bucket::while_it_answers(&config.bucket, &bucket, &world.clock, take_up).await?;
         for row in taken_up.rows {
             partitions.open(row);
         }
@@ -307,6 +314,7 @@ impl Starting {
     ) -> Result<(Coordinator, CoordinatorTask), FirnError> {
         let prove = bucket::prove(&self.config.bucket, bucket, &env.clock, &env.entropy);
         let lead = parts::lead(&self.config, bucket, env);
+        let lead = bucket::while_it_answers(&self.config.bucket, bucket, &env.clock, lead);
         if bucket.kind() == BucketKind::S3 {
             prove.await?;
             return lead.await;
@@ -324,6 +332,7 @@ impl Starting {
             coordinator: parts.coordinator.clone(),
             incarnation: parts.registered.incarnation,
             seen: BTreeMap::new(),
+            unconfirmed: Vec::new(),
         };
         let now = Arc::clone(&image.borrow());
         follower.follow(&now).await;

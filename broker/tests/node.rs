@@ -8,9 +8,12 @@ use std::sync::Arc;
 use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::error::FirnError;
 use firn_broker::node::{Node, World};
+use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
 use firn_proto::kafka::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 use firn_proto::kafka::{Reader, Request, Response, read_response_header};
+use firn_storage::bucket::Bucket;
+use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -162,7 +165,7 @@ async fn a_taken_port_is_named_before_the_bucket_is_touched() {
 #[tokio::test]
 async fn a_node_starts_in_the_world_it_is_given() {
     let world = || World::of_machine();
-    let bucket = firn_storage::bucket::Bucket::memory(world().clock, world().entropy);
+    let bucket = Bucket::memory(world().clock, world().entropy);
     let config = config(&[("bucket", "memory://")]);
     for epoch in 0..2 {
         let world = World {
@@ -176,5 +179,48 @@ async fn a_node_starts_in_the_world_it_is_given() {
         let metadata = metadata(node.listeners()[0].bound, "kept").await;
         assert_eq!(metadata.topics[0].partitions.len(), 1);
         node.stop().await.unwrap();
+    }
+}
+
+/// Tokio's paused time.
+struct PausedClock(tokio::time::Instant);
+
+impl Clock for PausedClock {
+    fn wall_ms(&self) -> i64 {
+        1_700_000_000_000
+    }
+
+    fn mono(&self) -> Mono {
+        Mono(u64::try_from(self.0.elapsed().as_micros()).unwrap())
+    }
+}
+
+/// What writes to the bucket tries for ever; a start that waited for it would hang in silence.
+#[tokio::test(start_paused = true)]
+async fn a_start_gives_up_on_a_bucket_that_stops_answering_and_says_so() {
+    // the journal is opened, the broker registers
+    for puts in 0..2 {
+        let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
+        let entropy = Arc::new(Entropy::from_seed(1));
+        let store = FaultStore::in_memory();
+        let hang = Rule::new(On::Put, Fault::Hang).key("meta/log");
+        store.inject(hang.after(puts).times(u64::MAX));
+        let world = World {
+            bucket: Some(Bucket::from_store(
+                Arc::new(store.clone()),
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+            )),
+            clock: Arc::clone(&clock),
+            entropy,
+        };
+        let config = config(&[("bucket", "memory://"), ("bucket.start.timeout.ms", "30s")]);
+        let error = Node::start_in(world, config).await.err().unwrap();
+        let error = error.to_string();
+        assert!(
+            error.contains("does not answer") && error.contains("bucket.start.timeout.ms"),
+            "{puts}: {error}"
+        );
+        assert!(!store.hits().is_empty());
     }
 }

@@ -1,10 +1,11 @@
-//! Opens the bucket at the start of a node, and waits for one that does not answer yet.
+//! Opens the bucket at the start of a node, and waits for one that does not answer: for so long, and
+//! no longer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::env::{Clock, Entropy};
-use firn_storage::bucket::{Bucket, BucketError, BucketOptions, Depth, backoff};
+use firn_storage::bucket::{Bucket, BucketError, BucketOptions, Depth, Operation, backoff};
 
 use crate::config::{BucketConfig, ConfigError};
 use crate::error::FirnError;
@@ -46,6 +47,58 @@ pub(super) async fn prove(
         tracing::debug!(%check, "bucket checked");
     }
     Ok(())
+}
+
+/// Runs a part of the start that works on the bucket, for as long as the bucket answers anything.
+/// What writes to it tries for ever, as a running broker must; a start gives up instead, so that
+/// whoever waits for it is told.
+///
+/// # Errors
+/// Those of `start`, or that nothing was answered for `bucket.start.timeout.ms`.
+pub(super) async fn while_it_answers<T>(
+    config: &BucketConfig,
+    bucket: &Bucket,
+    clock: &Arc<dyn Clock>,
+    start: impl Future<Output = Result<T, FirnError>>,
+) -> Result<T, FirnError> {
+    let mut start = std::pin::pin!(start);
+    let mut moved = (progress(bucket), clock.mono());
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut start => return done,
+            () = tokio::time::sleep(LISTEN_EVERY) => {}
+        }
+        let (count, now) = (progress(bucket), clock.mono());
+        if count > moved.0 {
+            moved = (count, now);
+            continue;
+        }
+        let silent = now.since(moved.1);
+        let silent_s = silent.as_secs();
+        if silent >= config.start_timeout.max(ATTEMPT_MIN) {
+            let what = format!("the bucket {} does not answer", config.url);
+            let reason =
+                format!("nothing was read or written for {silent_s} s (bucket.start.timeout.ms)");
+            return Err(FirnError::failed(what, reason));
+        }
+        tracing::warn!(
+            bucket = config.url,
+            silent_s,
+            "the bucket does not answer, the start waits for it"
+        );
+    }
+}
+
+/// What has been read and written, and lists that were answered. Asking again whether something is
+/// there, and hearing that it is not, is no progress.
+fn progress(bucket: &Bucket) -> u64 {
+    let rows = bucket.usage().rows;
+    let moved = rows.iter().map(|row| match row.operation {
+        Operation::List => row.requests.saturating_sub(row.errors),
+        _ => row.bytes_sent + row.bytes_received,
+    });
+    moved.sum()
 }
 
 /// Asks a bucket that does not answer again until `bucket.start.timeout.ms` has passed; one that
@@ -107,3 +160,5 @@ fn lasting(url: &str, error: BucketError) -> FirnError {
 
 /// Even a start timeout of zero lets one attempt have this long.
 const ATTEMPT_MIN: Duration = Duration::from_secs(1);
+/// How often a start looks whether the bucket still answers.
+const LISTEN_EVERY: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use firn_proto::cluster::{RegisterBroker, RegisteredBroker, Reply, Request};
 use firn_proto::env::Entropy;
 use firn_proto::ids::{ClusterId, DiskId};
 use firn_proto::journal::JournalError;
-use firn_storage::bucket::{Bucket, BucketKind};
+use firn_storage::bucket::{Bucket, BucketKind, backoff};
 use firn_storage::cache::{CachedObjects, DiskSpace, FoyerCache, TailCache};
 use firn_storage::journal::BucketJournal;
 use firn_storage::read::Reader;
@@ -40,14 +40,27 @@ pub(super) async fn lead(
         puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
         ..CoordinatorConfig::default()
     };
-    let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
-    let environment = Environment {
-        clock: Arc::clone(&env.clock),
-        entropy: Arc::clone(&env.entropy),
-    };
-    Coordinator::start(opener, coordinator, environment)
-        .await
-        .map_err(|reason| coordinator_ended(&reason))
+    let began = env.clock.mono();
+    let mut attempt = 0;
+    loop {
+        let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
+        let environment = Environment {
+            clock: Arc::clone(&env.clock),
+            entropy: Arc::clone(&env.entropy),
+        };
+        let started = Coordinator::start(opener, coordinator.clone(), environment).await;
+        let waited = env.clock.mono().since(began);
+        match started {
+            Err(EndReason::Journal(JournalError::Unavailable(reason)))
+                if waited < config.bucket.start_timeout =>
+            {
+                attempt += 1;
+                tracing::warn!(reason, "the journal cannot be taken over yet");
+                tokio::time::sleep(backoff(attempt, env.entropy.next_u64())).await;
+            }
+            started => return started.map_err(|reason| coordinator_ended(&reason)),
+        }
+    }
 }
 
 /// What the end of the coordinator means for the process.
