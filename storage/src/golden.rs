@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use firn_proto::ids::{
-    ClusterId, CoordinatorEpoch, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, Slot,
-    SlotPosition, StreamId, TopicId, TopicPartition,
+    ClusterId, CoordinatorEpoch, DiskId, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId,
+    Slot, SlotPosition, StreamId, TopicId, TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
 use firn_proto::record::{BatchBuilder, Codec, NewRecord};
@@ -19,6 +19,11 @@ use crate::journal::record::{
 use crate::state::{BatchFlags, ProducerBatch, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, SlotHeader, seal_object};
 use crate::stream::{CheckpointRef, StreamName, WalIndex};
+use crate::wal::local::format::{
+    SEGMENT_CHECKED, SegmentHeader, Stamp, check_entry, decode_identity, encode_entry_header,
+    encode_identity, entry_bytes, salt_of,
+};
+use crate::wal::{Acks, ProducerFields, WalEntry};
 
 const CLUSTER: ClusterId = ClusterId([0xc1; 16]);
 
@@ -190,6 +195,65 @@ fn objects_of_the_coordinator_keep_their_bytes() {
         body: Bytes::from_static(b"state"),
     };
     assert_golden("snapshot_v1.hex", &snapshot.encode());
+}
+
+#[test]
+fn files_of_the_local_wal_keep_their_bytes() {
+    let mut disk = DiskId([0xd1; 16]);
+    disk.0[8..].fill(0xe2);
+    assert_golden("local_identity_v1.hex", &encode_identity(CLUSTER, disk));
+    assert_eq!(
+        decode_identity(&encode_identity(CLUSTER, disk)),
+        Some((CLUSTER, disk))
+    );
+    let header = SegmentHeader {
+        cluster: CLUSTER,
+        disk,
+        number: 5,
+        previous: Some((4, 1 << 20)),
+    };
+    let page = header.encode();
+    assert_golden("local_segment_v1.hex", &page[..SEGMENT_CHECKED.end]);
+    assert!(page[SEGMENT_CHECKED.end..].iter().all(|byte| *byte == 0));
+    assert_eq!(SegmentHeader::decode(&page), Some(header));
+
+    let (index, batch) = wal_index_and_batch();
+    let (run, producer) = (&index.runs[0], &index.producers[0]);
+    let entry = WalEntry {
+        tp: run.tp,
+        epoch: run.epoch,
+        base_offset: run.base_offset,
+        last_offset: run.last_offset,
+        max_timestamp: run.max_timestamp,
+        producer: Some(ProducerFields {
+            id: producer.producer,
+            epoch: producer.producer_epoch,
+            base_sequence: producer.base_sequence,
+        }),
+        flags: run.flags,
+        acks: Acks::Local,
+        records: batch.clone(),
+    };
+    let stamp = Stamp {
+        segment: 5,
+        sequence: 1 << 33,
+        synced: 4096,
+        salt: salt_of(disk),
+    };
+    let mut bytes = encode_entry_header(&entry, StreamId(7), stamp).to_vec();
+    bytes.extend_from_slice(&batch);
+    bytes.resize(entry_bytes(batch.len()), 0);
+    assert_golden("local_entry_v1.hex", &bytes);
+    let header = check_entry(&bytes).unwrap();
+    assert_eq!((header.stamp, header.stream), (stamp, StreamId(7)));
+    let empty = Bytes::new();
+    assert_eq!(
+        header.entry,
+        WalEntry {
+            records: empty,
+            ..entry
+        }
+    );
 }
 
 #[test]
