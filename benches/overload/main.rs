@@ -34,13 +34,16 @@ const WINDOW: usize = 5;
 /// The same when it offers more than is taken: all a connection's buffers hold, and more.
 const WINDOW_OVERLOAD: usize = 200;
 /// What the broker may hold, each as `-X key=value` with its size in MiB.
-const MEMORY: [(&str, u64); 5] = [
+const MEMORY: [(&str, u64); 6] = [
     ("wal.memory.bytes", 128),
     ("cache.tail.bytes", 64),
     ("cache.memory.bytes", 64),
-    ("queued.max.request.bytes", 208),
+    ("queued.max.produce.bytes", 64),
+    ("queued.max.request.bytes", 96),
     ("queued.max.fetch.bytes", 64),
 ];
+/// Half of what Produce may queue, as the broker asks.
+const LARGEST_REQUEST: &str = "socket.request.max.bytes=32MiB";
 /// What the broker may take beyond the configured sum.
 const ALLOWANCE_MIB: u64 = 100;
 
@@ -81,6 +84,7 @@ fn main() {
     for (key, mebibytes) in MEMORY {
         plan = plan.with_setting(&format!("{key}={mebibytes}MiB"));
     }
+    plan = plan.with_setting(LARGEST_REQUEST);
     let fsync = fsync_milliseconds(&path);
     let node = plan.start();
     let mut client = Client::connect(node.kafka()).expect("a broker that serves");
@@ -129,7 +133,7 @@ fn main() {
 
 fn settings() -> String {
     let words = MEMORY.map(|(key, mebibytes)| format!("-X {key}={mebibytes}MiB"));
-    words.join(" ")
+    format!("{} -X {LARGEST_REQUEST}", words.join(" "))
 }
 
 fn yes(reached: bool) -> &'static str {

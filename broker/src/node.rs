@@ -35,7 +35,7 @@ use firn_storage::cache::TailCache;
 use firn_storage::read::Reader;
 use firn_storage::stream::StreamEnv;
 use firn_storage::wal::Wal;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -49,11 +49,11 @@ use crate::kafka::data::fetch_session::FetchSessions;
 use crate::kafka::data::init_producer_id::ProducerIds;
 use crate::kafka::dispatch::Dispatch;
 use crate::kafka::listener::{ConnectionLimits, Door};
-use crate::kafka::memory::ByteBudget;
+use crate::kafka::memory::{FetchMemory, RequestMemory};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 use doors::Doors;
-use figures::{BucketFigures, ReadFigures, WalFigures};
+use figures::{BucketFigures, ReadFigures, RequestFigures, WalFigures};
 use keeper::Keeper;
 use ownership::Follower;
 use parts::{call, coordinator_ended, wal_ended};
@@ -359,8 +359,7 @@ impl Starting {
             coordinator: parts.coordinator.clone(),
             producer_ids: ProducerIds::default(),
             fetch_sessions: std::sync::Mutex::new(FetchSessions::new()),
-            fetch_memory: ByteBudget::new(self.config.connections.fetches_bytes_max),
-            decoding: Semaphore::new(DECODINGS_MAX),
+            fetch_memory: FetchMemory::new(self.config.connections.fetches_bytes_max),
         }
     }
 }
@@ -373,8 +372,11 @@ fn open_kafka(
     stop: &CancellationToken,
 ) -> Arc<Door<Dispatch>> {
     let limits = &config.connections;
+    let memory = RequestMemory::new(limits.produces_bytes_max, limits.requests_bytes_max);
+    let figures = RequestFigures(memory.clone());
+    context.metrics.collect_from(figures);
     let shared = Shared {
-        memory: ByteBudget::new(limits.requests_bytes_max),
+        memory,
         clock: Arc::clone(&context.clock),
         metrics: Arc::clone(&context.metrics),
         request_bytes_max: limits.request_bytes_max,
@@ -392,6 +394,3 @@ fn open_kafka(
     }
     door
 }
-
-/// Batches that are being decompressed at the same time.
-const DECODINGS_MAX: usize = 4;

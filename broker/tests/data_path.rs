@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_broker::config::{Config, Pair, Profile, Source};
-use firn_broker::node::Node;
+use firn_broker::node::{Node, World};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{ProducerEpoch, ProducerId, TopicId};
 use firn_proto::kafka::fetch::{
     FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData,
 };
+use firn_proto::kafka::heartbeat::HeartbeatRequest;
 use firn_proto::kafka::init_producer_id::InitProducerIdRequest;
 use firn_proto::kafka::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsTopic,
@@ -26,6 +27,8 @@ use firn_proto::kafka::produce::{
 };
 use firn_proto::kafka::{ApiKey, Reader, Request, Response, read_response_header};
 use firn_proto::record::{BatchBuilder, Codec, NewRecord, split_batches};
+use firn_storage::bucket::Bucket;
+use firn_storage::bucket::testing::FaultStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -38,14 +41,35 @@ async fn start() -> Node {
 }
 
 async fn start_on(bucket: &str) -> Node {
-    let pairs = [
-        ("bucket", bucket),
-        ("kafka", "127.0.0.1:0"),
-        ("http", "none"),
-    ];
+    let config = config(&[("bucket", bucket), ("http", "none")]);
+    Node::start(config).await.unwrap()
+}
+
+fn config(pairs: &[(&str, &str)]) -> Arc<Config> {
+    let pairs = [("kafka", "127.0.0.1:0")].iter().chain(pairs);
     let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
-    let config = Config::new(Profile::Dev, pairs.to_vec()).unwrap();
-    Node::start(Arc::new(config)).await.unwrap()
+    Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
+}
+
+/// A node on a store that fails as told.
+async fn start_on_faults(store: &FaultStore, pairs: &[(&str, &str)]) -> Node {
+    let mut world = World::of_machine();
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    world.bucket = Some(Bucket::from_store(Arc::new(store.clone()), clock, entropy));
+    let pairs = [&[("bucket", "memory://"), ("http", "127.0.0.1:0")], pairs].concat();
+    Node::start_in(world, config(&pairs)).await.unwrap()
+}
+
+/// A figure of `/metrics`.
+async fn figure(node: &Node, name: &str) -> usize {
+    let mut socket = TcpStream::connect(node.http().unwrap()).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let mut lines = answer.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap().parse().unwrap()
 }
 
 /// A connection that asks one thing at a time.
@@ -589,4 +613,92 @@ async fn a_restarted_node_serves_what_was_acknowledged_and_knows_its_producers()
     assert_eq!((found.offset, found.timestamp), (5, TIME + 5));
     let next = client.produce(9, produce_of(id, -1, batch(10))).await;
     assert_eq!((next.error_code, next.base_offset), (ErrorCode::None, 10));
+}
+
+/// A bucket that is away fills the WAL, and then the memory of Produce in front of it. Who reads
+/// what is in memory, or only says that it is alive, must not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_bucket_is_away_only_producers_wait() {
+    const VALUE_BYTES: usize = 1_000_000;
+    const WAL_BYTES: usize = 128 << 20;
+    let store = FaultStore::in_memory();
+    let node = start_on_faults(
+        &store,
+        &[
+            ("wal.memory.bytes", "128MiB"),
+            ("socket.request.max.bytes", "2MiB"),
+            ("queued.max.produce.bytes", "4MiB"),
+        ],
+    )
+    .await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+
+    store.set_outage(true);
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.push(&record(TIME, &vec![7; VALUE_BYTES])).unwrap();
+    let large = builder.build().unwrap().into_bytes();
+    let mut floods = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let mut producer = Client::connect(&node).await;
+        let request = produce_of(id, 0, large.clone()).into();
+        floods.spawn(async move {
+            loop {
+                producer.send(9, &request).await;
+            }
+        });
+    }
+    // Nothing leaves the WAL, so that what is full stays so.
+    while figure(&node, "firn_wal_permit_bytes").await + VALUE_BYTES < WAL_BYTES
+        || figure(&node, "firn_queued_produce_bytes").await < 2 * VALUE_BYTES
+    {
+        tokio::task::yield_now().await;
+    }
+
+    let mut other = Client::connect(&node).await;
+    assert_eq!(other.topic().await, id);
+    let response = other.fetch(12, fetch_of(id, 0)).await;
+    assert_eq!(batches(only(&response)), [(0, 1)]);
+    let Response::Heartbeat(alive) = other.call(4, HeartbeatRequest::default()).await else {
+        panic!("not Heartbeat");
+    };
+    assert_ne!(alive.error_code, ErrorCode::None, "nobody is in the group");
+}
+
+/// Kafka serves partitions in their turn. Were those in memory served first, a consumer that is
+/// behind on one partition would never catch up there as long as others are busy.
+#[tokio::test]
+async fn a_partition_in_objects_has_its_turn_before_a_later_one_in_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let bucket = format!("file://{}", directory.path().display());
+    let config = config(&[
+        ("bucket", &bucket),
+        ("http", "none"),
+        ("num.partitions", "2"),
+    ]);
+    let node = Node::start(Arc::clone(&config)).await.unwrap();
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+    drop(client);
+    node.stop().await.unwrap();
+
+    let node = Node::start(config).await.unwrap();
+    let mut client = Client::connect(&node).await;
+    client.topic().await;
+    let mut hot = produce_of(id, -1, batch(&[TIME]));
+    hot.topic_data[0].partition_data[0].index = 1;
+    client.produce(9, hot).await;
+    let mut both = fetch_of(id, 0);
+    both.max_bytes = 1;
+    let first = both.topics[0].partitions[0].clone();
+    both.topics[0].partitions.push(FetchPartition {
+        partition: 1,
+        ..first
+    });
+    let response = client.fetch(12, both).await;
+    let served = response.responses[0].partitions.iter();
+    let served: Vec<_> = served.map(|data| batches(data).len()).collect();
+    assert_eq!(served, [1, 0]);
 }

@@ -15,7 +15,17 @@ pub const DECODE_EXPANSION_MAX: usize = 8;
 pub const DECODE_BYTES_FLOOR: usize = 64 * 1024;
 /// What decoding a request may allocate at most, in bytes, however long its frame is: only Produce
 /// has long frames, and its records are not copied.
-pub const DECODE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const DECODE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest frame of a request other than Produce: the assignments of a whole group and the names
+/// around them.
+pub const OTHER_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// A request other than Produce whose frame, with its length, is no larger is a small one: memory
+/// is set aside for those, so that none of them waits for a large one.
+pub const SMALL_REQUEST_BYTES: usize = 8 * 1024;
+/// The part of the memory of requests other than Produce that is set aside for small ones.
+pub const SMALL_REQUESTS_PART: usize = 8;
+/// Least memory of all requests other than Produce (`queued.max.request.bytes`).
+pub const REQUESTS_BYTES_MIN: usize = 96 * 1024 * 1024;
 /// Tagged fields a structure on the wire may have; Kafka's have up to four.
 pub const TAGGED_FIELDS_MAX: usize = 64;
 /// Largest tagged field that is skipped because nobody here knows it.
@@ -30,7 +40,14 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Bytes that the records of one batch may have once decompressed, wherever they are decompressed.
 /// Kafka's clients compress what fits their `batch.size`, so that real batches stay far below.
-pub const BATCH_PLAIN_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const BATCH_PLAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Memory of all batches that are being decompressed, in bytes.
+pub const DECODING_BYTES_MAX: usize = BATCH_PLAIN_BYTES_MAX;
+/// What a batch is expected to decompress into at most, in bytes per byte stored; one that needs
+/// more is decompressed alone.
+pub const DECODING_EXPANSION: usize = 8;
+/// What any batch may be expected to decompress into, in bytes.
+pub const DECODING_BYTES_FLOOR: usize = 256 * 1024;
 /// Least bytes of a record: its length, attributes, two deltas, two lengths and a count.
 pub const RECORD_BYTES_MIN: usize = 7;
 
@@ -77,6 +94,8 @@ pub const COLD_GET_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const COLD_GETS_MAX: usize = 8;
 /// Memory of reads that take runs from objects, until their answers are made, in bytes.
 pub const COLD_READ_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Look-ups of offsets by time that read records side by side.
+pub const SEARCHES_MAX: usize = 4;
 /// Runs that one read takes from objects.
 pub const READ_RUNS_MAX: usize = 64;
 /// Bytes behind what a sequential reader asked for that are fetched ahead of it.
@@ -96,10 +115,18 @@ pub const TINY_BATCH_BYTES: usize = 4096;
 /// Default of `wal.puts.per.second` on `s3://`.
 pub const WAL_PUTS_PER_SECOND_DEFAULT: u32 = 10;
 
+/// Longest wait of a Fetch for records, whatever the client asks for (`fetch.max.wait.ms`).
+pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
+/// What a Fetch that waits keeps of each partition it asks for, in bytes.
+pub const FETCH_PARTITION_BYTES: usize = 512;
+/// The part of the memory of Fetch that is for requests that wait.
+pub const FETCH_ASKING_PART: usize = 4;
 /// Fetch sessions of one broker (`max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
-/// Partitions in all fetch sessions of one broker together.
-pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
+/// What all fetch sessions of one broker may take together, in bytes.
+pub const FETCH_SESSIONS_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What a fetch session takes for one partition besides the name of its topic, in bytes.
+pub const FETCH_SESSION_ENTRY_BYTES: usize = 192;
 
 /// Longest command in the journal, in bytes.
 pub const JOURNAL_COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -143,13 +170,45 @@ pub const GROUP_MEMBERS_MAX: usize = 10_000;
 pub const GROUP_PROTOCOLS_MAX: usize = 64;
 /// What one member may say in all its protocols, in bytes.
 pub const GROUP_MEMBER_BYTES_MAX: usize = 1024 * 1024;
-/// What all members of a group may say, and all their assignments, each in bytes.
+/// What all members of a group are and may say, and all their assignments, each in bytes.
 pub const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// What all members of all groups may say, and all their assignments, together in bytes.
+/// What all groups and their members are and may say, and all assignments, together in bytes.
 pub const GROUPS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What a group, a member or a promised member takes besides what it says, in bytes, rounded up.
+pub const GROUP_ENTRY_BYTES: usize = 512;
+/// All committed offsets of all groups together, in bytes.
+pub const OFFSETS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What a committed offset takes besides its note, in bytes, rounded up.
+pub const OFFSET_ENTRY_BYTES: usize = 128;
 /// Longest note on a committed offset, in bytes (`offset.metadata.max.bytes`).
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 
+/// What decoding a request may allocate, in bytes, beside its frame of `frame` bytes.
+pub const fn decode_bytes(frame: usize) -> usize {
+    let grown = frame
+        .saturating_mul(DECODE_EXPANSION_MAX)
+        .saturating_add(DECODE_BYTES_FLOOR);
+    if grown < DECODE_BYTES_MAX {
+        grown
+    } else {
+        DECODE_BYTES_MAX
+    }
+}
+
+const _: () = assert!(
+    OTHER_REQUEST_BYTES_MAX > GROUP_BYTES_MAX && OTHER_REQUEST_BYTES_MAX <= REQUEST_BYTES_MAX,
+    "the assignments of a whole group must fit a request"
+);
+const _: () = assert!(
+    OTHER_REQUEST_BYTES_MAX + decode_bytes(OTHER_REQUEST_BYTES_MAX)
+        <= (REQUESTS_BYTES_MIN - REQUESTS_BYTES_MIN / SMALL_REQUESTS_PART) / 2,
+    "half of what is not set aside for small requests must hold the largest one, decoded"
+);
+const _: () = assert!(
+    8 * (SMALL_REQUEST_BYTES + decode_bytes(SMALL_REQUEST_BYTES))
+        <= REQUESTS_BYTES_MIN / SMALL_REQUESTS_PART,
+    "many small requests must fit side by side"
+);
 const _: () = assert!(
     3 * GROUP_BYTES_MAX < JOURNAL_COMMAND_BYTES_MAX,
     "a whole group must fit one journal command"

@@ -238,13 +238,19 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "queued.max.fetch.bytes",
         default: "256MiB",
-        about: "bytes of all Fetch answers in progress together",
+        about: "bytes of all Fetch requests that wait and of all large answers together",
         set: |c, v| set(&mut c.connections.fetches_bytes_max, memory(v)),
     },
     Key {
-        name: "queued.max.request.bytes",
+        name: "queued.max.produce.bytes",
         default: "256MiB",
-        about: "bytes of all requests in progress together",
+        about: "bytes of all Produce requests together that wait for the WAL",
+        set: |c, v| set(&mut c.connections.produces_bytes_max, memory(v)),
+    },
+    Key {
+        name: "queued.max.request.bytes",
+        default: "128MiB",
+        about: "bytes of all requests in progress together, Produce not counted",
         set: |c, v| set(&mut c.connections.requests_bytes_max, memory(v)),
     },
     Key {

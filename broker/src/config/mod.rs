@@ -166,7 +166,9 @@ pub struct ConnectionConfig {
     pub idle_max: Duration,
     /// Largest request frame.
     pub request_bytes_max: usize,
-    /// Bytes of all requests in progress together.
+    /// Bytes of all Produce requests together that are not in the WAL yet.
+    pub produces_bytes_max: usize,
+    /// Bytes of all other requests in progress together.
     pub requests_bytes_max: usize,
     /// Largest answer to one Fetch, whatever the client asks for.
     pub fetch_bytes_max: usize,
@@ -331,6 +333,7 @@ impl Config {
     fn wrong_sizes(&self) -> Option<String> {
         let ConnectionConfig {
             request_bytes_max,
+            produces_bytes_max,
             requests_bytes_max,
             fetch_bytes_max,
             fetches_bytes_max,
@@ -343,10 +346,25 @@ impl Config {
                  ({request_bytes_max}): a legal batch must fit a request"
             ));
         }
-        if requests_bytes_max < 2 * request_bytes_max {
+        if produces_bytes_max < 2 * request_bytes_max {
             return Some(format!(
-                "queued.max.request.bytes ({requests_bytes_max}) must be at least twice \
-                 socket.request.max.bytes ({request_bytes_max})"
+                "queued.max.produce.bytes ({produces_bytes_max}) must be at least twice \
+                 socket.request.max.bytes ({request_bytes_max}), so that the largest request fits \
+                 beside short ones"
+            ));
+        }
+        let wal_bytes = self.wal.memory_bytes;
+        if produces_bytes_max > wal_bytes {
+            return Some(format!(
+                "queued.max.produce.bytes ({produces_bytes_max}) must be at most wal.memory.bytes \
+                 ({wal_bytes}): what is taken from clients must fit the wal, which shares it out fairly"
+            ));
+        }
+        if requests_bytes_max < limits::REQUESTS_BYTES_MIN {
+            return Some(format!(
+                "queued.max.request.bytes ({requests_bytes_max}) must be at least {}, so that the \
+                 largest request fits beside others",
+                limits::REQUESTS_BYTES_MIN
             ));
         }
         if fetches_bytes_max < fetch_bytes_max {
@@ -408,6 +426,7 @@ impl Config {
                 count_per_ip_max: 0,
                 idle_max: Duration::ZERO,
                 request_bytes_max: limits::REQUEST_BYTES_MAX,
+                produces_bytes_max: 0,
                 requests_bytes_max: 0,
                 fetch_bytes_max: 0,
                 fetches_bytes_max: 0,

@@ -179,8 +179,16 @@ fn values_that_contradict_each_other_are_refused() {
             "message.max.bytes",
         ),
         (
-            vec![("queued.max.request.bytes", "100MiB")],
+            vec![("queued.max.request.bytes", "90MiB")],
             "queued.max.request.bytes",
+        ),
+        (
+            vec![("queued.max.produce.bytes", "100MiB")],
+            "twice socket.request.max.bytes",
+        ),
+        (
+            vec![("queued.max.produce.bytes", "257MiB")],
+            "at most wal.memory.bytes",
         ),
         (
             vec![("group.min.session.timeout.ms", "1h")],

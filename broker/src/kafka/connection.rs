@@ -25,8 +25,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::context::ConnectionState;
-use super::frame::{BadLength, FrameReader, Next};
-use super::memory::{ByteBudget, Reserved};
+use super::frame::{BadLength, FrameKind, FrameReader, Next};
+use super::memory::{RequestMemory, Reserved};
 use super::reply::{Outgoing, Reply};
 use crate::metrics::Metrics;
 
@@ -97,7 +97,7 @@ pub struct Shared<S> {
     /// What requests mean.
     pub service: S,
     /// Bytes of all requests in progress.
-    pub memory: ByteBudget,
+    pub memory: RequestMemory,
     /// The reader of time.
     pub clock: Arc<dyn Clock>,
     /// Counters.
@@ -155,10 +155,11 @@ where
         ended = reading.run() => ended,
         failed = &mut writing => return failed.err().unwrap_or(Ended::ByClient),
     };
-    // What was started is still answered: the client may have closed only its sending side.
-    if !matches!(ended, Ended::Refused(_) | Ended::Io(_))
+    // What was started is still answered: the client may have closed only its sending side, and a
+    // frame that cannot be read takes nothing back of what came before it.
+    if !matches!(ended, Ended::Io(_))
         && let Ok(Err(failed)) = timeout(LAST_ANSWERS_MAX, writing).await
-        && !matches!(ended, Ended::ByClient)
+        && !matches!(ended, Ended::ByClient | Ended::Refused(_))
     {
         return failed;
     }
@@ -219,18 +220,25 @@ async fn next_frame<S>(
             Next::Frame(frame) => {
                 let memory = match memory {
                     Some(memory) => memory,
-                    None => shared.memory.reserve(frame.len()).await,
+                    None => {
+                        let kind = FrameKind::of(&frame);
+                        shared.memory.reserve(kind, frame.len()).await
+                    }
                 };
                 return Ok((frame, memory));
             }
-            Next::Reserve(len) => {
-                memory = Some(shared.memory.reserve(len).await);
+            Next::Reserve(kind, len) => {
+                memory = Some(shared.memory.reserve(kind, len).await);
                 frames.reserved(len);
                 begun = Some((shared.clock.mono(), len));
             }
             Next::Read => {
                 let patience = match begun {
-                    Some((since, len)) => patience_left(shared.clock.mono(), since, len)?,
+                    Some((since, len)) => {
+                        let now = shared.clock.mono();
+                        let left = patience_left(now, since, len, FRAME_BYTES_PER_SECOND_MIN);
+                        left.ok_or(Ended::SlowRequest)?
+                    }
                     None if frames.is_inside() => STALL_MAX,
                     None if had_request => shared.idle_max,
                     None => FIRST_BYTE_MAX.min(shared.idle_max),
@@ -264,15 +272,12 @@ async fn next_frame<S>(
     }
 }
 
-/// How long the next bytes of a long frame may take: it must not stall, nor trickle in so slowly
-/// that it holds its memory for ever.
-fn patience_left(now: Mono, since: Mono, len: usize) -> Result<Duration, Ended> {
-    let allowed = STALL_MAX + Duration::from_secs(len as u64 / FRAME_BYTES_PER_SECOND_MIN);
+/// How long the next bytes of a long frame or an answer may take: it must not stall, nor trickle so
+/// slowly that it holds its memory for ever.
+fn patience_left(now: Mono, since: Mono, len: usize, per_second: u64) -> Option<Duration> {
+    let allowed = STALL_MAX + Duration::from_secs(len as u64 / per_second);
     let left = allowed.saturating_sub(now.since(since));
-    if left.is_zero() {
-        return Err(Ended::SlowRequest);
-    }
-    Ok(left.min(STALL_MAX))
+    (!left.is_zero()).then(|| left.min(STALL_MAX))
 }
 
 struct Writing<'a, S, W> {
@@ -302,7 +307,11 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
                     break;
                 };
                 match futures::poll!(&mut next) {
-                    std::task::Poll::Ready(reply) => self.finish(reply?, &mut outgoing),
+                    std::task::Poll::Ready(Ok(reply)) => self.finish(reply, &mut outgoing),
+                    std::task::Poll::Ready(Err(refusal)) => {
+                        self.write(&mut outgoing).await?;
+                        return Err(refusal.into());
+                    }
                     std::task::Poll::Pending => {
                         waiting = Some(next);
                         break;
@@ -321,14 +330,17 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
     }
 
     async fn write(&mut self, outgoing: &mut Outgoing) -> Result<(), Ended> {
+        let (since, len) = (self.shared.clock.mono(), outgoing.remaining());
         while outgoing.has_remaining() {
-            let written = timeout(STALL_MAX, self.socket.write_buf(outgoing)).await;
+            let now = self.shared.clock.mono();
+            let patience = patience_left(now, since, len, ANSWER_BYTES_PER_SECOND_MIN);
+            let patience = patience.ok_or(Ended::SlowReader)?;
+            let written = timeout(patience, self.socket.write_buf(outgoing)).await;
             match written.map_err(|_| Ended::SlowReader)?? {
                 0 => return Err(Ended::ByClient),
                 n => self.shared.metrics.bytes_sent.inc_by(n as u64),
             };
         }
-        outgoing.written();
         Ok(())
     }
 }
@@ -339,6 +351,9 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// Over its whole length a long frame comes at least this fast.
 const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+/// Over their whole length answers are read at least this fast: what Kafka's clients allow an
+/// answer of `fetch.max.bytes` to take is much less.
+const ANSWER_BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
 /// How long requests in progress may still be answered once no more are read.
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(5);
 /// Answers are collected up to this size while more of them are ready.

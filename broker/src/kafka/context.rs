@@ -18,11 +18,11 @@ use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
 use firn_storage::read::Reader;
 use firn_storage::wal::Wal;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::data::fetch_session::FetchSessions;
 use super::data::init_producer_id::ProducerIds;
-use super::memory::ByteBudget;
+use super::memory::FetchMemory;
 use crate::config::{Config, HostPort};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
@@ -57,10 +57,8 @@ pub struct Context {
     pub producer_ids: ProducerIds,
     /// What clients read, remembered between their requests.
     pub fetch_sessions: Mutex<FetchSessions>,
-    /// Bytes of all Fetch answers that are being written.
-    pub fetch_memory: ByteBudget,
-    /// Batches that are being decompressed: few, as each may take much memory.
-    pub decoding: Semaphore,
+    /// Bytes of all Fetch answers that are being written, and of all requests that wait for one.
+    pub fetch_memory: FetchMemory,
 }
 
 /// A listener that is open.

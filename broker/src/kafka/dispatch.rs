@@ -39,10 +39,16 @@ impl Dispatch {
 }
 
 impl Handler for Dispatch {
-    async fn start(&self, conn: &Arc<ConnectionState>, frame: Bytes, memory: Reserved) -> Started {
+    async fn start(
+        &self,
+        conn: &Arc<ConnectionState>,
+        frame: Bytes,
+        mut memory: Reserved,
+    ) -> Started {
         let began = self.ctx.clock.mono();
         match read(frame) {
             Ok(Read::Request(task, request)) => {
+                memory.shrink_to(task.bytes);
                 let task = Task { began, ..task };
                 start(&self.ctx, conn, task, request, memory).await
             }
@@ -61,8 +67,15 @@ struct Task {
     call: Call,
     correlation_id: i32,
     began: Mono,
+    frame_bytes: usize,
+    /// Bytes of the frame and of what was decoded from it.
+    bytes: usize,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "taken apart where it is made, and the small variant is rare"
+)]
 enum Read {
     Request(Task, Request),
     /// ApiVersions in a version that is not served.
@@ -71,6 +84,7 @@ enum Read {
 
 /// Reads header and body.
 fn read(frame: Bytes) -> Result<Read, Refusal> {
+    let frame_bytes = frame.len();
     let mut reader = Reader::new(frame);
     let header = RequestHeader::read(&mut reader)
         .map_err(|e| Refusal(format!("a frame is no request: {e}")))?;
@@ -97,6 +111,8 @@ fn read(frame: Bytes) -> Result<Read, Refusal> {
             call,
             correlation_id,
             began: Mono::default(),
+            frame_bytes,
+            bytes: frame_bytes.saturating_add(reader.spent()),
         },
         request,
     ))
@@ -109,31 +125,75 @@ async fn start(
     conn: &Arc<ConnectionState>,
     task: Task,
     request: Request,
-    memory: Reserved,
+    mut memory: Reserved,
 ) -> Started {
     let (ctx, conn) = (Arc::clone(ctx), Arc::clone(conn));
     let request = match request {
         Request::Produce(request) => {
-            let pending = produce::start(&ctx, &conn, &task.call, request).await;
+            if produce::names_too_many(&request, task.frame_bytes) {
+                let what = "Produce names more partitions than its frame holds batches";
+                return Started::Refused(Refusal(what.to_owned()));
+            }
+            let frame_bytes = task.frame_bytes;
+            let pending = produce::start(&ctx, &conn, &task.call, request, frame_bytes).await;
+            // From here on the WAL's permits stand for the batches.
+            memory.shrink_to(pending.bytes());
             return Started::Pending(acknowledge(ctx, conn, task, pending, memory).boxed());
         }
         other => other,
     };
-    let answer = async move {
+    let reply = async move {
         let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;
         may_read.map_err(|_| Refusal("another process leads, or this one stops".to_owned()))?;
-        let (response, of_answer) = match request {
+        let reply = match request {
             Request::Fetch(request) => {
-                // A request that waits for records holds nothing.
-                drop(memory);
-                let fetched = fetch::handle(&ctx, &conn, &task.call, request).await?;
-                (fetched.response.into(), fetched.memory)
+                let fetched = fetch::handle(&ctx, &conn, &task.call, request, memory).await?;
+                finish(&ctx, &task, &fetched.response.into(), fetched.memory)
             }
-            other => (answer(&ctx, &conn, &task.call, other).await?, Some(memory)),
+            other => respond(&ctx, &conn, &task, other, memory).await?,
         };
-        Ok(Some(finish(&ctx, &task, &response, of_answer)))
+        Ok(Some(reply))
     };
-    Started::Pending(answer.boxed())
+    Started::Pending(reply.boxed())
+}
+
+/// Answers a request that is neither Produce nor Fetch. An answer that is far larger than its request
+/// needs memory of its own; where there is none, it is let go, and made again once there is.
+async fn respond(
+    ctx: &Context,
+    conn: &ConnectionState,
+    task: &Task,
+    request: Request,
+    memory: Reserved,
+) -> Result<Reply, Refusal> {
+    let again = only_looks(&request).then(|| request.clone());
+    let response = answer(ctx, conn, &task.call, request).await?;
+    let reply = finish(ctx, task, &response, Some(memory));
+    let Some(again) = again.filter(|_| reply.frame.len() > LARGE_ANSWER_BYTES) else {
+        return Ok(reply);
+    };
+    let bytes = reply.frame.len();
+    if let Some(room) = ctx.fetch_memory.try_reserve_answer(bytes) {
+        let frame = reply.frame;
+        let memory = Some(room);
+        return Ok(Reply { frame, memory });
+    }
+    drop((reply, response));
+    let room = ctx.fetch_memory.reserve_answer(bytes).await;
+    let response = answer(ctx, conn, &task.call, again).await?;
+    Ok(finish(ctx, task, &response, Some(room)))
+}
+
+/// Whether a request changes nothing, and may be answered with much more than it says.
+fn only_looks(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::DescribeConfigs(_)
+            | Request::DescribeGroups(_)
+            | Request::ListGroups(_)
+            | Request::Metadata(_)
+            | Request::OffsetFetch(_)
+    )
 }
 
 /// Answers a Produce whose batches are appended, unless it wants no answer.
@@ -186,6 +246,9 @@ async fn answer(
         }
     })
 }
+
+/// An answer up to this size is covered by the memory of its request.
+const LARGE_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Encodes an answer and counts it.
 fn finish(ctx: &Context, task: &Task, response: &Response, memory: Option<Reserved>) -> Reply {

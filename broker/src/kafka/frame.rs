@@ -9,6 +9,8 @@
 
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use firn_proto::kafka::ApiKey;
+use firn_proto::limits::{OTHER_REQUEST_BYTES_MAX, SMALL_REQUEST_BYTES};
 use thiserror::Error;
 
 /// Cuts one client's bytes into frames.
@@ -24,10 +26,36 @@ pub struct FrameReader {
 pub enum Next {
     /// Read more bytes into [`FrameReader::buffer`].
     Read,
-    /// Reserve this many bytes of memory, then call [`FrameReader::reserved`].
-    Reserve(usize),
+    /// Reserve memory for a frame of this kind and length, then call [`FrameReader::reserved`].
+    Reserve(FrameKind, usize),
     /// A frame, without its length.
     Frame(Bytes),
+}
+
+/// What a frame holds, as far as its memory is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// Any request but Produce, or none at all.
+    Other,
+    /// Produce: the one whose frames are long, and wait for the bucket.
+    Produce,
+}
+
+impl FrameKind {
+    /// What begins with these bytes; the API key comes first.
+    pub fn of(start: &[u8]) -> Self {
+        match start.first_chunk::<API_KEY>() {
+            Some(key) if i16::from_be_bytes(*key) == ApiKey::Produce.code() => Self::Produce,
+            _ => Self::Other,
+        }
+    }
+
+    fn bytes_max(self) -> usize {
+        match self {
+            Self::Other => OTHER_REQUEST_BYTES_MAX,
+            Self::Produce => usize::MAX,
+        }
+    }
 }
 
 /// A length that no frame has. The connection cannot go on: nothing tells where the next begins.
@@ -36,7 +64,7 @@ pub enum Next {
 pub struct BadLength {
     /// What the client announced.
     pub claimed: i32,
-    /// `socket.request.max.bytes`.
+    /// `socket.request.max.bytes`, or less for what is no Produce.
     pub bytes_max: usize,
 }
 
@@ -71,23 +99,19 @@ impl FrameReader {
             return Ok(Next::Read);
         };
         let claimed = i32::from_be_bytes(*prefix);
-        let len = usize::try_from(claimed)
-            .ok()
-            .filter(|len| *len <= self.bytes_max)
-            .ok_or(BadLength {
-                claimed,
-                bytes_max: self.bytes_max,
-            })?;
+        let len = length(claimed, self.bytes_max)?;
         if self.small.len() >= PREFIX + len {
             self.small.advance(PREFIX);
             let frame = Bytes::copy_from_slice(&self.small[..len]);
             self.small.advance(len);
             return Ok(Next::Frame(frame));
         }
-        if PREFIX + len <= SMALL_BYTES {
+        if PREFIX + len <= SMALL_REQUEST_BYTES || self.small.len() < PREFIX + API_KEY {
             return Ok(Next::Read);
         }
-        Ok(Next::Reserve(len))
+        let kind = FrameKind::of(&self.small[PREFIX..]);
+        let len = length(claimed, self.bytes_max.min(kind.bytes_max()))?;
+        Ok(Next::Reserve(kind, len))
     }
 
     /// Goes on with the frame for which [`Next::Reserve`] asked.
@@ -105,14 +129,17 @@ impl FrameReader {
         match &mut self.large {
             Some(Large { len, body }) => {
                 if body.len() == body.capacity() {
+                    // To the byte: a vector that grows by itself may take twice what is counted.
                     let wanted = (body.len() * GROWTH).min(*len);
-                    body.reserve(wanted - body.len());
+                    let mut grown = BytesMut::with_capacity(wanted);
+                    grown.extend_from_slice(body);
+                    *body = grown;
                 }
                 let room = body.capacity().min(*len) - body.len();
                 body.limit(room)
             }
             None => {
-                let room = SMALL_BYTES - self.small.len();
+                let room = SMALL_REQUEST_BYTES - self.small.len();
                 self.small.reserve(room);
                 (&mut self.small).limit(room)
             }
@@ -125,15 +152,20 @@ impl FrameReader {
     }
 }
 
+fn length(claimed: i32, bytes_max: usize) -> Result<usize, BadLength> {
+    let len = usize::try_from(claimed).ok();
+    len.filter(|len| *len <= bytes_max)
+        .ok_or(BadLength { claimed, bytes_max })
+}
+
 const PREFIX: usize = 4;
-/// Frames up to this size, with their length, are copied out of the buffer of the connection.
-const SMALL_BYTES: usize = 8 * 1024;
+const API_KEY: usize = 2;
 /// A longer frame starts with a buffer of this size, if it is that long.
 const LARGE_START_BYTES: usize = 64 * 1024;
 /// A full buffer grows by this factor: fewer copies than doubling, still bound to what was received.
 const GROWTH: usize = 4;
 
-const _: () = assert!(LARGE_START_BYTES >= SMALL_BYTES);
+const _: () = assert!(LARGE_START_BYTES >= SMALL_REQUEST_BYTES);
 
 #[cfg(test)]
 mod tests {
@@ -153,7 +185,7 @@ mod tests {
         loop {
             match reader.next_step()? {
                 Next::Frame(frame) => frames.push(frame),
-                Next::Reserve(len) => reader.reserved(len),
+                Next::Reserve(_, len) => reader.reserved(len),
                 Next::Read if rest.is_empty() => return Ok(frames),
                 Next::Read => {
                     let mut buffer = reader.buffer();
@@ -189,9 +221,35 @@ mod tests {
     fn a_claimed_length_takes_no_memory() {
         let mut reader = FrameReader::new(100 << 20);
         reader.buffer().put_slice(&(100i32 << 20).to_be_bytes());
-        assert_eq!(reader.next_step(), Ok(Next::Reserve(100 << 20)));
+        assert_eq!(reader.next_step(), Ok(Next::Read), "the api key is missing");
+        reader.buffer().put_slice(&[0, 0]);
+        let reserve = Next::Reserve(FrameKind::Produce, 100 << 20);
+        assert_eq!(reader.next_step(), Ok(reserve));
         reader.reserved(100 << 20);
         assert!(reader.buffer().remaining_mut() <= LARGE_START_BYTES);
+    }
+
+    #[test]
+    fn only_produce_may_be_longer_than_everything_else_needs() {
+        let claimed = i32::try_from(OTHER_REQUEST_BYTES_MAX + 1).unwrap();
+        let start = |api: i16| [&claimed.to_be_bytes()[..], &api.to_be_bytes()[..]].concat();
+        let mut produce = FrameReader::new(100 << 20);
+        produce.buffer().put_slice(&start(0));
+        let reserve = Next::Reserve(FrameKind::Produce, OTHER_REQUEST_BYTES_MAX + 1);
+        assert_eq!(produce.next_step(), Ok(reserve));
+        let mut fetch = FrameReader::new(100 << 20);
+        fetch.buffer().put_slice(&start(1));
+        let bytes_max = OTHER_REQUEST_BYTES_MAX;
+        assert_eq!(fetch.next_step(), Err(BadLength { claimed, bytes_max }));
+    }
+
+    #[test]
+    fn a_long_frame_takes_no_more_than_its_length() {
+        for len in [10_000, 70_000, 300_000, 1_100_000] {
+            let mut frames = cut(2 << 20, &stream_of(&[vec![0; len]]), &[5_000]).unwrap();
+            let frame = frames.remove(0).try_into_mut().unwrap();
+            assert_eq!(frame.capacity(), len);
+        }
     }
 
     #[test]

@@ -1,10 +1,101 @@
 //! The bytes that all connections together may hold: permits that a request takes before its frame
 //! is read and an answer to Fetch before its batches are. Waiting is the back-pressure: a
 //! connection that waits does not read its socket.
+//!
+//! Produce has memory of its own: its requests wait for the bucket, and while that is away they
+//! must not keep a consumer from reading what is in memory, or a member from its heartbeat.
 
 use std::sync::Arc;
 
+use firn_proto::limits::{
+    FETCH_ASKING_PART, FETCH_PARTITION_BYTES, SMALL_REQUEST_BYTES, SMALL_REQUESTS_PART,
+    decode_bytes,
+};
+use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::frame::FrameKind;
+
+/// The memory of all requests in progress.
+#[derive(Clone, Debug)]
+pub struct RequestMemory {
+    produce: ByteBudget,
+    /// For what is neither Produce nor small.
+    other: ByteBudget,
+    small: Lane,
+}
+
+impl RequestMemory {
+    /// Memory for `produce_bytes` of Produce (`queued.max.produce.bytes`) and for `other_bytes` of
+    /// everything else (`queued.max.request.bytes`).
+    pub fn new(produce_bytes: usize, other_bytes: usize) -> Self {
+        let small = other_bytes / SMALL_REQUESTS_PART;
+        Self {
+            produce: ByteBudget::new(produce_bytes),
+            other: ByteBudget::new(other_bytes - small),
+            small: Lane::new(small),
+        }
+    }
+
+    /// Bytes held by Produce, and by everything else.
+    pub fn held(&self) -> (usize, usize) {
+        let other = self.other.held() + self.small.held();
+        (self.produce.held(), other)
+    }
+
+    /// Waits for the memory of a frame of `len` bytes, and of what decoding it may allocate. The
+    /// records of Produce, which are nearly all of it, stay where they are.
+    ///
+    /// Cancellation safe: a dropped wait takes nothing.
+    pub async fn reserve(&self, kind: FrameKind, len: usize) -> Reserved {
+        match kind {
+            FrameKind::Produce => self.produce.reserve(len).await,
+            FrameKind::Other if len <= SMALL_REQUEST_BYTES => {
+                self.small.reserve(len + decode_bytes(len)).await
+            }
+            FrameKind::Other => self.other.reserve(len + decode_bytes(len)).await,
+        }
+    }
+}
+
+/// The memory of all Fetch requests.
+#[derive(Clone, Debug)]
+pub struct FetchMemory {
+    answers: ByteBudget,
+    asking: Lane,
+}
+
+impl FetchMemory {
+    /// Memory of `bytes` in all (`queued.max.fetch.bytes`).
+    pub fn new(bytes: usize) -> Self {
+        let asking = bytes / FETCH_ASKING_PART;
+        Self {
+            answers: ByteBudget::new(bytes - asking),
+            asking: Lane::new(asking),
+        }
+    }
+
+    /// The largest answer that is counted in full.
+    pub fn answer_bytes_max(&self) -> usize {
+        self.answers.long.bytes
+    }
+
+    /// Waits for the memory of an answer of `bytes`.
+    pub async fn reserve_answer(&self, bytes: usize) -> Reserved {
+        self.answers.reserve(bytes).await
+    }
+
+    /// The memory of an answer of `bytes`, if it is there.
+    pub fn try_reserve_answer(&self, bytes: usize) -> Option<Reserved> {
+        self.answers.reserve(bytes).now_or_never()
+    }
+
+    /// Waits for the memory of a request for `partitions`, until it has its answer.
+    pub async fn reserve_asking(&self, partitions: usize) -> Reserved {
+        let bytes = partitions.saturating_mul(FETCH_PARTITION_BYTES);
+        self.asking.reserve(bytes).await
+    }
+}
 
 /// A number of bytes shared by everybody who asks.
 ///
@@ -13,12 +104,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// request needs, so nobody waits while holding a part.
 #[derive(Clone, Debug)]
 pub struct ByteBudget {
-    long: Half,
-    short: Half,
+    long: Lane,
+    short: Lane,
 }
 
 #[derive(Clone, Debug)]
-struct Half {
+struct Lane {
     bytes: usize,
     permits: Arc<Semaphore>,
 }
@@ -26,15 +117,24 @@ struct Half {
 /// Bytes taken from a budget; given back when dropped.
 #[derive(Debug)]
 pub struct Reserved {
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Reserved {
+    /// Gives back what is held beyond `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        if let Some(permit) = &mut self.permit {
+            drop(permit.split(permit.num_permits().saturating_sub(bytes)));
+        }
+    }
 }
 
 impl ByteBudget {
     /// A budget of `bytes` in total.
     pub fn new(bytes: usize) -> Self {
         Self {
-            long: Half::new(bytes / 2),
-            short: Half::new(bytes - bytes / 2),
+            long: Lane::new(bytes / 2),
+            short: Lane::new(bytes - bytes / 2),
         }
     }
 
@@ -42,31 +142,39 @@ impl ByteBudget {
     ///
     /// Cancellation safe: a dropped wait takes nothing.
     pub async fn reserve(&self, bytes: usize) -> Reserved {
-        let half = if bytes > LONG_BYTES {
+        let lane = if bytes > LONG_BYTES {
             &self.long
         } else {
             &self.short
         };
-        let wanted = u32::try_from(bytes.min(half.bytes)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&half.permits).acquire_many_owned(wanted).await;
-        // Nobody closes these semaphores, so there is always a permit.
-        Reserved {
-            _permit: permit.ok(),
-        }
+        lane.reserve(bytes).await
     }
 
-    /// Bytes that nobody holds.
-    pub fn free(&self) -> usize {
-        self.long.permits.available_permits() + self.short.permits.available_permits()
+    /// Bytes that are held.
+    pub fn held(&self) -> usize {
+        self.long.held() + self.short.held()
     }
 }
 
-impl Half {
+impl Lane {
     fn new(bytes: usize) -> Self {
         let bytes = bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         Self {
             bytes,
             permits: Arc::new(Semaphore::new(bytes)),
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.bytes - self.permits.available_permits()
+    }
+
+    async fn reserve(&self, bytes: usize) -> Reserved {
+        let wanted = u32::try_from(bytes.min(self.bytes)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.permits).acquire_many_owned(wanted).await;
+        // Nobody closes these semaphores, so there is always a permit.
+        Reserved {
+            permit: permit.ok(),
         }
     }
 }
@@ -76,17 +184,64 @@ const LONG_BYTES: usize = 2 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
 
     #[test]
     fn what_is_dropped_is_free_again() {
         let budget = ByteBudget::new(1000);
         let held = budget.reserve(300).now_or_never().unwrap();
-        assert_eq!(budget.free(), 700);
+        assert_eq!(budget.held(), 300);
         drop(held);
-        assert_eq!(budget.free(), 1000);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn what_is_not_needed_any_more_is_free_before_the_rest() {
+        let budget = ByteBudget::new(1000);
+        let mut held = budget.reserve(300).now_or_never().unwrap();
+        held.shrink_to(100);
+        assert_eq!(budget.held(), 100);
+        held.shrink_to(200);
+        assert_eq!(budget.held(), 100, "it does not grow");
+        drop(held);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn produce_does_not_hold_up_anything_else() {
+        let memory = RequestMemory::new(8 << 20, 128 << 20);
+        let _short = memory.reserve(FrameKind::Produce, 2 << 20).now_or_never();
+        let _more = memory.reserve(FrameKind::Produce, 2 << 20).now_or_never();
+        let _long = memory.reserve(FrameKind::Produce, 4 << 20).now_or_never();
+        for len in [100, 4 << 20] {
+            let produce = memory.reserve(FrameKind::Produce, len).now_or_never();
+            assert!(produce.is_none(), "{len}");
+        }
+        for len in [100, 100 << 10, 4 << 20] {
+            let other = memory.reserve(FrameKind::Other, len).now_or_never();
+            assert!(other.is_some(), "{len}");
+        }
+    }
+
+    #[test]
+    fn small_requests_do_not_wait_for_larger_ones() {
+        let memory = RequestMemory::new(8 << 20, 128 << 20);
+        let large = || memory.reserve(FrameKind::Other, 100 << 10).now_or_never();
+        let _held: Vec<_> = std::iter::from_fn(large).collect();
+        let small = memory.reserve(FrameKind::Other, SMALL_REQUEST_BYTES);
+        assert!(small.now_or_never().is_some());
+    }
+
+    #[test]
+    fn requests_that_wait_for_records_leave_the_memory_of_answers_alone() {
+        let memory = FetchMemory::new(64 << 20);
+        let asking = || memory.reserve_asking(1000).now_or_never();
+        let held: Vec<_> = std::iter::from_fn(asking).collect();
+        assert_eq!(held.len(), (16 << 20) / (1000 * FETCH_PARTITION_BYTES));
+        let whole = memory.try_reserve_answer(memory.answer_bytes_max());
+        assert!(whole.is_some());
+        assert!(memory.try_reserve_answer(3 << 20).is_none());
+        assert!(memory.try_reserve_answer(1 << 20).is_some());
     }
 
     #[test]

@@ -33,7 +33,10 @@ impl From<Frame> for Reply {
 pub(super) struct Outgoing {
     chunks: VecDeque<Bytes>,
     bytes: usize,
-    memory: Vec<Reserved>,
+    /// What has been written of all answers so far.
+    written: u64,
+    /// The memory of each answer, and what will have been written at its end.
+    memory: VecDeque<(u64, Reserved)>,
 }
 
 impl Outgoing {
@@ -41,13 +44,20 @@ impl Outgoing {
     pub(super) fn push(&mut self, reply: Reply) {
         self.bytes += reply.frame.len();
         self.chunks.extend(reply.frame.into_chunks());
-        self.memory.extend(reply.memory);
+        let end = self.written + self.bytes as u64;
+        self.memory.extend(reply.memory.map(|memory| (end, memory)));
     }
 
-    /// Gives the memory back; everything has been written.
-    pub(super) fn written(&mut self) {
-        assert_eq!(self.bytes, 0, "chunks are left");
-        self.memory.clear();
+    /// Gives the memory back of what has been written by now.
+    fn release(&mut self) {
+        while let Some((end, memory)) = self.memory.front_mut() {
+            let left = end.saturating_sub(self.written);
+            if left > 0 {
+                memory.shrink_to(usize::try_from(left).unwrap_or(usize::MAX));
+                return;
+            }
+            self.memory.pop_front();
+        }
     }
 }
 
@@ -71,17 +81,16 @@ impl Buf for Outgoing {
     fn advance(&mut self, mut by: usize) {
         assert!(by <= self.bytes, "cannot advance beyond the end");
         self.bytes -= by;
-        while by > 0 {
-            let Some(front) = self.chunks.front_mut() else {
-                return;
-            };
+        self.written += by as u64;
+        while let Some(front) = self.chunks.front_mut().filter(|_| by > 0) {
             if by < front.len() {
                 front.advance(by);
-                return;
+                break;
             }
             by -= front.len();
             self.chunks.pop_front();
         }
+        self.release();
     }
 }
 
@@ -90,7 +99,10 @@ mod tests {
     use firn_proto::kafka::Response;
     use firn_proto::kafka::heartbeat::HeartbeatResponse;
 
+    use futures::FutureExt;
+
     use super::*;
+    use crate::kafka::memory::ByteBudget;
 
     fn reply(correlation_id: i32) -> Reply {
         Response::Heartbeat(HeartbeatResponse::default())
@@ -108,7 +120,24 @@ mod tests {
             &all[..],
             b"\0\0\0\x06\0\0\0\x01\0\0\0\0\0\x06\0\0\0\x02\0\0"
         );
-        outgoing.written();
+    }
+
+    #[test]
+    fn memory_is_given_back_as_it_is_written() {
+        let budget = ByteBudget::new(2_000);
+        let mut outgoing = Outgoing::default();
+        for correlation_id in [1, 2] {
+            let memory = budget.reserve(100).now_or_never();
+            let reply = reply(correlation_id);
+            outgoing.push(Reply { memory, ..reply });
+        }
+        assert_eq!(budget.held(), 200);
+        outgoing.advance(4);
+        assert_eq!(budget.held(), 106, "6 bytes of the first are left");
+        outgoing.advance(6);
+        assert_eq!(budget.held(), 10, "the second needs no more");
+        outgoing.advance(10);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]

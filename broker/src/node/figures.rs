@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::kafka::memory::RequestMemory;
 use crate::partition::Partitions;
 
 /// Reads the figures of the bucket.
@@ -117,6 +118,31 @@ impl Collector for WalFigures {
             ),
             None => Ok(()),
         }
+    }
+}
+
+/// Reads how much memory requests hold.
+#[derive(Debug)]
+pub(super) struct RequestFigures(pub(super) RequestMemory);
+
+impl Collector for RequestFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (produce, other) = self.0.held();
+        for (name, help, value) in [
+            (
+                "queued_produce_bytes",
+                "bytes of produce requests that are not in the wal",
+                produce,
+            ),
+            (
+                "queued_request_bytes",
+                "bytes of all other requests in progress",
+                other,
+            ),
+        ] {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        Ok(())
     }
 }
 

@@ -57,6 +57,16 @@ impl BatchView {
         self.bytes
     }
 
+    /// The batch in memory of its own, if as a slice of a frame of `frame_bytes` it would keep more
+    /// than twice its length alive.
+    #[must_use]
+    pub fn detached(mut self, frame_bytes: usize) -> Self {
+        if self.bytes.len().saturating_mul(2) < frame_bytes {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
+        }
+        self
+    }
+
     /// The records as they stand in the batch, compressed or not.
     pub fn stored_records(&self) -> &[u8] {
         self.bytes.get(HEADER_BYTES..).unwrap_or_default()

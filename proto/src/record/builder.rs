@@ -55,6 +55,13 @@ pub enum BuildError {
     Header(#[from] HeaderError),
 }
 
+impl BuildError {
+    /// Whether more would come out of a batch than the caller allowed.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Compression(CompressionError::TooLarge { .. }))
+    }
+}
+
 /// Collects records into one batch.
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {

@@ -132,13 +132,28 @@ pub fn compress(compression: Compression, plain: &[u8]) -> Result<Cow<'_, [u8]>,
 }
 
 /// Reads to the end, or returns `None` where there is more than `bytes_max`.
-fn read_bounded(reader: impl Read, stored: &[u8], bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
-    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-    // records commonly shrink to a quarter; the vector grows where that is too little
-    let mut plain = Vec::with_capacity((stored.len() * 4).min(bytes_max));
-    let mut bounded = reader.take(limit.saturating_add(1));
-    bounded.read_to_end(&mut plain)?;
-    Ok((plain.len() <= bytes_max).then_some(plain))
+fn read_bounded(
+    mut reader: impl Read,
+    stored: &[u8],
+    bytes_max: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    // records commonly shrink to a quarter; the vector grows where that is too little, and never
+    // beyond what the caller counts with
+    let mut room = (stored.len() * 4).clamp(1, bytes_max.max(1));
+    let mut plain = Vec::new();
+    loop {
+        plain.reserve_exact(room);
+        let wanted = u64::try_from(room).unwrap_or(u64::MAX);
+        let read = reader.by_ref().take(wanted).read_to_end(&mut plain)?;
+        if read < room {
+            return Ok(Some(plain));
+        }
+        room = plain.len().min(bytes_max.saturating_sub(plain.len()));
+        if room == 0 {
+            let ends = reader.read(&mut [0])? == 0;
+            return Ok(ends.then_some(plain));
+        }
+    }
 }
 
 fn compress_gzip(plain: &[u8], level: Option<i32>) -> io::Result<Vec<u8>> {

@@ -18,6 +18,16 @@ pub enum DecodeError {
     Record(#[from] RecordError),
 }
 
+impl DecodeError {
+    /// Whether more would come out than the caller allowed.
+    pub fn is_too_large(&self) -> bool {
+        let Self::Compression(error) = self else {
+            return false;
+        };
+        matches!(error, CompressionError::TooLarge { .. })
+    }
+}
+
 /// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundRecord {

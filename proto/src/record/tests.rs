@@ -1,5 +1,7 @@
 //! Batches as a whole: against Kafka's own bytes, against the `kafka-protocol` crate, and hostile.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::protocol::StrBytes;
@@ -461,4 +463,36 @@ fn the_first_record_without_a_key_is_found() {
     };
     assert_eq!(of(&[keyed.clone(), keyed.clone()]), None);
     assert_eq!(of(&[keyed.clone(), plain(1), keyed, plain(2)]), Some(1));
+}
+
+/// Bytes that tell whether anybody holds them.
+struct Watched(Vec<u8>, #[expect(dead_code, reason = "counted")] Arc<()>);
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A producer puts a hundred batches into one request. The last of them to let go would keep all of
+/// the request in memory for as long as the batch is cached.
+#[test]
+fn a_small_part_of_a_frame_lets_go_of_it() {
+    let mut builder = BatchBuilder::new(Codec::None);
+    let record = NewRecord {
+        value: Some(&[7; 20_000]),
+        ..NewRecord::default()
+    };
+    builder.push(&record).unwrap();
+    let batch = builder.build().unwrap().into_bytes();
+    for (batches, is_held) in [(1, true), (2, true), (3, false), (100, false)] {
+        let holders = Arc::new(());
+        let frame = Watched(batch.repeat(batches), Arc::clone(&holders));
+        let frame = Bytes::from_owner(frame);
+        let frame_bytes = frame.len();
+        let last = split_batches(frame).last().unwrap().unwrap();
+        let last = last.detached(frame_bytes);
+        assert_eq!(last.bytes(), &batch);
+        assert_eq!(Arc::strong_count(&holders) > 1, is_held, "{batches}");
+    }
 }

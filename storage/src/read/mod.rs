@@ -2,6 +2,7 @@
 //!
 //! - `plan.rs`: which runs, from which byte on (pure)
 //! - `walk.rs`: from the bytes of a run to its batches, each checked (pure)
+//! - `decoding.rs`: looking into batches, in bounded memory
 //! - `search.rs`: the first record at a time, the newest record
 //!
 //! Every batch that comes out of an object is checked against the run that names it: base offset,
@@ -12,6 +13,7 @@
 //! durable state of its partition, and the end up to which records are visible.
 
 mod cursors;
+mod decoding;
 mod plan;
 mod search;
 mod walk;
@@ -21,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use firn_proto::ids::TopicPartition;
-use firn_proto::limits::{COLD_GETS_MAX, COLD_READ_BYTES_MAX};
+use firn_proto::limits::{COLD_GETS_MAX, COLD_READ_BYTES_MAX, SEARCHES_MAX};
 use futures::{StreamExt, TryStreamExt};
 use thiserror::Error;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
@@ -34,6 +36,7 @@ use cursors::{Cursor, Cursors};
 use plan::{Piece, Plan, Want};
 use walk::{RunFault, RunWalk, Step};
 
+pub use decoding::{Decodings, Stopped};
 pub use search::FoundOffset;
 
 const KIB: usize = 1024;
@@ -137,6 +140,9 @@ struct Inner {
     tail: Arc<TailCache>,
     objects: CachedObjects,
     cursors: Cursors,
+    decodings: Decodings,
+    /// Look-ups by time, each of which holds the batches that it looks into.
+    searches: Semaphore,
     /// Memory for cold reads, in KiB.
     memory: Semaphore,
     hot: AtomicU64,
@@ -166,6 +172,8 @@ impl Reader {
             tail,
             objects,
             cursors: Cursors::default(),
+            decodings: Decodings::default(),
+            searches: Semaphore::new(SEARCHES_MAX),
             memory: Semaphore::new(COLD_READ_BYTES_MAX / KIB),
             hot: AtomicU64::new(0),
             cold: AtomicU64::new(0),
@@ -177,6 +185,11 @@ impl Reader {
     /// The tail cache that it reads from.
     pub fn tail(&self) -> &TailCache {
         &self.0.tail
+    }
+
+    /// The memory in which batches are looked into, by this reader and by who writes them.
+    pub fn decodings(&self) -> &Decodings {
+        &self.0.decodings
     }
 
     /// What the tail cache has for the request, without waiting; `None` if objects are needed.
@@ -391,6 +404,7 @@ impl Reader {
         before: &ReadOutcome,
         again: bool,
     ) -> Result<Taken, PieceError> {
+        let mut fetched = window.len();
         let mut walk = RunWalk::new(piece, window);
         let mut outcome = ReadOutcome {
             next_offset: before.next_offset,
@@ -403,6 +417,7 @@ impl Reader {
                 Step::Short { needed } => {
                     let range = walk.rest(needed, request.max_bytes);
                     let more = self.more(request.tp, piece, range, again).await?;
+                    fetched += more.len();
                     walk.refill(more, needed).map_err(PieceError::Fault)?;
                 }
                 Step::Batch(header) => {
@@ -420,6 +435,11 @@ impl Reader {
                 }
             }
         };
+        if outcome.bytes.saturating_mul(2) < fetched {
+            // As slices they would keep all that was fetched until the client has taken them.
+            let copy = |batch: &mut Bytes| *batch = Bytes::copy_from_slice(batch);
+            outcome.batches.iter_mut().for_each(copy);
+        }
         let cursor = walk.cursor();
         Ok(Taken {
             outcome,

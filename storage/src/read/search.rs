@@ -1,10 +1,12 @@
 //! Finds records by their time (ListOffsets): the index of a run names its largest timestamp, a
 //! batch's header names its own, and only one batch is decoded.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
 use firn_proto::ids::{LeaderEpoch, TopicPartition};
-use firn_proto::limits::{BATCH_PLAIN_BYTES_MAX, COLD_GET_BYTES_MAX};
-use firn_proto::record::{BatchView, DecodeError, first_at_or_after, first_of_max};
+use firn_proto::limits::COLD_GET_BYTES_MAX;
+use firn_proto::record::{BatchView, DecodeError, FoundRecord, first_at_or_after, first_of_max};
 
 use super::{ReadError, ReadRequest, Reader};
 use crate::state::RunRef;
@@ -34,6 +36,8 @@ impl Reader {
         end: i64,
         runs: &[RunRef],
     ) -> Result<Option<FoundOffset>, ReadError> {
+        // Never closed, so that there is always a permit in the end.
+        let _place = self.0.searches.acquire().await.ok();
         let holds = |r: &&RunRef| r.run.last_offset >= start && r.run.max_timestamp >= timestamp;
         for run in runs.iter().filter(holds) {
             let mut offset = run.run.base_offset.max(start);
@@ -45,8 +49,13 @@ impl Reader {
                 }
                 for batch in batches {
                     let batch = view(tp, batch)?;
-                    let found = first_at_or_after(&batch, timestamp, start, BATCH_PLAIN_BYTES_MAX);
-                    let found = found.map_err(|error| undecodable(tp, &batch, &error))?;
+                    if batch.header().max_timestamp < timestamp {
+                        continue;
+                    }
+                    let look = move |batch: &BatchView, bytes_max| {
+                        first_at_or_after(batch, timestamp, start, bytes_max)
+                    };
+                    let found = self.look(tp, &batch, look).await?;
                     if let Some(found) = found.filter(|found| found.offset < end) {
                         return Ok(Some(FoundOffset {
                             offset: found.offset,
@@ -72,6 +81,7 @@ impl Reader {
         end: i64,
         runs: &[RunRef],
     ) -> Result<Option<FoundOffset>, ReadError> {
+        let _place = self.0.searches.acquire().await.ok();
         let mut best: Option<(i64, BatchView)> = None;
         let visible = |r: &&RunRef| r.run.last_offset >= start && r.run.base_offset < end;
         let mut candidates: Vec<&RunRef> = runs.iter().filter(visible).collect();
@@ -104,13 +114,33 @@ impl Reader {
         let Some((_, batch)) = best else {
             return Ok(None);
         };
-        let found = first_of_max(&batch, BATCH_PLAIN_BYTES_MAX);
-        let found = found.map_err(|error| undecodable(tp, &batch, &error))?;
+        let found = self.look(tp, &batch, first_of_max).await?;
         Ok(found.map(|found| FoundOffset {
             offset: found.offset,
             timestamp: found.timestamp,
             epoch: batch.header().leader_epoch,
         }))
+    }
+
+    /// Looks into one batch.
+    async fn look<L>(
+        &self,
+        tp: TopicPartition,
+        batch: &BatchView,
+        look: L,
+    ) -> Result<Option<FoundRecord>, ReadError>
+    where
+        L: Fn(&BatchView, usize) -> Result<Option<FoundRecord>, DecodeError>
+            + Clone
+            + Send
+            + 'static,
+    {
+        let decodings = self.decodings();
+        let looked = decodings.look(batch, look, DecodeError::is_too_large);
+        match looked.await {
+            Ok(looked) => looked.map_err(|error| undecodable(tp, batch, &error)),
+            Err(stopped) => Err(undecodable(tp, batch, &stopped)),
+        }
     }
 
     /// Batches of one run from the one that holds `offset` on, and the offset behind them.
@@ -142,7 +172,7 @@ fn view(tp: TopicPartition, mut batch: Bytes) -> Result<BatchView, ReadError> {
     })
 }
 
-fn undecodable(tp: TopicPartition, batch: &BatchView, error: &DecodeError) -> ReadError {
+fn undecodable(tp: TopicPartition, batch: &BatchView, error: &dyn Display) -> ReadError {
     ReadError::Undecodable {
         tp,
         offset: batch.header().base_offset,

@@ -181,6 +181,21 @@ async fn a_read_begins_with_the_batch_that_holds_the_offset() {
     assert!(world.read(500, 1).await.unwrap().batches.is_empty());
 }
 
+/// A consumer with small limits takes one batch at a time; while it does not read its answer, that
+/// must not keep a whole stretch of an object in memory.
+#[tokio::test]
+async fn a_small_answer_does_not_hold_what_was_fetched_for_it() {
+    let mut world = World::new(0);
+    world.put(10, 5_000, None).await;
+    let outcome = world.read(0, 1).await.unwrap();
+    let [batch] = &outcome.batches[..] else {
+        panic!("one batch")
+    };
+    assert!(batch.is_unique(), "a slice of what was fetched");
+    let outcome = world.read(0, 1 << 20).await.unwrap();
+    assert!(!outcome.batches[0].is_unique(), "not copied");
+}
+
 #[tokio::test]
 async fn nothing_at_or_behind_the_end_is_served() {
     let mut world = World::new(0);

@@ -2,7 +2,6 @@
 
 use std::sync::{Mutex, OnceLock};
 
-use firn_proto::env::SystemClock;
 use firn_proto::kafka::Response;
 use firn_proto::kafka::sync_group::SyncGroupResponse;
 use futures::FutureExt;
@@ -24,7 +23,7 @@ fn echo(sent: &Bytes) -> Reply {
 }
 
 /// Answers `p…` (a Produce: started at once) and `f…` (a Fetch: does nothing until it is its turn)
-/// with the frame itself; what starts with `w` waits for `go` first; `0` has no answer; `x` is
+/// with the frame itself; what starts with `w`, or as Produce does, waits for `go` first; `0` has no answer; `x` is
 /// refused when started and `l` when finished.
 #[derive(Default)]
 struct Echo {
@@ -36,11 +35,12 @@ impl Handler for Echo {
     async fn start(&self, _: &Arc<ConnectionState>, frame: Bytes, memory: Reserved) -> Started {
         self.started.lock().unwrap().push(frame.clone());
         let go = Arc::clone(&self.go);
+        let waits = frame.starts_with(b"w") || frame.starts_with(&[0, 0]);
         match frame.first() {
             Some(b'x') => Started::Refused(Refusal("x".to_owned())),
             Some(b'l') => Started::Pending(async { Err(Refusal("l".to_owned())) }.boxed()),
             Some(b'0') => Started::Pending(async { Ok(None) }.boxed()),
-            Some(b'w') => Started::Pending(
+            _ if waits => Started::Pending(
                 async move {
                     go.notified().await;
                     drop(memory);
@@ -50,6 +50,19 @@ impl Handler for Echo {
             ),
             _ => Started::Pending(async move { Ok(Some(echo(&frame))) }.boxed()),
         }
+    }
+}
+
+/// Time as tokio tells it, which a test may pause.
+struct PausedClock(tokio::time::Instant);
+
+impl Clock for PausedClock {
+    fn wall_ms(&self) -> i64 {
+        0
+    }
+
+    fn mono(&self) -> Mono {
+        Mono::default().after(self.0.elapsed())
     }
 }
 
@@ -67,13 +80,17 @@ impl Client {
     fn connect_with(memory: usize) -> Self {
         let shared = Arc::new(Shared {
             service: Echo::default(),
-            memory: ByteBudget::new(memory),
-            clock: Arc::new(SystemClock::new()),
+            memory: RequestMemory::new(memory, 128 << 20),
+            clock: Arc::new(PausedClock(tokio::time::Instant::now())),
             metrics: Arc::new(Metrics::new()),
             request_bytes_max: 100_000,
             idle_max: Duration::from_secs(600),
             stop: CancellationToken::new(),
         });
+        Self::connect_to(shared)
+    }
+
+    fn connect_to(shared: Arc<Shared<Echo>>) -> Self {
         let (pipe, far) = tokio::io::duplex(64 * 1024);
         let address = "127.0.0.1:9092".parse().unwrap();
         let listener = OpenListener {
@@ -119,6 +136,9 @@ impl Client {
         self.shared.service.started.lock().unwrap().len()
     }
 }
+
+/// A Produce request, as far as its memory is concerned.
+const PRODUCE: [u8; 15_000] = [0; 15_000];
 
 /// Lets every task do what it can without waiting for time to pass.
 async fn settle() {
@@ -188,8 +208,8 @@ async fn the_number_of_requests_in_progress_is_bounded() {
 #[tokio::test]
 async fn a_client_that_finds_no_memory_is_not_read() {
     let mut client = Client::connect_with(40_000);
-    client.send(&[b'w'; 15_000]).await;
-    client.send(&[b'w'; 15_000]).await;
+    client.send(&PRODUCE).await;
+    client.send(&PRODUCE).await;
     settle().await;
     assert_eq!(client.started(), 1);
     client.shared.service.go.notify_one();
@@ -198,11 +218,45 @@ async fn a_client_that_finds_no_memory_is_not_read() {
     assert_eq!(client.started(), 2);
 }
 
+/// Produce requests wait for the bucket, which may be away for an hour. Consumers read on from
+/// memory meanwhile, and groups stay together.
+#[tokio::test]
+async fn produce_requests_that_wait_hold_up_nobody_else() {
+    let mut first = Client::connect_with(40_000);
+    first.send(&PRODUCE).await;
+    let mut second = Client::connect_to(Arc::clone(&first.shared));
+    second.send(&PRODUCE).await;
+    let mut small = Client::connect_to(Arc::clone(&first.shared));
+    small.send(&[0; 5_000]).await;
+    settle().await;
+    assert_eq!(first.started(), 1, "the memory of Produce is taken");
+    let mut consumer = Client::connect_to(Arc::clone(&first.shared));
+    for frame in [vec![b'f'; 100], vec![b'f'; 50_000]] {
+        consumer.send(&frame).await;
+        assert_eq!(consumer.answer().await, frame);
+    }
+}
+
 #[tokio::test]
 async fn a_refused_request_closes_the_connection() {
     for frame in [b"x", b"l"] {
         let mut client = Client::connect();
         client.send(frame).await;
+        assert!(matches!(client.server.await.unwrap(), Ended::Refused(_)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_finished_is_answered_before_a_refusal_closes_the_connection() {
+    for refused in [b"x", b"l"] {
+        let mut client = Client::connect();
+        for frame in [&b"w1"[..], b"p2", refused] {
+            client.send(frame).await;
+        }
+        settle().await;
+        client.shared.service.go.notify_one();
+        assert_eq!(client.answer().await, b"w1");
+        assert_eq!(client.answer().await, b"p2");
         assert!(matches!(client.server.await.unwrap(), Ended::Refused(_)));
     }
 }
@@ -288,4 +342,22 @@ async fn a_client_that_does_not_read_its_answers_is_given_up() {
     let mut client = Client::connect();
     client.send(&[b'p'; 90_000]).await;
     assert!(matches!(client.server.await.unwrap(), Ended::SlowReader));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sips_its_answers_is_given_up() {
+    let mut client = Client::connect();
+    client.send(&[b'p'; 90_000]).await;
+    let sips = async {
+        loop {
+            let mut sip = [0; 100];
+            let _ = client.pipe.read_exact(&mut sip).await;
+            tokio::time::sleep(STALL_MAX / 3).await;
+        }
+    };
+    let ended = tokio::select! {
+        () = sips => unreachable!("sips end with the connection"),
+        ended = &mut client.server => ended.unwrap(),
+    };
+    assert!(matches!(ended, Ended::SlowReader));
 }

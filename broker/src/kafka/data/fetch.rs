@@ -6,7 +6,8 @@
 //!
 //! A request waits until `min_bytes` can be read or `max_wait_ms` is over; anything the client must
 //! know at once, an error or a diverging epoch, is answered at once. Records are taken whole and as
-//! slices; memory for an answer is reserved before they are read, not while the request waits.
+//! slices; memory for an answer is reserved before they are read, not while the request waits. How
+//! long that is, is the client's choice up to a limit: a poll that finds nothing is begun anew.
 //!
 //! Requests that claim to come from a replica are refused: there are none (CVE-2018-1288).
 
@@ -20,11 +21,14 @@ use std::time::Duration;
 use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::fetch::{FetchRequest, FetchResponse};
+use firn_proto::limits::FETCH_WAIT_MAX;
+use firn_storage::state::RunRef;
 use tokio::time::timeout;
 
 use self::answer::PartitionRead;
-use self::survey::{Surveyed, survey};
-use super::fetch_session::{FetchSessions, SessionError, SessionTurn};
+use self::survey::{Readable, Surveyed, survey};
+use super::fetch_session::{FetchSessions, SessionError, SessionRequest, SessionTurn};
+use super::topic_rules::TopicRules;
 use crate::kafka::connection::Refusal;
 use crate::kafka::context::{Call, ConnectionState, Context};
 use crate::kafka::memory::Reserved;
@@ -55,11 +59,23 @@ pub async fn handle(
     conn: &ConnectionState,
     call: &Call,
     request: FetchRequest,
+    of_request: Reserved,
 ) -> Result<Fetched, Refusal> {
     if request.replica_id >= 0 || request.replica_state.replica_id >= 0 {
         return Err(Refusal("a client fetches as a replica".to_owned()));
     }
-    let turn = match begin(ctx, call, &request) {
+    if !answer::names_are_legal(call.version, &request) {
+        let response = answer::refusal(ErrorCode::InvalidTopicException);
+        return Ok(Fetched {
+            response,
+            memory: None,
+        });
+    }
+    let asked = answer::session_request(call.version, &request);
+    let partitions = sessions(ctx).partitions_asked(&asked);
+    // A request that waits for records holds no more than what it asks for.
+    let asking = ctx.fetch_memory.reserve_asking(partitions).await;
+    let turn = match begin(ctx, asked) {
         Ok(turn) => turn,
         Err(error) => {
             let response = answer::refusal(session_error_code(error));
@@ -73,24 +89,25 @@ pub async fn handle(
         ctx,
         turn: &turn,
         began: ctx.clock.mono(),
-        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
-        max_bytes: bytes(request.max_bytes).min(ctx.config.connections.fetch_bytes_max),
+        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0))
+            .min(FETCH_WAIT_MAX),
+        max_bytes: bytes(request.max_bytes)
+            .min(ctx.config.connections.fetch_bytes_max)
+            .min(ctx.fetch_memory.answer_bytes_max()),
         min_bytes: bytes(request.min_bytes),
         read_committed: request.isolation_level == READ_COMMITTED,
     };
+    drop((request, of_request));
     let (reads, memory) = poll.run().await;
     let names_leaders = reads.iter().any(|read| read.leader.is_some());
-    let mut response = answer::response(
-        &mut sessions(ctx),
-        &turn,
-        reads,
-        request.isolation_level == READ_COMMITTED,
-    );
+    let mut response = answer::response(&mut sessions(ctx), &turn, reads, poll.read_committed);
     if names_leaders {
         let image = ctx.image.borrow().clone();
         let named = answer::leaders(&response).collect();
         response.node_endpoints = view::endpoints_of(&named, view::endpoints(ctx, conn, &image));
     }
+    // Without records the answer is what was asked for, once more.
+    let memory = memory.or(Some(asking));
     Ok(Fetched { response, memory })
 }
 
@@ -98,8 +115,7 @@ fn bytes(number: i32) -> usize {
     usize::try_from(number).unwrap_or(0)
 }
 
-fn begin(ctx: &Context, call: &Call, request: &FetchRequest) -> Result<SessionTurn, SessionError> {
-    let request = answer::session_request(call.version, request);
+fn begin(ctx: &Context, request: SessionRequest) -> Result<SessionTurn, SessionError> {
     let (now, random) = (ctx.clock.mono(), ctx.entropy.next_u64());
     sessions(ctx).begin(request, now, random)
 }
@@ -163,28 +179,31 @@ impl Poll<'_> {
     /// Memory for what is going to be read.
     async fn reserve(&self, surveyed: &[Surveyed]) -> Option<Reserved> {
         let mut bytes = 0_usize;
+        let mut first = None;
         for found in readable(surveyed).filter(|found| found.available > 0) {
-            let runs = found
-                .partition
-                .runs(found.offset, found.end, found.max_bytes);
+            let runs = found.runs(found.max_bytes);
             let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
             bytes = bytes.saturating_add(there.min(found.max_bytes));
+            first.get_or_insert_with(|| self.first_batch_max(found, runs.first()));
             if bytes >= self.max_bytes {
                 break;
             }
         }
-        if bytes == 0 {
-            return None;
-        }
-        Some(
-            self.ctx
-                .fetch_memory
-                .reserve(bytes.min(self.max_bytes))
-                .await,
-        )
+        let bytes = bytes.min(self.max_bytes).max(first?);
+        Some(self.ctx.fetch_memory.reserve_answer(bytes).await)
+    }
+
+    /// The bytes that the first batch may have, which is served whatever the client's limits are.
+    fn first_batch_max(&self, found: &Readable, run: Option<&RunRef>) -> usize {
+        let image = self.ctx.image.borrow().clone();
+        let default = self.ctx.config.topics.message_max_bytes;
+        let of_topic = image.topic_named(&found.topic).map_or(default, |topic| {
+            TopicRules::new(&topic.configs, default).batch.bytes_max
+        });
+        run.map_or(0, |run| of_topic.min(run.run.byte_len as usize))
     }
 }
 
-fn readable(surveyed: &[Surveyed]) -> impl Iterator<Item = &survey::Readable> {
+fn readable(surveyed: &[Surveyed]) -> impl Iterator<Item = &Readable> {
     surveyed.iter().filter_map(|found| found.readable.as_ref())
 }

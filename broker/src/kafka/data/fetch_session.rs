@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use firn_proto::cluster::TopicKey;
 use firn_proto::env::Mono;
-use firn_proto::limits::{FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX};
+use firn_proto::limits::{FETCH_SESSION_ENTRY_BYTES, FETCH_SESSIONS_BYTES_MAX, FETCH_SESSIONS_MAX};
 
 /// A session that was not used for this long may be evicted for a new one
 /// (`min.incremental.fetch.session.eviction.ms`).
@@ -123,6 +123,8 @@ struct Session {
     turns: BTreeMap<u64, Cached>,
     turn_of: BTreeMap<(TopicKey, i32), u64>,
     next_turn: u64,
+    /// What all of it takes.
+    bytes: usize,
 }
 
 impl Session {
@@ -134,6 +136,7 @@ impl Session {
             turns: BTreeMap::new(),
             turn_of: BTreeMap::new(),
             next_turn: 0,
+            bytes: 0,
         }
     }
 
@@ -147,6 +150,7 @@ impl Session {
             cached.wanted = wanted;
             return;
         }
+        self.bytes += entry_bytes(&wanted.topic);
         self.turn_of.insert(key, self.next_turn);
         self.turns
             .insert(self.next_turn, Cached { wanted, told: None });
@@ -155,6 +159,7 @@ impl Session {
 
     fn forget(&mut self, key: &(TopicKey, i32)) {
         if let Some(turn) = self.turn_of.remove(key) {
+            self.bytes -= entry_bytes(&key.0);
             self.turns.remove(&turn);
         }
     }
@@ -182,11 +187,19 @@ impl Session {
     }
 }
 
+/// What a session takes for one partition, as if every one of them had a name of its own.
+fn entry_bytes(topic: &TopicKey) -> usize {
+    match topic {
+        TopicKey::Name(name) => FETCH_SESSION_ENTRY_BYTES + name.len(),
+        TopicKey::Id(_) => FETCH_SESSION_ENTRY_BYTES,
+    }
+}
+
 /// The fetch sessions of one broker.
 #[derive(Debug, Default)]
 pub struct FetchSessions {
     sessions: BTreeMap<i32, Session>,
-    partitions: usize,
+    bytes: usize,
 }
 
 impl FetchSessions {
@@ -203,6 +216,13 @@ impl FetchSessions {
     /// Whether no session is open.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
+    }
+
+    /// How many partitions a request asks for, about: those of its session and its own.
+    pub fn partitions_asked(&self, request: &SessionRequest) -> usize {
+        let session = self.sessions.get(&request.id);
+        let known = session.map_or(0, |session| session.turns.len());
+        known + request.wanted.len() + request.forgotten.len()
     }
 
     /// Takes a request in and says what to read. `random` makes the id of a new session.
@@ -239,7 +259,7 @@ impl FetchSessions {
         if session.uses_ids != request.uses_ids {
             return Err(SessionError::TopicIdMix);
         }
-        let before = session.turns.len();
+        let before = session.bytes;
         session.last_used = now;
         session.next_epoch = if request.epoch == i32::MAX {
             1
@@ -257,8 +277,8 @@ impl FetchSessions {
             .values()
             .map(|cached| cached.wanted.clone())
             .collect();
-        self.partitions = self.partitions - before + wanted.len();
-        if self.partitions > FETCH_SESSION_PARTITIONS_MAX {
+        self.bytes = self.bytes - before + session.bytes;
+        if self.bytes > FETCH_SESSIONS_BYTES_MAX {
             // Grown beyond what the cache may hold: answered in full, without a session.
             self.end(request.id);
             return Ok(SessionTurn {
@@ -299,14 +319,15 @@ impl FetchSessions {
 
     fn end(&mut self, id: i32) {
         if let Some(session) = self.sessions.remove(&id) {
-            self.partitions -= session.turns.len();
+            self.bytes -= session.bytes;
         }
     }
 
     /// Makes a session for a full request, or answers 0 if there is no room.
     fn open(&mut self, request: &SessionRequest, now: Mono, random: u64) -> i32 {
-        let fits = self.partitions + request.wanted.len() <= FETCH_SESSION_PARTITIONS_MAX;
-        if request.wanted.is_empty() || !fits {
+        let topics = request.wanted.iter().map(|wanted| &wanted.topic);
+        let bytes: usize = topics.map(entry_bytes).sum();
+        if bytes == 0 || self.bytes + bytes > FETCH_SESSIONS_BYTES_MAX {
             return 0;
         }
         if self.sessions.len() >= FETCH_SESSIONS_MAX && !self.evict(now) {
@@ -317,7 +338,7 @@ impl FetchSessions {
             session.want(wanted.clone());
         }
         let id = self.free_id(random);
-        self.partitions += session.turns.len();
+        self.bytes += session.bytes;
         self.sessions.insert(id, session);
         id
     }

@@ -27,8 +27,8 @@ use firn_proto::kafka::produce::{
     PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
     TopicProduceData, TopicProduceResponse,
 };
-use firn_proto::record::{BatchHeader, BatchView};
-use firn_storage::wal::{Acks, FairKey};
+use firn_proto::record::{BatchHeader, BatchView, HEADER_BYTES};
+use firn_storage::wal::{Acks, FairKey, WalPermit};
 use tokio::time::timeout;
 
 use self::admit::Refused;
@@ -41,6 +41,10 @@ use crate::partition::AppendReceipt;
 
 /// The first version that names topics by id.
 const IDS_FROM: i16 = 13;
+/// What is kept of a partition between its append and its answer, about.
+const PARTITION_BYTES: usize = 256;
+/// Room for partitions without a batch, which are answered one by one.
+const EMPTY_BYTES_MAX: usize = 64 * 1024;
 
 /// A Produce request whose batches are appended, or refused.
 pub struct PendingProduce {
@@ -68,9 +72,14 @@ struct Producing<'a> {
     version: i16,
     acks: Option<Acks>,
     now_ms: i64,
+    began: Mono,
+    timeout: Duration,
+    /// Length of the frame that the batches are slices of.
+    frame_bytes: usize,
 }
 
-/// Appends the batches of a request. Waits while the WAL has no room.
+/// Appends the batches of a request that came in a frame of `frame_bytes`. Waits while the WAL has
+/// no room.
 ///
 /// Cancel safe in so far as batches that were appended stay so.
 pub async fn start(
@@ -78,6 +87,7 @@ pub async fn start(
     conn: &ConnectionState,
     call: &Call,
     request: ProduceRequest,
+    frame_bytes: usize,
 ) -> PendingProduce {
     let acks = match request.acks {
         -1 => Some(Acks::Bucket),
@@ -91,19 +101,28 @@ pub async fn start(
         version: call.version,
         acks,
         now_ms: ctx.clock.wall_ms(),
+        began: ctx.clock.mono(),
+        timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
+        frame_bytes,
     };
-    let began = ctx.clock.mono();
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         topics.push(producing.topic(topic).await);
     }
-    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
     PendingProduce {
         acks,
-        began,
-        timeout: Duration::from_millis(timeout_ms),
+        began: producing.began,
+        timeout: producing.timeout,
         topics,
     }
+}
+
+/// Whether a frame of `frame_bytes` names more partitions than it can hold batches for. What is
+/// kept of each partition until the answer is written is then far more than what was sent.
+pub fn names_too_many(request: &ProduceRequest, frame_bytes: usize) -> bool {
+    let topics = request.topic_data.iter();
+    let partitions: usize = topics.map(|topic| topic.partition_data.len()).sum();
+    partitions.saturating_mul(HEADER_BYTES) > frame_bytes.saturating_add(EMPTY_BYTES_MAX)
 }
 
 impl Producing<'_> {
@@ -185,9 +204,7 @@ impl Producing<'_> {
         let rules = TopicRules::new(&topic.configs, self.ctx.config.topics.message_max_bytes);
         let batch = self.admit(records, rules).await?;
         let (count, bytes) = (batch.header().record_count, batch.bytes().len());
-        let permit = self.ctx.wal.reserve(bytes, self.who).await;
-        let permit = permit
-            .map_err(|error| Refused::because(ErrorCode::NotLeaderOrFollower, error.to_string()))?;
+        let permit = self.permit(bytes).await?;
         let receipt = partition.append(batch, rules.batch.timestamp_type, acks, permit)?;
         let metrics = self.ctx.metrics.topic(&topic.name);
         metrics.records_in.inc_by(u64::try_from(count).unwrap_or(0));
@@ -195,21 +212,52 @@ impl Producing<'_> {
         Ok(receipt)
     }
 
+    /// Room in the WAL for a batch of `bytes`, and for the rest of the frame if it keeps that alive.
+    async fn permit(&self, bytes: usize) -> Result<WalPermit, Refused> {
+        let held = match bytes.saturating_mul(2) < self.frame_bytes {
+            true => bytes,
+            false => bytes.max(self.frame_bytes),
+        };
+        let room = self.ctx.wal.reserve(held, self.who);
+        let permit = if self.acks == Some(Acks::None) {
+            room.await
+        } else {
+            // Nobody waits for the answer any longer than this, and what has not been appended
+            // then must not pile up in front of what is sent again.
+            let waited = self.ctx.clock.mono().since(self.began);
+            let left = self.timeout.saturating_sub(waited);
+            timeout(left, room).await.map_err(|_| {
+                let late = "the wal had no room in time; nothing was appended, so send it again";
+                Refused::because(ErrorCode::RequestTimedOut, late)
+            })?
+        };
+        permit.map_err(|error| Refused::because(ErrorCode::NotLeaderOrFollower, error.to_string()))
+    }
+
     /// Checks a batch; off the threads that serve connections where its records must be read.
     async fn admit(&self, records: Option<Bytes>, rules: TopicRules) -> Result<BatchView, Refused> {
         let batch = admit::admit(records, &rules, self.version, self.now_ms)?;
+        let batch = batch.detached(self.frame_bytes);
         if !admit::must_look_inside(&batch, &rules) {
             return Ok(batch);
         }
-        let Ok(_decoding) = self.ctx.decoding.acquire().await else {
-            return Err(Refused::plain(ErrorCode::BrokerNotAvailable));
-        };
-        let looked = tokio::task::spawn_blocking(move || admit::look_inside(batch, &rules)).await;
-        looked.unwrap_or_else(|_| Err(Refused::plain(ErrorCode::UnknownServerError)))
+        let look = move |batch: &BatchView, bytes_max| admit::look_inside(batch, &rules, bytes_max);
+        let is_too_large = |refused: &Refused| refused.code == ErrorCode::MessageTooLarge;
+        let decodings = self.ctx.reader.decodings();
+        match decodings.look(&batch, look, is_too_large).await {
+            Ok(looked) => Ok(looked?.unwrap_or(batch)),
+            Err(_) => Err(Refused::plain(ErrorCode::UnknownServerError)),
+        }
     }
 }
 
 impl PendingProduce {
+    /// What is kept until the answer is written, in bytes.
+    pub fn bytes(&self) -> usize {
+        let partitions: usize = self.topics.iter().map(|t| t.partitions.len()).sum();
+        partitions * PARTITION_BYTES
+    }
+
     /// Waits until every batch is where `acks` wants it, and gives the response; none for acks=0.
     ///
     /// # Errors

@@ -3,10 +3,7 @@
 use bytes::{Buf, Bytes};
 
 use super::DecodeError;
-use crate::limits::{
-    DECODE_BYTES_FLOOR, DECODE_BYTES_MAX, DECODE_EXPANSION_MAX, TAGGED_FIELD_BYTES_MAX,
-    TAGGED_FIELDS_MAX,
-};
+use crate::limits::{TAGGED_FIELD_BYTES_MAX, TAGGED_FIELDS_MAX, decode_bytes};
 
 /// Reads one frame from front to back.
 ///
@@ -40,11 +37,13 @@ impl Reader {
         self.frame - self.rest.len()
     }
 
+    /// Bytes that were allocated for what was read so far.
+    pub fn spent(&self) -> usize {
+        self.spent
+    }
+
     fn budget(&self) -> usize {
-        self.frame
-            .saturating_mul(DECODE_EXPANSION_MAX)
-            .saturating_add(DECODE_BYTES_FLOOR)
-            .min(DECODE_BYTES_MAX)
+        decode_bytes(self.frame)
     }
 
     /// Pays for an allocation of `bytes`.

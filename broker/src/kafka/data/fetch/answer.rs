@@ -9,6 +9,7 @@ use firn_proto::kafka::fetch::{
     EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use firn_proto::kafka::leaders::LeaderIdAndEpoch;
+use firn_proto::topic_name::check_topic_name;
 
 use super::super::epochs::EpochEnd;
 use super::super::fetch_session::{
@@ -58,6 +59,15 @@ impl PartitionRead {
     pub(super) fn is_urgent(&self) -> bool {
         self.error.is_error() || self.diverging.is_some()
     }
+}
+
+/// Whether every topic of a request may exist. What may not is not remembered, however long its name
+/// is.
+pub(super) fn names_are_legal(version: i16, request: &FetchRequest) -> bool {
+    let names = request.topics.iter().map(|topic| &topic.topic);
+    let forgotten = request.forgotten_topics_data.iter();
+    let mut names = names.chain(forgotten.map(|topic| &topic.topic));
+    version >= IDS_FROM || names.all(|name| check_topic_name(name).is_ok())
 }
 
 /// The part of a request that sessions deal with.

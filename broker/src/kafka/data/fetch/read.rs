@@ -1,10 +1,11 @@
 //! Reads what a survey found, within the byte limits of the request (KIP-74).
 //!
-//! Partitions are served in their turn. What is in memory comes first, and costs no wait; the rest
-//! is read side by side, as each is a round trip to the bucket. The first batch of all is served
-//! whatever its size, so that a consumer with small limits goes on.
+//! Partitions are served in their turn, whether they are in memory or in objects: each takes its
+//! share of what the answer may hold before the next one is looked at, so that a partition that is
+//! read from its start goes on beside busy ones. What is in memory costs no wait; the rest is read
+//! side by side, as each is a round trip to the bucket. The first batch of all is served whatever
+//! its size, so that a consumer with small limits goes on.
 
-use bytes::Bytes;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::limits::COLD_GETS_MAX;
 use firn_storage::read::{ReadError, ReadOutcome, ReadRequest};
@@ -21,21 +22,40 @@ struct Budget {
     served: bool,
 }
 
+/// What one partition may have of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    bytes: usize,
+    first_in_any_case: bool,
+}
+
 impl Budget {
     /// Whether nothing more can be taken.
     fn is_spent(&self) -> bool {
         self.served && self.left == 0
     }
 
-    /// Takes what was read, or nothing if it is too much by now.
-    fn take(&mut self, outcome: ReadOutcome) -> Vec<Bytes> {
-        if outcome.batches.is_empty() || (self.served && outcome.bytes > self.left) {
-            return Vec::new();
+    /// What a partition that wants `bytes` may have.
+    fn share(&self, bytes: usize) -> Share {
+        Share {
+            bytes: bytes.min(self.left),
+            first_in_any_case: !self.served,
         }
-        self.left = self.left.saturating_sub(outcome.bytes);
-        self.served = true;
-        outcome.batches
     }
+
+    /// Counts what was read, or what is set aside to be read.
+    fn spend(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+        self.served |= bytes > 0;
+    }
+}
+
+/// A partition that is read from objects.
+struct Cold {
+    index: usize,
+    readable: Readable,
+    share: Share,
+    runs: Vec<RunRef>,
 }
 
 /// Reads up to `max_bytes` of the surveyed partitions and gives their answers, in order.
@@ -53,49 +73,48 @@ pub(super) async fn read_all(
     for (index, Surveyed { mut read, readable }) in surveyed.into_iter().enumerate() {
         let readable = readable.filter(|readable| readable.available > 0 && !budget.is_spent());
         if let Some(readable) = readable {
-            match ctx.reader.read_hot(&request(&readable, &budget, &[])) {
+            let share = budget.share(readable.max_bytes);
+            match ctx.reader.read_hot(&request(&readable, share, &[])) {
                 Some(outcome) => {
-                    read.records = budget.take(outcome);
+                    budget.spend(outcome.bytes);
+                    read.records = outcome.batches;
                     count(ctx, &readable, &read);
                 }
-                None => cold.push((index, readable)),
+                None => {
+                    let runs = readable.runs(share.bytes);
+                    let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
+                    budget.spend(there.min(share.bytes));
+                    cold.push(Cold {
+                        index,
+                        readable,
+                        share,
+                        runs,
+                    });
+                }
             }
         }
         reads.push(read);
     }
-    read_cold(ctx, cold, &mut budget, &mut reads).await;
+    read_cold(ctx, cold, &mut reads).await;
     reads
 }
 
-async fn read_cold(
-    ctx: &Context,
-    cold: Vec<(usize, Readable)>,
-    budget: &mut Budget,
-    reads: &mut [PartitionRead],
-) {
-    let (left, served) = (budget.left, budget.served);
+async fn read_cold(ctx: &Context, cold: Vec<Cold>, reads: &mut [PartitionRead]) {
     let mut outcomes = futures::stream::iter(cold)
-        .map(|(index, readable)| async move {
-            let so_far = Budget { left, served };
-            let outcome = read_one(ctx, &readable, &so_far).await;
-            (index, readable, outcome)
-        })
+        .map(|cold| async move { (read_one(ctx, &cold).await, cold) })
         .buffered(COLD_GETS_MAX);
-    while !budget.is_spent() {
-        let Some((index, readable, outcome)) = outcomes.next().await else {
-            return;
-        };
-        let Some(read) = reads.get_mut(index) else {
+    while let Some((outcome, cold)) = outcomes.next().await {
+        let Some(read) = reads.get_mut(cold.index) else {
             return;
         };
         match outcome {
             Ok(outcome) => {
-                read.records = budget.take(outcome);
-                count(ctx, &readable, read);
+                read.records = outcome.batches;
+                count(ctx, &cold.readable, read);
             }
             Err(error) => {
-                let tp = readable.partition.tp();
-                tracing::warn!(%tp, offset = readable.offset, %error, "a read failed");
+                let tp = cold.readable.partition.tp();
+                tracing::warn!(%tp, offset = cold.readable.offset, %error, "a read failed");
                 read.error = error_code(&error);
             }
         }
@@ -103,33 +122,30 @@ async fn read_cold(
 }
 
 /// Reads from objects. What has moved since the runs were taken is looked up once more.
-async fn read_one(
-    ctx: &Context,
-    readable: &Readable,
-    budget: &Budget,
-) -> Result<ReadOutcome, ReadError> {
-    let max_bytes = readable.max_bytes.min(budget.left);
-    let runs = || {
-        readable
-            .partition
-            .runs(readable.offset, readable.end, max_bytes)
-    };
-    let first = ctx.reader.read(&request(readable, budget, &runs())).await;
+async fn read_one(ctx: &Context, cold: &Cold) -> Result<ReadOutcome, ReadError> {
+    let Cold {
+        readable, share, ..
+    } = cold;
+    let first = ctx
+        .reader
+        .read(&request(readable, *share, &cold.runs))
+        .await;
     match first {
         Err(ReadError::NotCovered { .. } | ReadError::Gone { .. }) => {
-            ctx.reader.read(&request(readable, budget, &runs())).await
+            let runs = readable.runs(share.bytes);
+            ctx.reader.read(&request(readable, *share, &runs)).await
         }
         outcome => outcome,
     }
 }
 
-fn request<'a>(readable: &Readable, budget: &Budget, runs: &'a [RunRef]) -> ReadRequest<'a> {
+fn request<'a>(readable: &Readable, share: Share, runs: &'a [RunRef]) -> ReadRequest<'a> {
     ReadRequest {
         tp: readable.partition.tp(),
         offset: readable.offset,
         end: readable.end,
-        max_bytes: readable.max_bytes.min(budget.left),
-        first_in_any_case: !budget.served,
+        max_bytes: share.bytes,
+        first_in_any_case: share.first_in_any_case,
         runs,
     }
 }
@@ -156,33 +172,44 @@ pub(in crate::kafka::data) fn error_code(error: &ReadError) -> ErrorCode {
 mod tests {
     use super::*;
 
-    fn outcome(bytes: usize) -> ReadOutcome {
-        ReadOutcome {
-            batches: vec![vec![0; bytes].into()],
-            bytes,
-            next_offset: 1,
-        }
-    }
-
     #[test]
     fn the_first_batch_is_taken_whatever_its_size_and_no_other() {
         let mut budget = Budget {
             left: 10,
             served: false,
         };
-        assert_eq!(budget.take(outcome(100)).len(), 1);
+        let first = Share {
+            bytes: 10,
+            first_in_any_case: true,
+        };
+        assert_eq!(budget.share(100), first);
+        budget.spend(100);
         assert!(budget.is_spent());
-        assert_eq!(budget.take(outcome(1)).len(), 0);
+        assert!(!budget.share(1).first_in_any_case);
     }
 
     #[test]
-    fn what_no_longer_fits_is_left_for_the_next_request() {
+    fn a_partition_without_records_takes_nothing_from_the_next() {
         let mut budget = Budget {
             left: 10,
             served: false,
         };
-        assert_eq!(budget.take(outcome(6)).len(), 1);
-        assert_eq!(budget.take(outcome(6)).len(), 0);
-        assert_eq!(budget.take(outcome(4)).len(), 1);
+        budget.spend(0);
+        assert!(budget.share(1).first_in_any_case);
+    }
+
+    #[test]
+    fn what_is_set_aside_for_one_partition_is_not_offered_to_the_next() {
+        let mut budget = Budget {
+            left: 10,
+            served: false,
+        };
+        let set_aside = budget.share(6).bytes;
+        budget.spend(set_aside);
+        let next = Share {
+            bytes: 4,
+            first_in_any_case: false,
+        };
+        assert_eq!(budget.share(6), next);
     }
 }

@@ -7,6 +7,7 @@ use firn_proto::cluster::{ClusterImage, TopicImage, TopicKey};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::PartitionIndex;
 use firn_proto::kafka::leaders::LeaderIdAndEpoch;
+use firn_storage::state::RunRef;
 
 use super::answer::PartitionRead;
 use crate::kafka::context::Context;
@@ -37,6 +38,13 @@ pub(super) struct Readable {
     pub(super) max_bytes: usize,
     /// About how many bytes there are to read, as far as anyone wants to know.
     pub(super) available: usize,
+}
+
+impl Readable {
+    /// The runs of up to about `bytes` from the offset on.
+    pub(super) fn runs(&self, bytes: usize) -> Vec<RunRef> {
+        self.partition.runs(self.offset, self.end, bytes)
+    }
 }
 
 /// Looks at each partition of a turn. `bytes_wanted` is how many bytes it takes to answer.

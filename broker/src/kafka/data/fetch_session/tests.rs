@@ -173,14 +173,39 @@ fn a_full_cache_evicts_only_what_was_idle_long_enough() {
 #[test]
 fn a_session_that_outgrows_the_cache_is_answered_without_one() {
     let mut sessions = FetchSessions::new();
-    let most = i32::try_from(FETCH_SESSION_PARTITIONS_MAX).unwrap();
-    let all: Vec<i32> = (0..most).collect();
+    let each = FETCH_SESSION_ENTRY_BYTES + "t".len();
+    let most = FETCH_SESSIONS_BYTES_MAX / each;
+    let all: Vec<i32> = (0..i32::try_from(most).unwrap()).collect();
     let id = sessions.begin(request(0, 0, &all), NOW, 7).unwrap().id;
     assert_ne!(id, 0);
-    let turn = sessions.begin(request(id, 1, &[most]), NOW, 7).unwrap();
-    assert_eq!(
-        (turn.id, turn.wanted.len()),
-        (0, FETCH_SESSION_PARTITIONS_MAX + 1)
-    );
+    let turn = sessions.begin(request(id, 1, &[-1]), NOW, 7).unwrap();
+    assert_eq!((turn.id, turn.wanted.len()), (0, most + 1));
     assert!(sessions.is_empty());
+    assert_eq!(sessions.bytes, 0);
+}
+
+#[test]
+fn names_count_as_much_as_they_take() {
+    let mut sessions = FetchSessions::new();
+    let named = |partition| Wanted {
+        topic: TopicKey::Name("t".repeat(249).into()),
+        ..wanted(partition)
+    };
+    let many = FETCH_SESSIONS_BYTES_MAX / (FETCH_SESSION_ENTRY_BYTES + 249) + 1;
+    let full = SessionRequest {
+        wanted: (0..i32::try_from(many).unwrap()).map(named).collect(),
+        ..request(0, 0, &[])
+    };
+    assert_eq!(sessions.begin(full, NOW, 7).unwrap().id, 0);
+}
+
+#[test]
+fn a_forgotten_partition_makes_room() {
+    let mut sessions = FetchSessions::new();
+    let id = sessions.begin(request(0, 0, &[0, 1]), NOW, 7).unwrap().id;
+    let two = sessions.bytes;
+    let mut next = request(id, 1, &[1]);
+    next.forgotten.push((TopicKey::Name("t".into()), 0));
+    sessions.begin(next, NOW, 8).unwrap();
+    assert_eq!(sessions.bytes * 2, two);
 }

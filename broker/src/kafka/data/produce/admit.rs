@@ -3,9 +3,10 @@
 //! [`admit`] looks at the header alone. [`look_inside`] reads the records, which only compacted
 //! topics and topics with a codec of their own need, and may take milliseconds.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
 use firn_proto::error_code::ErrorCode;
-use firn_proto::limits::BATCH_PLAIN_BYTES_MAX;
 use firn_proto::record::{BatchView, Codec, check_produced, first_without_key, recompress};
 
 use crate::kafka::data::topic_rules::TopicRules;
@@ -95,15 +96,19 @@ pub fn must_look_inside(batch: &BatchView, rules: &TopicRules) -> bool {
 }
 
 /// Checks that every record has a key, where the topic needs that, and brings the batch into the
-/// topic's codec.
+/// topic's codec; `None` if it is in that already. At most `bytes_max` bytes may come out of it.
 ///
 /// # Errors
 /// INVALID_RECORD with the first record without a key; CORRUPT_MESSAGE if the records cannot be
-/// read; MESSAGE_TOO_LARGE if they are too large in the topic's codec.
-pub fn look_inside(batch: BatchView, rules: &TopicRules) -> Result<BatchView, Refused> {
+/// read; MESSAGE_TOO_LARGE if they are too large, decompressed or in the topic's codec.
+pub fn look_inside(
+    batch: &BatchView,
+    rules: &TopicRules,
+    bytes_max: usize,
+) -> Result<Option<BatchView>, Refused> {
     if rules.compacted {
-        let keyless = first_without_key(&batch, BATCH_PLAIN_BYTES_MAX)
-            .map_err(|error| Refused::because(ErrorCode::CorruptMessage, error.to_string()))?;
+        let keyless = first_without_key(batch, bytes_max);
+        let keyless = keyless.map_err(|error| unreadable(error.is_too_large(), &error))?;
         if let Some(record) = keyless {
             return Err(Refused {
                 code: ErrorCode::InvalidRecord,
@@ -112,14 +117,12 @@ pub fn look_inside(batch: BatchView, rules: &TopicRules) -> Result<BatchView, Re
             });
         }
     }
-    let Some(wanted) = rules.compression else {
-        return Ok(batch);
+    let codec = batch.header().attributes.codec();
+    let Some(wanted) = rules.compression.filter(|c| codec != Some(c.codec)) else {
+        return Ok(None);
     };
-    if batch.header().attributes.codec() == Some(wanted.codec) {
-        return Ok(batch);
-    }
-    let batch = recompress(&batch, wanted, BATCH_PLAIN_BYTES_MAX)
-        .map_err(|error| Refused::because(ErrorCode::CorruptMessage, error.to_string()))?;
+    let batch = recompress(batch, wanted, bytes_max)
+        .map_err(|error| unreadable(error.is_too_large(), &error))?;
     let bytes = batch.bytes().len();
     if bytes > rules.batch.bytes_max {
         let message = format!(
@@ -128,7 +131,16 @@ pub fn look_inside(batch: BatchView, rules: &TopicRules) -> Result<BatchView, Re
         );
         return Err(Refused::because(ErrorCode::MessageTooLarge, message));
     }
-    Ok(batch)
+    Ok(Some(batch))
+}
+
+/// What expands too far is not worth sending again as it is.
+fn unreadable(is_too_large: bool, error: &dyn Display) -> Refused {
+    let code = match is_too_large {
+        true => ErrorCode::MessageTooLarge,
+        false => ErrorCode::CorruptMessage,
+    };
+    Refused::because(code, error.to_string())
 }
 
 #[cfg(test)]

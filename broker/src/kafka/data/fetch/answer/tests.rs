@@ -202,3 +202,18 @@ fn endpoints_are_told_of_the_leaders_that_are_named() {
         .collect();
     assert_eq!(told, [4]);
 }
+
+#[test]
+fn a_name_that_no_topic_may_have_is_refused_before_it_is_remembered() {
+    let named = |name: &str| FetchRequest {
+        topics: vec![FetchTopic {
+            topic: name.to_owned(),
+            ..FetchTopic::default()
+        }],
+        ..FetchRequest::default()
+    };
+    assert!(names_are_legal(12, &named(&"x".repeat(249))));
+    assert!(!names_are_legal(12, &named(&"x".repeat(250))));
+    assert!(!names_are_legal(4, &named("a/b")));
+    assert!(names_are_legal(13, &named("")), "there are no names");
+}

@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use firn_proto::ids::{ProducerEpoch, ProducerId};
 use firn_proto::record::{BatchBuilder, NewRecord};
 
+use firn_proto::limits::BATCH_PLAIN_BYTES_MAX;
+
 use super::*;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -91,7 +93,7 @@ fn a_compacted_topic_names_the_first_record_without_a_key() {
         let keys: &[Option<&[u8]>] = &[Some(b"k"), None, None];
         let view = admit(Some(batch(codec, keys)), &compacted, 9, NOW).unwrap();
         assert!(must_look_inside(&view, &compacted));
-        let refused = look_inside(view, &compacted).unwrap_err();
+        let refused = look_inside(&view, &compacted, BATCH_PLAIN_BYTES_MAX).unwrap_err();
         assert_eq!(
             (refused.code, refused.record),
             (ErrorCode::InvalidRecord, Some(1))
@@ -104,7 +106,8 @@ fn a_topic_with_a_codec_of_its_own_gets_its_batches_in_it() {
     let zstd = rules(&[("compression.type", "zstd")]);
     let view = admit(Some(batch(Codec::Gzip, &[None, None])), &zstd, 9, NOW).unwrap();
     assert!(must_look_inside(&view, &zstd));
-    let view = look_inside(view, &zstd).unwrap();
+    let view = look_inside(&view, &zstd, BATCH_PLAIN_BYTES_MAX);
+    let view = view.unwrap().unwrap();
     assert_eq!(view.header().attributes.codec(), Some(Codec::Zstd));
     assert_eq!(view.header().record_count, 2);
     assert!(view.crc_matches());
