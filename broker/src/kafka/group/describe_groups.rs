@@ -4,6 +4,8 @@
 //! - up to v5: an unknown group is described as Dead, without an error; v6 answers
 //!   GROUP_ID_NOT_FOUND (KIP-1043).
 
+use std::collections::BTreeSet;
+
 use firn_proto::cluster::{
     DescribedGroup as Described, DescribedMember, GroupError, GroupState, Reply, Request,
 };
@@ -11,31 +13,40 @@ use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::describe_groups::{
     DescribeGroupsRequest, DescribeGroupsResponse, DescribedGroup, DescribedGroupMember,
 };
+use firn_proto::limits::GROUP_BYTES_MAX;
 
 use super::{ask, code, optional_string, shared};
 use crate::kafka::context::{Call, Context};
 use crate::kafka::view::OPERATIONS_NOT_ASKED;
 
+/// What members say and are assigned, of all groups in one answer: that of one group always fits.
+const DESCRIBED_BYTES_MAX: usize = 2 * GROUP_BYTES_MAX;
 /// READ, DELETE and DESCRIBE, by Kafka's `AclOperation` codes: there is no authorizer.
 const GROUP_OPERATIONS: i32 = (1 << 3) | (1 << 6) | (1 << 8);
 
-/// Describes each group.
+/// Describes each group, once however often it is named.
 pub async fn handle(
     ctx: &Context,
     call: &Call,
-    request: DescribeGroupsRequest,
+    mut request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
+    let mut seen = BTreeSet::new();
+    request.groups.retain(|name| seen.insert(name.clone()));
     let names = request.groups.clone();
     let operations = match request.include_authorized_operations {
         true => GROUP_OPERATIONS,
         false => OPERATIONS_NOT_ASKED,
     };
     let described = match ask(ctx, Request::DescribeGroups(request.groups)).await {
-        Ok(Reply::DescribeGroups(results)) => names
-            .into_iter()
-            .zip(results)
-            .map(|(name, result)| describe(call, name, result, operations))
-            .collect(),
+        Ok(Reply::DescribeGroups(results)) => {
+            let mut room = DESCRIBED_BYTES_MAX;
+            let results = results.into_iter().map(|result| within(&mut room, result?));
+            names
+                .into_iter()
+                .zip(results)
+                .map(|(name, result)| describe(call, name, result, operations))
+                .collect()
+        }
         Ok(_) => refuse(names, ErrorCode::UnknownServerError),
         Err(error) => refuse(names, error),
     };
@@ -43,6 +54,21 @@ pub async fn handle(
         groups: described,
         ..DescribeGroupsResponse::default()
     }
+}
+
+/// A group that still fits the answer. The first one always does.
+pub(super) fn within(room: &mut usize, group: Described) -> Result<Described, GroupError> {
+    let said = |member: &DescribedMember| member.metadata.len() + member.assignment.len();
+    let bytes: usize = group.members.iter().map(said).sum();
+    match room.checked_sub(bytes) {
+        Some(left) => *room = left,
+        None => {
+            return Err(GroupError::InvalidRequest(
+                "the groups before it fill the answer: describe fewer at a time".to_owned(),
+            ));
+        }
+    }
+    Ok(group)
 }
 
 pub(super) fn describe(

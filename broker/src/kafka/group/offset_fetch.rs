@@ -5,6 +5,9 @@
 //!
 //! Where nothing is committed the offset is −1 and the note is empty, without an error.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use firn_proto::cluster::{
     CommittedOffset, FetchOffsets, FetchTopic, FetchTopicResult, FetchedOffsets, GroupError, Reply,
     Request, TopicKey,
@@ -35,13 +38,14 @@ pub async fn handle(
     }
 }
 
+/// What is asked for, each group and each partition once: a short request that repeats an offset must
+/// not be answered with its note as often.
 pub(super) fn translate(call: &Call, request: OffsetFetchRequest) -> Vec<FetchOffsets> {
     let require_stable = request.require_stable;
     if call.version < 8 {
         let topics = request.topics.map(|topics| {
             let topics = topics.into_iter();
-            let wanted = topics.map(|topic| fetch_topic(topic.name, &topic.partition_indexes));
-            wanted.collect()
+            once_each(topics.map(|topic| (topic.name, topic.partition_indexes)))
         });
         return vec![FetchOffsets {
             group: request.group_id.into(),
@@ -50,11 +54,13 @@ pub(super) fn translate(call: &Call, request: OffsetFetchRequest) -> Vec<FetchOf
             require_stable,
         }];
     }
-    let groups = request.groups.into_iter().map(|group| {
+    let mut seen = BTreeSet::new();
+    let groups = request.groups.into_iter();
+    let groups = groups.filter(|group| seen.insert(group.group_id.clone()));
+    let groups = groups.map(|group| {
         let topics = group.topics.map(|topics| {
             let topics = topics.into_iter();
-            let wanted = topics.map(|topic| fetch_topic(topic.name, &topic.partition_indexes));
-            wanted.collect()
+            once_each(topics.map(|topic| (topic.name, topic.partition_indexes)))
         });
         let epoch = group.member_epoch;
         FetchOffsets {
@@ -67,11 +73,23 @@ pub(super) fn translate(call: &Call, request: OffsetFetchRequest) -> Vec<FetchOf
     groups.collect()
 }
 
-fn fetch_topic(name: String, indexes: &[i32]) -> FetchTopic {
-    FetchTopic {
-        topic: TopicKey::Name(name.into()),
-        partitions: indexes.iter().copied().map(PartitionIndex).collect(),
+fn once_each(topics: impl Iterator<Item = (String, Vec<i32>)>) -> Vec<FetchTopic> {
+    let mut seen: BTreeMap<Arc<str>, BTreeSet<i32>> = BTreeMap::new();
+    let mut wanted = Vec::new();
+    for (name, mut partitions) in topics {
+        let name: Arc<str> = name.into();
+        let again = seen.contains_key(&name);
+        let seen = seen.entry(Arc::clone(&name)).or_default();
+        partitions.retain(|partition| seen.insert(*partition));
+        if again && partitions.is_empty() {
+            continue;
+        }
+        wanted.push(FetchTopic {
+            topic: TopicKey::Name(name),
+            partitions: partitions.into_iter().map(PartitionIndex).collect(),
+        });
     }
+    wanted
 }
 
 pub(super) fn answer(call: &Call, fetched: Vec<FetchedOffsets>) -> OffsetFetchResponse {

@@ -1,12 +1,16 @@
 use firn_proto::cluster::{
-    CommittedOffset, FetchTopicResult, FetchedOffsets, GroupError, LeftGroup, LeftMember, TopicKey,
+    CommittedOffset, DescribedGroup, DescribedMember, FetchTopicResult, FetchedOffsets, GroupError,
+    GroupState, LeftGroup, LeftMember, TopicKey,
 };
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use firn_proto::kafka::join_group::JoinGroupRequest;
 use firn_proto::kafka::leave_group::LeaveGroupRequest;
 use firn_proto::kafka::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use firn_proto::kafka::offset_fetch::OffsetFetchRequest;
+use firn_proto::kafka::offset_fetch::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
+use firn_proto::limits::GROUP_BYTES_MAX;
 
 use super::*;
 use crate::kafka::context::Call;
@@ -154,4 +158,76 @@ fn an_unknown_group_is_dead_until_version_6() {
         (ErrorCode::None, "Dead")
     );
     assert_eq!(describe(6).error_code, ErrorCode::GroupIdNotFound);
+}
+
+#[test]
+fn an_offset_named_twice_is_told_once() {
+    let topic = |name: &str, partition_indexes: &[i32]| OffsetFetchRequestTopic {
+        name: name.to_owned(),
+        partition_indexes: partition_indexes.to_vec(),
+    };
+    let request = OffsetFetchRequest {
+        topics: Some(vec![
+            topic("a", &[3, 1, 3]),
+            topic("b", &[]),
+            topic("a", &[1, 2]),
+            topic("a", &[2]),
+        ]),
+        ..OffsetFetchRequest::default()
+    };
+    let wanted = offset_fetch::translate(&call(2), request).remove(0);
+    let told: Vec<_> = wanted
+        .topics
+        .unwrap()
+        .into_iter()
+        .map(|topic| {
+            let TopicKey::Name(name) = topic.topic else {
+                panic!("topics have names here")
+            };
+            let partitions = topic.partitions.iter().map(|partition| partition.0);
+            (name.to_string(), partitions.collect::<Vec<_>>())
+        })
+        .collect();
+    let expected = [("a", vec![3, 1]), ("b", vec![]), ("a", vec![2])];
+    assert_eq!(told, expected.map(|(name, told)| (name.to_owned(), told)));
+
+    let group = |name: &str| OffsetFetchRequestGroup {
+        group_id: name.to_owned(),
+        topics: Some(vec![OffsetFetchRequestTopics {
+            name: "a".to_owned(),
+            partition_indexes: vec![0, 0],
+        }]),
+        ..OffsetFetchRequestGroup::default()
+    };
+    let request = OffsetFetchRequest {
+        groups: vec![group("g"), group("h"), group("g")],
+        ..OffsetFetchRequest::default()
+    };
+    let wanted = offset_fetch::translate(&call(8), request);
+    let groups: Vec<_> = wanted.iter().map(|wanted| &*wanted.group).collect();
+    assert_eq!(groups, ["g", "h"]);
+    let topics = wanted[0].topics.as_ref().unwrap();
+    assert_eq!(topics[0].partitions, [PartitionIndex(0)]);
+}
+
+#[test]
+fn groups_that_no_longer_fit_the_answer_are_refused_one_by_one() {
+    let group = |bytes: usize| DescribedGroup {
+        group: "g".into(),
+        state: GroupState::Stable,
+        protocol_type: "consumer".into(),
+        protocol: "range".into(),
+        members: vec![DescribedMember {
+            member: "m".into(),
+            instance: None,
+            client_id: "c".into(),
+            client_host: "/::1".into(),
+            metadata: vec![0; bytes].into(),
+            assignment: vec![0; bytes].into(),
+        }],
+    };
+    let mut room = 2 * GROUP_BYTES_MAX;
+    assert!(describe_groups::within(&mut room, group(GROUP_BYTES_MAX)).is_ok());
+    assert!(describe_groups::within(&mut room, group(1)).is_err());
+    assert!(describe_groups::within(&mut room, group(0)).is_ok());
 }
