@@ -7,6 +7,7 @@
 //! * `/metrics`: OpenMetrics text.
 
 mod health;
+mod listener;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use health::Health;
+use listener::Limited;
 
 use crate::error::FirnError;
 use crate::metrics::Metrics;
@@ -60,7 +62,7 @@ impl HttpDoor {
     /// # Errors
     /// The socket failed.
     pub async fn serve(self, shown: Shown, stop: CancellationToken) -> std::io::Result<()> {
-        axum::serve(self.socket, routes(shown))
+        axum::serve(Limited::new(self.socket), routes(shown))
             .with_graceful_shutdown(stop.cancelled_owned())
             .await
     }
