@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{
-    DescribedGroup, DescribedMember, GroupError, GroupState, GroupType, Heartbeat, JoinedMember,
-    ListedGroup, OffsetCommit, Protocol, Reply,
+    DescribedGroup, DescribedMember, GroupError, GroupState, GroupType, Heartbeat, JoinGroup,
+    JoinedMember, ListedGroup, OffsetCommit, Protocol, Reply,
 };
 use firn_proto::env::Mono;
+use firn_proto::limits::GROUP_ENTRY_BYTES;
 
+use super::pending::Pending;
 use super::subscription::subscribed_topics;
 use super::{CallId, Out};
 use crate::command::{GroupRow, MemberRow};
@@ -31,13 +33,13 @@ pub(super) struct ClassicGroup {
     pub(super) members: BTreeMap<Arc<str>, Member>,
     /// Member ids by static id.
     pub(super) statics: BTreeMap<Arc<str>, Arc<str>>,
-    /// Ids that were given out and have not joined (KIP-394), with the end of their patience.
-    pub(super) pending: BTreeMap<Arc<str>, Mono>,
+    /// Ids that were given out and have not joined.
+    pub(super) pending: Pending,
     /// Members of this generation that have not asked for their assignment.
     pub(super) unsynced: BTreeSet<Arc<str>>,
     /// How many members offer each protocol.
     pub(super) offered: BTreeMap<Arc<str>, usize>,
-    /// Bytes of metadata of all members.
+    /// Bytes of all members and what they say.
     pub(super) bytes: usize,
     /// Bytes of all assignments.
     pub(super) assigned_bytes: usize,
@@ -100,8 +102,11 @@ impl Member {
         offer.map_or_else(|| Arc::from([]), |offer| Arc::clone(&offer.metadata))
     }
 
-    fn bytes(&self) -> usize {
-        protocol_bytes(&self.protocols)
+    /// What a member of this id makes its group hold.
+    pub(super) fn bytes(&self, id: &str) -> usize {
+        let instance = self.instance.as_ref().map_or(0, |id| id.len());
+        let names = id.len() + instance + self.client_id.len() + self.client_host.len();
+        GROUP_ENTRY_BYTES + names + protocol_bytes(&self.protocols)
     }
 }
 
@@ -118,7 +123,7 @@ impl ClassicGroup {
             leader: "".into(),
             members: BTreeMap::new(),
             statics: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            pending: Pending::default(),
             unsynced: BTreeSet::new(),
             offered: BTreeMap::new(),
             bytes: 0,
@@ -201,7 +206,8 @@ impl ClassicGroup {
 
     /// Bytes that its members make it hold.
     pub(super) fn held_bytes(&self) -> usize {
-        self.bytes + self.assigned_bytes
+        let own = GROUP_ENTRY_BYTES + self.id.len() + self.protocol_type.len();
+        own + self.bytes + self.assigned_bytes + self.pending.bytes()
     }
 
     /// Whether the row has changed since the last call.
@@ -355,7 +361,7 @@ impl ClassicGroup {
         for offer in &member.protocols {
             *self.offered.entry(Arc::clone(&offer.name)).or_default() += 1;
         }
-        self.bytes += member.bytes();
+        self.bytes += member.bytes(&id);
         if let Some(instance) = &member.instance {
             self.statics.insert(Arc::clone(instance), Arc::clone(&id));
         }
@@ -381,7 +387,7 @@ impl ClassicGroup {
                 }
             }
         }
-        self.bytes -= member.bytes();
+        self.bytes -= member.bytes(id);
         if let Some(instance) = &member.instance
             && self.statics.get(instance).is_some_and(|held| **held == *id)
         {
@@ -409,7 +415,7 @@ impl ClassicGroup {
     /// Finds the earliest timer exactly.
     pub(super) fn rearm(&mut self) {
         let sessions = self.members.values().filter_map(|member| member.deadline);
-        let pending = self.pending.values().copied();
+        let pending = self.pending.ends();
         let idle = (self.state == GroupState::Empty).then_some(self.idle_check);
         self.wake = sessions
             .chain(pending)
@@ -442,7 +448,8 @@ impl ClassicGroup {
             );
         }
         assert_eq!(offered, self.offered);
-        let bytes: usize = self.members.values().map(Member::bytes).sum();
+        let members = self.members.iter();
+        let bytes: usize = members.map(|(id, member)| member.bytes(id)).sum();
         assert_eq!(bytes, self.bytes);
         assert!(self.unsynced.iter().all(|id| self.members.contains_key(id)));
         assert!(
@@ -471,6 +478,20 @@ pub(super) fn protocol_bytes(protocols: &[Protocol]) -> usize {
     let sizes = protocols.iter().map(|p| p.name.len() + p.metadata.len());
     sizes.sum()
 }
+
+/// What the member that a call asks to be makes its group hold.
+pub(super) fn join_bytes(request: &JoinGroup) -> usize {
+    let instance = request.instance.as_ref().map_or(0, |id| id.len());
+    let id = match request.member.len() {
+        0 => instance.max(request.client_id.len()) + UUID_BYTES,
+        given => given,
+    };
+    let names = id + instance + request.client_id.len() + request.client_host.len();
+    GROUP_ENTRY_BYTES + names + protocol_bytes(&request.protocols)
+}
+
+/// What is put behind a name to make it the id of a member.
+const UUID_BYTES: usize = 37;
 
 /// A timeout as clients write it; a negative one counts as none.
 pub(super) fn millis(ms: i32) -> Duration {

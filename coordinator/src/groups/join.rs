@@ -7,7 +7,7 @@ use firn_proto::cluster::{GroupError, GroupState, JoinGroup, JoinedGroup, Reply}
 use firn_proto::env::Mono;
 use firn_proto::limits::GROUP_BYTES_MAX;
 
-use super::classic::{ClassicGroup, Member, PhaseTimer, millis, protocol_bytes};
+use super::classic::{ClassicGroup, Member, PhaseTimer, join_bytes, millis};
 use super::{CallId, GroupConfig, Out};
 
 /// How long a member that was never in a generation may wait for one (Kafka's
@@ -42,11 +42,11 @@ impl ClassicGroup {
     fn check_room(&self, request: &JoinGroup, config: &GroupConfig) -> Result<(), GroupError> {
         let known = self.members.get(&request.member);
         let takes_place = known.is_none()
-            && !self.pending.contains_key(&request.member)
+            && !self.pending.contains(&request.member)
             && !(request.instance.as_ref()).is_some_and(|id| self.statics.contains_key(id));
         let full = self.members.len() + self.pending.len() >= config.members_max;
-        let before = known.map_or(0, |member| protocol_bytes(&member.protocols));
-        let bytes = self.bytes - before + protocol_bytes(&request.protocols);
+        let before = known.map_or(0, |member| member.bytes(&request.member));
+        let bytes = self.bytes - before + self.pending.bytes() + join_bytes(request);
         if (takes_place && full) || bytes > GROUP_BYTES_MAX {
             return Err(GroupError::GroupMaxSizeReached);
         }
@@ -105,7 +105,7 @@ impl ClassicGroup {
         config: &GroupConfig,
         out: &mut Out,
     ) -> Result<(), GroupError> {
-        if request.instance.is_none() && self.pending.remove(&request.member).is_some() {
+        if request.instance.is_none() && self.pending.remove(&request.member) {
             let id = Arc::clone(&request.member);
             self.add_member(call, request, id, now, config, out);
             return Ok(());

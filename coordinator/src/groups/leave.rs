@@ -44,7 +44,7 @@ impl ClassicGroup {
             }
             None => Arc::clone(&leaving.member),
         };
-        if self.pending.remove(&id).is_some() {
+        if self.pending.remove(&id) {
             return Ok(());
         }
         let removed = self.remove_member(&id, &GroupError::UnknownMemberId, out);

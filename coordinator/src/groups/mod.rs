@@ -8,11 +8,13 @@
 //! - `classic.rs`: one group: its parts, its rows, what is said about it
 //! - `join.rs`, `sync.rs`, `leave.rs`: what members may ask
 //! - `rebalance.rs`: the barrier, the choice of leader and protocol, the timers
+//! - `pending.rs`: members that were promised a place
 //! - `subscription.rs`: what topics a consumer says it reads
 
 mod classic;
 mod join;
 mod leave;
+mod pending;
 mod rebalance;
 mod subscription;
 mod sync;
@@ -30,12 +32,12 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::Mono;
 use firn_proto::limits::{
-    GROUP_BYTES_MAX, GROUP_ID_BYTES_MAX, GROUP_MEMBER_BYTES_MAX, GROUP_MEMBERS_MAX,
-    GROUP_PROTOCOLS_MAX, GROUPS_BYTES_MAX, GROUPS_MAX,
+    GROUP_BYTES_MAX, GROUP_ENTRY_BYTES, GROUP_ID_BYTES_MAX, GROUP_MEMBER_BYTES_MAX,
+    GROUP_MEMBERS_MAX, GROUP_PROTOCOLS_MAX, GROUPS_BYTES_MAX, GROUPS_MAX,
 };
 
 use crate::command::{GroupRow, PutGroup};
-use classic::ClassicGroup;
+use classic::{ClassicGroup, join_bytes};
 
 /// A caller whose answer may come later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -356,7 +358,8 @@ impl Groups {
                  bytes, and ids of {GROUP_ID_BYTES_MAX} bytes"
             )));
         }
-        if self.bytes + bytes > GROUPS_BYTES_MAX {
+        let group = GROUP_ENTRY_BYTES + request.group.len() + request.protocol_type.len();
+        if self.bytes + group + join_bytes(request) > GROUPS_BYTES_MAX {
             return Err(GroupError::GroupMaxSizeReached);
         }
         if !self.by_id.contains_key(&request.group) {
@@ -369,7 +372,8 @@ impl Groups {
     }
 
     fn check_room(&self) -> Result<(), GroupError> {
-        if self.by_id.len() >= GROUPS_MAX {
+        let full = self.bytes + GROUP_ENTRY_BYTES + GROUP_ID_BYTES_MAX > GROUPS_BYTES_MAX;
+        if full || self.by_id.len() >= GROUPS_MAX {
             return Err(GroupError::GroupMaxSizeReached);
         }
         Ok(())

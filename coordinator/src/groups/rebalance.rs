@@ -200,7 +200,7 @@ impl ClassicGroup {
     /// Members and promised members that were silent for too long are out.
     fn drop_silent(&mut self, now: Mono, config: &GroupConfig, out: &mut Out) {
         let pending = self.pending.len();
-        self.pending.retain(|_, until| *until > now);
+        self.pending.drop_silent(now);
         let silent: Vec<_> = self
             .members
             .iter()

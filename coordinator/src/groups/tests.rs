@@ -729,6 +729,49 @@ fn take_step(scene: &mut Scene, step: &Step) {
     }
 }
 
+/// A client decides how long its names are, and how many ids it is promised without ever using them.
+#[test]
+fn names_and_promised_ids_count_as_much_as_they_take() {
+    let mut scene = Scene::new(0);
+    let mut request = JoinGroup {
+        group: "g".into(),
+        member: "".into(),
+        instance: None,
+        client_id: "c".repeat(8_000).into(),
+        client_host: "/127.0.0.1".into(),
+        session_timeout_ms: SESSION_MS,
+        rebalance_timeout_ms: REBALANCE_MS,
+        protocol_type: "consumer".into(),
+        protocols: vec![Protocol {
+            name: "range".into(),
+            metadata: b"m"[..].into(),
+        }],
+        require_known_member: true,
+        supports_skip_assignment: false,
+        reason: None,
+    };
+    let call = scene.next_call();
+    let out = scene.groups.handle_join(call, &request, 1, scene.now);
+    scene.take(out);
+    let Err(GroupError::MemberIdRequired(promised)) = scene.join_result(call) else {
+        panic!("no id was promised")
+    };
+    assert!(scene.groups.bytes > 8_000, "{}", scene.groups.bytes);
+    request.member = promised;
+    let call = scene.next_call();
+    let out = scene.groups.handle_join(call, &request, 2, scene.now);
+    scene.take(out);
+    assert!(scene.groups.bytes > 16_000, "the id and the name");
+    scene.groups.bytes = GROUPS_BYTES_MAX - 8_000;
+    request.member = "".into();
+    request.group = "another".into();
+    let call = scene.next_call();
+    let out = scene.groups.handle_join(call, &request, 3, scene.now);
+    scene.take(out);
+    let refused = scene.join_result(call);
+    assert_eq!(refused, Err(GroupError::GroupMaxSizeReached));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 

@@ -34,7 +34,7 @@ use firn_proto::cluster::{
 use firn_proto::ids::{BrokerId, Incarnation, ProducerId, StreamId, TopicId};
 use firn_proto::topic_name::collision_key;
 
-pub use offsets::{GroupOffsets, OffsetRow, Offsets};
+pub use offsets::{GroupOffsets, OffsetRow, Offsets, TopicOffsets, offset_bytes};
 pub use segments::{SegmentKey, SegmentMap, SegmentRun};
 pub use streams::{Phase, Stream, Streams};
 pub use topics::{Deleting, PartitionMarks, Topic, Topics};

@@ -5,17 +5,31 @@ use std::sync::Arc;
 
 use firn_proto::cluster::{
     CommitTopic, CommitTopicResult, CoordinatorError, FetchOffsets, FetchTopic, FetchTopicResult,
-    FetchedOffsets, GroupError, OffsetCommit, OffsetDelete, Reply, TopicKey,
+    FetchedOffsets, GroupError, OffsetCommit, OffsetDelete, OffsetToCommit, Reply, TopicKey,
 };
 use firn_proto::ids::{PartitionIndex, TopicId, TopicPartition};
-use firn_proto::limits::OFFSET_METADATA_BYTES_MAX;
+use firn_proto::limits::{OFFSET_METADATA_BYTES_MAX, OFFSETS_BYTES_MAX};
 
 use tracing::warn;
 
 use super::Leader;
 use crate::command::{Command, CommitOffsets, DeleteOffsets};
 use crate::groups::CallId;
-use crate::state::{GroupOffsets, OffsetRow};
+use crate::state::{GroupOffsets, OffsetRow, TopicOffsets, offset_bytes};
+
+/// Whether a commit may be kept; counts it then. One that takes no more than what it replaces always
+/// may, so that a consumer that is at work goes on.
+fn fits(known: Option<&TopicOffsets>, wanted: &OffsetToCommit, bytes: &mut usize) -> bool {
+    let before = known.and_then(|rows| rows.get(&wanted.partition));
+    let before = before.map_or(0, |row| offset_bytes(&row.offset));
+    let after = offset_bytes(&wanted.offset);
+    let sum = (*bytes + after).saturating_sub(before);
+    let fits = after <= before || sum <= OFFSETS_BYTES_MAX;
+    if fits {
+        *bytes = sum;
+    }
+    fits
+}
 
 impl Leader {
     pub(super) fn commit_offsets(&mut self, call: CallId, request: OffsetCommit) {
@@ -31,8 +45,9 @@ impl Leader {
             retention_ms: request.retention_ms.filter(|ms| *ms >= 0),
             topics: Vec::new(),
         };
+        let mut bytes = self.state.offsets().bytes();
         for topic in request.topics {
-            results.push(self.check_commit_topic(topic, &mut commit));
+            results.push(self.check_commit_topic(topic, &mut commit, &mut bytes));
         }
         let reply = Reply::OffsetCommit(Ok(results));
         if commit.topics.is_empty() {
@@ -45,13 +60,17 @@ impl Leader {
         }
     }
 
-    /// Says per partition what becomes of a commit; what may be committed goes into `commit`.
+    /// Says per partition what becomes of a commit; what may be committed goes into `commit`, and
+    /// what it takes beyond what it replaces into `bytes`.
     fn check_commit_topic(
         &self,
         topic: CommitTopic,
         commit: &mut CommitOffsets,
+        bytes: &mut usize,
     ) -> CommitTopicResult {
         let id = self.state.topics().resolve(&topic.topic);
+        let offsets = self.state.offsets().of_group(&commit.group);
+        let known = id.and_then(|id| offsets?.get(&id));
         let mut rows = Vec::with_capacity(topic.partitions.len());
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
@@ -59,6 +78,8 @@ impl Leader {
                 Err(GroupError::UnknownTopicOrPartition)
             } else if wanted.offset.metadata.len() > OFFSET_METADATA_BYTES_MAX {
                 Err(GroupError::OffsetMetadataTooLarge)
+            } else if !fits(known, &wanted, bytes) {
+                Err(GroupError::InvalidCommitOffsetSize)
             } else {
                 rows.push((wanted.partition, wanted.offset));
                 Ok(())
@@ -211,5 +232,43 @@ impl Leader {
         if let Err(error) = self.execute(command) {
             warn!(%error, "old offsets cannot be dropped");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use firn_proto::cluster::CommittedOffset;
+    use firn_proto::ids::LeaderEpoch;
+
+    use super::*;
+
+    fn wanted(note: usize) -> OffsetToCommit {
+        OffsetToCommit {
+            partition: PartitionIndex(0),
+            offset: CommittedOffset {
+                offset: 1,
+                leader_epoch: LeaderEpoch(0),
+                metadata: "n".repeat(note).into(),
+            },
+        }
+    }
+
+    #[test]
+    fn full_of_offsets_only_those_that_are_there_already_may_move_on() {
+        let row = OffsetRow {
+            offset: wanted(100).offset,
+            committed_ms: 0,
+            expires_ms: None,
+        };
+        let known = BTreeMap::from([(PartitionIndex(0), row)]);
+        let mut bytes = OFFSETS_BYTES_MAX;
+        assert!(fits(Some(&known), &wanted(100), &mut bytes));
+        assert!(!fits(Some(&known), &wanted(101), &mut bytes));
+        assert!(!fits(None, &wanted(0), &mut bytes));
+        assert_eq!(bytes, OFFSETS_BYTES_MAX);
+        assert!(fits(Some(&known), &wanted(0), &mut bytes));
+        assert_eq!(bytes, OFFSETS_BYTES_MAX - 100);
     }
 }
