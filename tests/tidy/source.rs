@@ -55,6 +55,14 @@ impl SourceFile {
             || self.path.ends_with("_test.rs")
     }
 
+    /// Whether its first comment claims that there is no IO, clock or lock in it.
+    pub(crate) fn says_it_is_pure(&self) -> bool {
+        let opening = self.text.lines().take_while(|line| line.starts_with("//!"));
+        let mut claims =
+            opening.map(|line| find_word(line, "Pure", 0).is_some() || line.contains("No IO"));
+        claims.any(|claims| claims)
+    }
+
     /// Lines that are not test code, up to the last one that holds anything.
     pub(crate) fn lines(&self) -> usize {
         let test_lines = self
@@ -353,6 +361,13 @@ mod tests {
         assert_eq!(file.functions().len(), 1);
         assert_eq!(file.lines(), 1);
         assert!(!file.without_comments.contains("wal/"));
+    }
+
+    #[test]
+    fn a_file_claims_purity_in_its_first_comment_only() {
+        assert!(file("//! Bytes of a slot. Pure.\nfn a() {}\n").says_it_is_pure());
+        assert!(file("//! The machine.\n//!\n//! No IO, no lock.\n").says_it_is_pure());
+        assert!(!file("//! The driver.\n\n/// Pure.\nfn a() {}\n").says_it_is_pure());
     }
 
     #[test]
