@@ -118,7 +118,7 @@ fn main_job(plan: &NodePlan, local: &[&Path]) {
     assert_same(&flights, &consume(&node.bootstrap(), TOPIC));
     node.stop();
     for folder in local {
-        let _ = fs::remove_dir_all(folder);
+        fs::remove_dir_all(folder).expect("what was local can be forgotten");
     }
     let node = plan.start();
     let mut client = firn_tests::client::Client::connect(node.kafka()).unwrap();
