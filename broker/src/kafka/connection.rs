@@ -243,8 +243,15 @@ async fn next_frame<S>(
                     None if had_request => shared.idle_max,
                     None => FIRST_BYTE_MAX.min(shared.idle_max),
                 };
+                let patience = match frames.may_rest() {
+                    true => patience.min(REST_AFTER),
+                    false => patience,
+                };
                 let mut buffer = frames.buffer();
                 let Ok(read) = timeout(patience, socket.read_buf(&mut buffer)).await else {
+                    if frames.rest() {
+                        continue;
+                    }
                     if frames.is_inside() {
                         return Err(Ended::SlowRequest);
                     }
@@ -347,6 +354,8 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
 
 /// A client that says nothing for this long after it connected is not one.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+/// A connection that says nothing for this long gives its buffer back.
+const REST_AFTER: Duration = Duration::from_secs(1);
 /// The longest pause within a request or an answer.
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// Over its whole length a long frame comes at least this fast.

@@ -18,6 +18,8 @@ use thiserror::Error;
 pub struct FrameReader {
     bytes_max: usize,
     small: BytesMut,
+    /// Whether the next bytes are not expected soon.
+    resting: bool,
     large: Option<Large>,
 }
 
@@ -80,6 +82,7 @@ impl FrameReader {
         Self {
             bytes_max,
             small: BytesMut::new(),
+            resting: false,
             large: None,
         }
     }
@@ -139,11 +142,32 @@ impl FrameReader {
                 body.limit(room)
             }
             None => {
-                let room = SMALL_REQUEST_BYTES - self.small.len();
+                self.resting &= self.small.is_empty();
+                let most = match self.resting {
+                    true => RESTING_BYTES,
+                    false => SMALL_REQUEST_BYTES,
+                };
+                let room = most - self.small.len();
                 self.small.reserve(room);
                 (&mut self.small).limit(room)
             }
         }
+    }
+
+    /// Gives the buffer back but for a few bytes until something comes: of many thousands of
+    /// connections most say nothing most of the time. False if it has been given back, or is in use.
+    pub fn rest(&mut self) -> bool {
+        if !self.may_rest() {
+            return false;
+        }
+        self.small = BytesMut::new();
+        self.resting = true;
+        true
+    }
+
+    /// Whether there is a buffer to give back.
+    pub fn may_rest(&self) -> bool {
+        !self.resting && !self.is_inside()
     }
 
     /// Whether a frame has begun and is not complete.
@@ -160,6 +184,8 @@ fn length(claimed: i32, bytes_max: usize) -> Result<usize, BadLength> {
 
 const PREFIX: usize = 4;
 const API_KEY: usize = 2;
+/// What a connection keeps at hand for the first bytes of a request when none is expected soon.
+const RESTING_BYTES: usize = 256;
 /// A longer frame starts with a buffer of this size, if it is that long.
 const LARGE_START_BYTES: usize = 64 * 1024;
 /// A full buffer grows by this factor: fewer copies than doubling, still bound to what was received.
@@ -249,6 +275,30 @@ mod tests {
             let mut frames = cut(2 << 20, &stream_of(&[vec![0; len]]), &[5_000]).unwrap();
             let frame = frames.remove(0).try_into_mut().unwrap();
             assert_eq!(frame.capacity(), len);
+        }
+    }
+
+    #[test]
+    fn a_connection_at_rest_holds_next_to_nothing_and_reads_on() {
+        let mut reader = FrameReader::new(1 << 20);
+        let frame = vec![7; 5_000];
+        let stream = stream_of(std::slice::from_ref(&frame));
+        for _ in 0..2 {
+            let mut rest = &stream[..];
+            while !rest.is_empty() {
+                assert_eq!(reader.next_step(), Ok(Next::Read));
+                let mut buffer = reader.buffer();
+                let n = rest.len().min(buffer.remaining_mut());
+                buffer.put_slice(&rest[..n]);
+                rest = &rest[n..];
+                assert!(!reader.rest(), "a frame has begun");
+            }
+            assert_eq!(reader.next_step(), Ok(Next::Frame(frame.clone().into())));
+            assert!(reader.small.capacity() >= SMALL_REQUEST_BYTES - PREFIX - frame.len());
+            assert!(reader.rest());
+            assert!(!reader.rest(), "once is enough");
+            assert_eq!(reader.buffer().remaining_mut(), RESTING_BYTES);
+            assert!(reader.small.capacity() < 2 * RESTING_BYTES);
         }
     }
 
