@@ -213,6 +213,11 @@ pub(super) fn timed_out(waited: Duration) -> CreateOutcome {
     })
 }
 
+/// Whether an answer can be used: that an object is absent is as good an answer as any.
+pub(super) fn is_answer<T>(answer: &Result<T, StoreError>) -> bool {
+    matches!(answer, Ok(_) | Err(StoreError::NotFound { .. }))
+}
+
 /// What a failed read, list or delete means.
 pub(super) enum Failure {
     /// There is no such object.

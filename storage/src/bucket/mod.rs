@@ -230,7 +230,9 @@ impl Bucket {
             let started = self.0.clock.mono();
             let answer = self.head_once(&self.path(key)).await;
             let took = self.0.clock.mono().since(started);
-            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            self.0
+                .counters
+                .count(attempt.label, error::is_answer(&answer), took);
             match answer {
                 Ok(size) => return Ok(Some(size)),
                 Err(error) => {
@@ -260,7 +262,9 @@ impl Bucket {
             let started = self.0.clock.mono();
             let answer = self.list_once(prefix, start_after, limit, &mut found).await;
             let took = self.0.clock.mono().since(started);
-            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            self.0
+                .counters
+                .count(attempt.label, error::is_answer(&answer), took);
             match answer {
                 Ok(()) => break,
                 Err(error) => {
@@ -292,7 +296,9 @@ impl Bucket {
             let started = self.0.clock.mono();
             let answer = self.delete_once(keys).await;
             let took = self.0.clock.mono().since(started);
-            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            self.0
+                .counters
+                .count(attempt.label, error::is_answer(&answer), took);
             match answer {
                 Ok(()) => return Ok(()),
                 Err(error) => {
@@ -314,7 +320,9 @@ impl Bucket {
             let started = self.0.clock.mono();
             let answer = self.get_once(&path, range.clone()).await;
             let took = self.0.clock.mono().since(started);
-            self.0.counters.count(attempt.label, answer.is_ok(), took);
+            self.0
+                .counters
+                .count(attempt.label, error::is_answer(&answer), took);
             match answer {
                 Ok(bytes) => {
                     self.0.counters.received(attempt.label, bytes.len() as u64);

@@ -376,6 +376,7 @@ async fn requests_and_bytes_are_counted_by_purpose() {
         .get_range(Purpose::Fold, &slot(0), 0..2)
         .await
         .unwrap();
+    assert_eq!(bucket.get(Purpose::Meta, &slot(9)).await.unwrap(), None);
     let usage = bucket.usage();
     let row = |purpose| *usage.rows.iter().find(|r| r.purpose == purpose).unwrap();
     assert_eq!(
@@ -394,6 +395,8 @@ async fn requests_and_bytes_are_counted_by_purpose() {
         (1, 0)
     );
     assert_eq!(row(Purpose::Fold).bytes_received, 2);
+    let absent = row(Purpose::Meta);
+    assert_eq!((absent.requests, absent.errors), (1, 0), "it was answered");
 }
 
 #[tokio::test]
