@@ -5,7 +5,8 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use firn_proto::ids::{
     LeaderEpoch, PartitionIndex, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
 };
-use firn_storage::state::{ProducerBatch, Run, StateRow};
+use firn_storage::checkpoint::encode;
+use firn_storage::state::{BatchFlags, PagePlace, ProducerBatch, Run, StateRow};
 
 use crate::wal::index_of;
 
@@ -40,6 +41,58 @@ pub(crate) fn rows(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// Copying and encoding the state row of a partition that had records in so many slots, as every
+/// checkpoint does with each partition that has changed. Full pages of its runs were written before.
+pub(crate) fn checkpoint(criterion: &mut Criterion) {
+    let stream = StreamId(1);
+    let mut group = criterion.benchmark_group("checkpoint");
+    for slots in [256_u64, 10_000, 100_000] {
+        let mut row = row_of(stream, slots);
+        for page in encode(stream, std::slice::from_ref(&row)).pages {
+            let place = PagePlace {
+                stream,
+                slot: Slot(slots),
+                start: page.start,
+                len: page.len,
+            };
+            row.runs.on_stored(page.base_offset, place);
+        }
+        let bytes = encode(stream, std::slice::from_ref(&row)).bytes.len();
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(BenchmarkId::new("one-partition", slots), |bencher| {
+            bencher.iter(|| encode(stream, &[row.clone()]));
+        });
+    }
+    group.finish();
+}
+
+/// The state of a partition with one run in each of so many slots.
+fn row_of(stream: StreamId, slots: u64) -> StateRow {
+    let tp = TopicPartition {
+        topic: TopicId([7; 16]),
+        partition: PartitionIndex(0),
+    };
+    let mut row = StateRow::new(tp, LeaderEpoch(1));
+    for slot in 0..slots {
+        let run = Run {
+            tp,
+            epoch: LeaderEpoch(1),
+            base_offset: row.end_offset,
+            last_offset: row.end_offset + 99,
+            byte_start: 4000,
+            byte_len: 10_000,
+            max_timestamp: WALL_MS + 100 * slot as i64,
+            flags: BatchFlags::default(),
+        };
+        let at = SlotPosition {
+            stream,
+            slot: Slot(slot),
+        };
+        row.apply_slot(at, &[run], &[], WALL_MS).unwrap();
+    }
+    row
 }
 
 /// The rows of [`SLOTS`] slots, each going on where the one before it ended.

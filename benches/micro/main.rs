@@ -21,6 +21,7 @@ criterion_group!(
     wal::buffer,
     wal::index,
     fold::rows,
+    fold::checkpoint,
     commit::group_commit,
 );
 criterion_main!(benches);

@@ -13,10 +13,10 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 use firn_proto::cluster::{
     AlterConfigs, AssignPartitions, CommittedOffset, ConfirmDeleted, GrowTopic, NewTopic,
-    ProgressReport, RegisterBroker, ReleasePartitions, ResumePartitions, SealStream,
+    ProgressReport, RegisterBroker, ReleasePartitions, ResumePartitions, RowReport, SealStream,
 };
 use firn_proto::codec::{self, CodecError};
-use firn_proto::ids::{Incarnation, PartitionIndex, TopicId};
+use firn_proto::ids::{Incarnation, PartitionIndex, Slot, StreamId, TopicId};
 use firn_proto::limits::JOURNAL_COMMAND_BYTES_MAX;
 use thiserror::Error;
 
@@ -36,7 +36,8 @@ pub struct Stamped {
 }
 
 macro_rules! commands {
-    ($($(#[$doc:meta])* $kind:literal v $version:literal $name:ident($body:ty),)*) => {
+    ($($(#[$doc:meta])* $kind:literal v $version:literal $name:ident($body:ty)
+       $(was $old:literal ($old_body:ty))?,)*) => {
         /// Everything that changes the state of the cluster.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Command {
@@ -63,7 +64,12 @@ macro_rules! commands {
                         let (at_ms, body): (i64, $body) =
                             codec::decode::<JOURNAL_COMMAND_BYTES_MAX, _>(body)?;
                         Ok(Stamped { at_ms, command: Self::$name(body) })
-                    })*
+                    }
+                    $(($kind, $old) => {
+                        let (at_ms, body): (i64, $old_body) =
+                            codec::decode::<JOURNAL_COMMAND_BYTES_MAX, _>(body)?;
+                        Ok(Stamped { at_ms, command: Self::$name(body.into()) })
+                    })?)*
                     _ => Err(CommandError::UnknownKind { kind, version }),
                 }
             }
@@ -85,7 +91,7 @@ commands! {
     /// A broker takes its last epochs up again.
     6 v 1 ResumePartitions(ResumePartitions),
     /// How far a stream is durable, and where state rows are.
-    7 v 1 ReportProgress(ProgressReport),
+    7 v 2 ReportProgress(ProgressReport) was 1 (ProgressReportV1),
     /// An owner has dropped deleted topics.
     8 v 1 ConfirmDeleted(ConfirmDeleted),
     /// Topics come into being.
@@ -106,6 +112,27 @@ commands! {
     16 v 1 CommitOffsets(CommitOffsets),
     /// Offsets of one group go.
     17 v 1 DeleteOffsets(DeleteOffsets),
+}
+
+/// Body of [`Command::ReportProgress`] in version 1, which did not say what the rows hold.
+#[derive(Decode)]
+struct ProgressReportV1 {
+    incarnation: Incarnation,
+    stream: StreamId,
+    durable_end: Slot,
+    rows: Vec<RowReport>,
+}
+
+impl From<ProgressReportV1> for ProgressReport {
+    fn from(body: ProgressReportV1) -> Self {
+        Self {
+            incarnation: body.incarnation,
+            stream: body.stream,
+            durable_end: body.durable_end,
+            rows: body.rows,
+            rows_end: Slot(0),
+        }
+    }
 }
 
 /// A topic to create under the id that the leader drew for it.

@@ -15,8 +15,10 @@ use crate::state::{
     Deleting, KeptGroup, NextIds, Offsets, SegmentMap, State, Stream, Streams, Topic, Topics,
 };
 
-/// Format of a snapshot.
-const SNAPSHOT_FORMAT: u16 = 1;
+/// Format of a snapshot: the rows, and then where folds of each stream start.
+const SNAPSHOT_FORMAT: u16 = 2;
+/// The format before, without the latter.
+const SNAPSHOT_FORMAT_1: u16 = 1;
 
 /// Why bytes are no snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -73,21 +75,25 @@ pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
     };
     let mut out = SNAPSHOT_FORMAT.to_le_bytes().to_vec();
     codec::encode_into(&rows, &mut out)?;
+    codec::encode_into(&state.streams.rows_ends(), &mut out)?;
     Ok(Bytes::from(out))
 }
 
 /// Reads the state.
 pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
     let format = bytes.split_first_chunk::<2>();
-    let rows = match format.map(|(format, rest)| (u16::from_le_bytes(*format), rest)) {
-        Some((SNAPSHOT_FORMAT, rest)) => rest,
+    let (rows, rows_ends) = match format.map(|(f, rest)| (u16::from_le_bytes(*f), rest)) {
+        Some((SNAPSHOT_FORMAT, rest)) => codec::decode::<SNAPSHOT_BYTES_MAX, _>(rest)?,
+        Some((SNAPSHOT_FORMAT_1, rest)) => {
+            let rows: Rows = codec::decode::<SNAPSHOT_BYTES_MAX, _>(rest)?;
+            (rows, Vec::new())
+        }
         other => {
             return Err(SnapshotError::UnknownFormat(
                 other.map(|(format, _)| format),
             ));
         }
     };
-    let rows: Rows = codec::decode::<SNAPSHOT_BYTES_MAX, _>(rows)?;
     let mut state = State {
         at_ms: rows.at_ms,
         feature_level: rows.feature_level,
@@ -97,7 +103,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
             producer: rows.next_producer,
         },
         brokers: rows.brokers.into_iter().map(|b| (b.broker, b)).collect(),
-        streams: Streams::from_rows(rows.streams),
+        streams: Streams::from_rows(rows.streams, rows_ends),
         topics: Topics::from_rows(rows.topics, rows.deleting),
         segments: rows.segments,
         groups: rows.groups.into_iter().collect(),

@@ -147,18 +147,12 @@ impl Leadership {
         &mut self,
         inbox: &mut mpsc::Receiver<Message>,
     ) -> Result<Option<Leader>, EndReason> {
+        let looked_at = self.publish.looked_at.clone();
+        let clock = Arc::clone(&self.environment.clock);
         loop {
             let attempt = async {
                 tokio::time::sleep(REOPEN_DELAY).await;
-                let opened = self.take_over().await;
-                if matches!(
-                    opened,
-                    Err(EndReason::Journal(JournalError::Unavailable(_)))
-                ) {
-                    // An outage holds no reader up.
-                    self.note_look();
-                }
-                opened
+                self.take_over().await
             };
             tokio::pin!(attempt);
             let opened = loop {
@@ -166,7 +160,8 @@ impl Leadership {
                     opened = &mut attempt => break opened,
                     message = inbox.recv() => match message {
                         Some(Message::Call(call)) => refuse(call.answer, "the journal is reopened"),
-                        Some(Message::Look) => {}
+                        // An outage holds no reader up, however long the attempt hangs in it.
+                        Some(Message::Look) => drop(looked_at.send_replace(clock.mono())),
                         Some(Message::Stop(_)) | None => return Ok(None),
                     },
                 }

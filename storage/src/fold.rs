@@ -378,7 +378,7 @@ impl Partition {
 fn behind(row: &StateRow, range: FoldRange) -> FoldRange {
     match row.after {
         Some(after) if after.stream == range.stream && row.epoch == range.epoch => FoldRange {
-            from: after.slot.next(),
+            from: range.from.max(after.slot.next()),
             ..range
         },
         _ => range,

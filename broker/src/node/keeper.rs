@@ -9,7 +9,6 @@ use firn_coordinator::Coordinator;
 use firn_proto::cluster::{CoordinatorError, ProgressReport, Reply, Request, RowReport};
 use firn_proto::env::{Clock, Mono};
 use firn_proto::ids::{Incarnation, Slot, SlotPosition, StreamId, TopicPartition};
-use firn_storage::state::StateRow;
 use firn_storage::wal::{DurableCheckpoint, Wal, WalError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -19,7 +18,7 @@ use super::parts::wal_ended;
 use super::{Parts, Starting};
 use crate::error::FirnError;
 use crate::http::Health;
-use crate::partition::Partitions;
+use crate::partition::{Partitions, RowsDue};
 
 /// Writes checkpoints when they are due, reports progress about once a second while there is any,
 /// and notices when the bucket takes nothing more.
@@ -34,6 +33,8 @@ pub(super) struct Keeper {
     producer_expiry_ms: i64,
     /// Rows that are durable and not reported.
     rows: UnreportedRows,
+    /// Rows hold everything in slots below.
+    rows_end: Slot,
     /// What was reported last.
     reported: Slot,
     /// When the durable prefix moved last, or there was nothing to move.
@@ -79,8 +80,14 @@ impl UnreportedRows {
     }
 }
 
-type Checkpoint = BoxFuture<'static, (Vec<TopicPartition>, Result<DurableCheckpoint, WalError>)>;
+type Checkpoint = BoxFuture<'static, (Written, Result<DurableCheckpoint, WalError>)>;
 type Report = BoxFuture<'static, Result<Reply, CoordinatorError>>;
+
+/// What a checkpoint holds.
+struct Written {
+    partitions: Vec<TopicPartition>,
+    through: SlotPosition,
+}
 
 impl Keeper {
     /// A keeper that begins with `rows` to report.
@@ -100,6 +107,7 @@ impl Keeper {
             producer_expiry_ms: i64::try_from(starting.config.producer_id_expiration.as_millis())
                 .unwrap_or(i64::MAX),
             rows: unreported,
+            rows_end: Slot(0),
             reported: Slot(0),
             moved,
             is_hampered: false,
@@ -119,9 +127,9 @@ impl Keeper {
                 rows = self.partitions.rows_due(), if checkpoint.is_none() => {
                     checkpoint = Some(self.checkpoint(rows));
                 }
-                (partitions, durable) = poll(checkpoint.as_mut()) => {
+                (written, durable) = poll(checkpoint.as_mut()) => {
                     checkpoint = None;
-                    self.on_checkpoint(partitions, durable);
+                    self.on_checkpoint(written, durable);
                 }
                 reply = poll(report.as_mut().map(|(_, reply)| reply)) => {
                     if let Some((told, _)) = report.take() {
@@ -142,29 +150,32 @@ impl Keeper {
         }
     }
 
-    fn checkpoint(&self, rows: Vec<StateRow>) -> Checkpoint {
+    fn checkpoint(&self, due: RowsDue) -> Checkpoint {
         let wal = self.wal.clone();
         async move {
-            let partitions = rows.iter().map(|row| row.tp).collect();
-            (partitions, wal.push_checkpoint(&rows).await)
+            let written = Written {
+                partitions: due.rows.iter().map(|row| row.tp).collect(),
+                through: due.through,
+            };
+            (written, wal.push_checkpoint(&due.rows).await)
         }
         .boxed()
     }
 
-    fn on_checkpoint(
-        &mut self,
-        partitions: Vec<TopicPartition>,
-        durable: Result<DurableCheckpoint, WalError>,
-    ) {
+    fn on_checkpoint(&mut self, written: Written, durable: Result<DurableCheckpoint, WalError>) {
         match durable {
             Ok(checkpoint) => {
                 self.partitions.on_pages_stored(&checkpoint.pages);
                 self.rows.add(RowReport {
                     slot: checkpoint.at.slot,
-                    partitions,
+                    partitions: written.partitions,
                 });
+                self.rows_end = written.through.slot.next();
             }
-            Err(error) => tracing::warn!(%error, "a checkpoint was not written"),
+            Err(error) => {
+                self.partitions.rows_failed(written.partitions);
+                tracing::warn!(%error, "a checkpoint was not written");
+            }
         }
     }
 
@@ -179,6 +190,7 @@ impl Keeper {
             stream: self.stream,
             durable_end,
             rows: self.rows.reports(),
+            rows_end: self.rows_end,
         };
         let coordinator = self.coordinator.clone();
         let request = Request::ReportProgress(report.clone());
@@ -229,12 +241,14 @@ impl Keeper {
 }
 
 /// Writes the state of every partition as it is now, when nothing more is appended and everything
-/// is durable, and says what is to be told of it: the next start then has nothing to fold.
+/// is durable, and says what is to be told of it: the next start then has nothing to fold. All of
+/// them, for what the keeper had not reported when it stopped is not known any more.
 ///
 /// # Errors
 /// The WAL has ended.
 pub(super) async fn last_report(parts: &Parts) -> Result<ProgressReport, FirnError> {
     let mut rows = Vec::new();
+    let mut rows_end = Slot(0);
     let next = parts.wal.next_durable();
     let last = next.slot.0.checked_sub(1).map(|slot| SlotPosition {
         slot: Slot(slot),
@@ -250,12 +264,14 @@ pub(super) async fn last_report(parts: &Parts) -> Result<ProgressReport, FirnErr
             slot: pushed.map_err(|e| wal_ended(&e))?.at.slot,
             partitions,
         });
+        rows_end = next.slot;
     }
     Ok(ProgressReport {
         incarnation: parts.registered.incarnation,
         stream: parts.registered.stream,
         durable_end: parts.wal.status().durable_end,
         rows,
+        rows_end,
     })
 }
 

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 pub use log::{Answer, Bounds, PartitionLog, Plan, Planned, Refusal, Released};
 pub use refusals::Refusals;
-pub use set::{BatchLog, Partitions};
+pub use set::{BatchLog, Partitions, RowsDue};
 pub use wait::FetchWait;
 pub use waiters::{WaitId, Waiters};
 

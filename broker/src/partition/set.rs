@@ -1,7 +1,7 @@
 //! All partitions that this broker owns. Takes what becomes durable from the WAL, hands it to each
 //! partition, the tail cache and the long polls, and says which state rows are to be written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
@@ -49,6 +49,17 @@ struct Due {
     counted: CheckpointDue,
     /// The last slot that every partition has taken in.
     through: Option<SlotPosition>,
+    /// Partitions with records in slots up to that one that are in no state row yet.
+    dirty: BTreeSet<TopicPartition>,
+}
+
+/// State rows to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RowsDue {
+    /// The rows, as copies.
+    pub rows: Vec<StateRow>,
+    /// Once they are durable, rows hold everything in slots up to this one.
+    pub through: SlotPosition,
 }
 
 impl Partitions {
@@ -187,12 +198,14 @@ impl Partitions {
         self.waits.len()
     }
 
-    /// Waits until state rows are due and returns them. The caller pushes them to the WAL as a
-    /// checkpoint. They are copied here, on the caller's task, partition by partition: each is the
-    /// state after a slot of its own, none of them earlier than the last one of this moment.
+    /// Waits until state rows are due and returns those of all partitions that have changed since
+    /// their last one. The caller pushes them to the WAL as a checkpoint, and gives them back with
+    /// [`Self::rows_failed`] if they do not become durable. They are copied here, on the caller's
+    /// task, partition by partition: each is the state after a slot of its own, none of them
+    /// earlier than the last one of this moment.
     ///
     /// Cancel safe.
-    pub async fn rows_due(&self) -> Vec<StateRow> {
+    pub async fn rows_due(&self) -> RowsDue {
         loop {
             let wanted = self.rows_wanted.notified();
             if let Some(rows) = self.take_due() {
@@ -202,27 +215,38 @@ impl Partitions {
         }
     }
 
-    fn take_due(&self) -> Option<Vec<StateRow>> {
-        if !self.due().counted.may_be_due() {
+    fn take_due(&self) -> Option<RowsDue> {
+        let dirty = {
+            let due = self.due();
+            due.counted.may_be_due().then(|| due.dirty.clone())?
+        };
+        let dirty = dirty.into_iter().filter_map(|tp| self.find_tp(tp));
+        let row_bytes: usize = dirty.map(|partition| partition.row_bytes_estimate()).sum();
+        if !self.due().counted.is_due(row_bytes as u64) {
             return None;
         }
-        let partitions = self.all();
-        let row_bytes = partitions
-            .iter()
-            .map(|partition| partition.row_bytes_estimate());
-        let row_bytes: usize = row_bytes.sum();
-        let through = {
+        self.rows()
+    }
+
+    /// The state rows of all partitions that have changed since their last one; none before the
+    /// first durable slot.
+    pub fn rows(&self) -> Option<RowsDue> {
+        let (through, dirty) = {
             let mut due = self.due();
-            if !due.counted.is_due(row_bytes as u64) {
-                return None;
-            }
             due.counted.on_checkpoint();
-            due.through?
+            (due.through?, std::mem::take(&mut due.dirty))
         };
-        let rows = partitions
-            .iter()
-            .map(|partition| partition.state_row(through));
-        Some(rows.collect())
+        // one that is closed needs no row any more
+        let dirty = dirty.into_iter().filter_map(|tp| self.find_tp(tp));
+        let rows = dirty
+            .map(|partition| partition.state_row(through))
+            .collect();
+        Some(RowsDue { rows, through })
+    }
+
+    /// These state rows did not become durable: they are due again with the next ones.
+    pub fn rows_failed(&self, partitions: impl IntoIterator<Item = TopicPartition>) {
+        self.due().dirty.extend(partitions);
     }
 
     /// Pages of runs were written with a checkpoint; later rows refer to them.
@@ -295,12 +319,19 @@ impl Partitions {
             partition.on_durable(at, runs, of_partition, now_ms);
         }
         self.waits.on_visible(&visible);
-        self.count_slot(at, bytes);
+        let touched = visible.into_iter().map(|(tp, _)| tp);
+        self.count_slot(at, bytes, touched);
     }
 
     /// Cheap: the WAL waits for it.
-    fn count_slot(&self, at: SlotPosition, bytes: u64) {
+    fn count_slot(
+        &self,
+        at: SlotPosition,
+        bytes: u64,
+        touched: impl Iterator<Item = TopicPartition>,
+    ) {
         let mut due = self.due();
+        due.dirty.extend(touched);
         due.through = Some(at);
         due.counted.on_slot(bytes);
         if due.counted.may_be_due() {

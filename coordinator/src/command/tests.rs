@@ -10,8 +10,11 @@ use super::*;
 use crate::snapshot::{decode_snapshot, encode_snapshot};
 use crate::state::State;
 
-const GOLDEN_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-1.slot");
-const GOLDEN_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-1.bin");
+const GOLDEN_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-2.slot");
+const GOLDEN_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-2.bin");
+/// Written before reports said where rows end.
+const OLDER_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-1.slot");
+const OLDER_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-1.bin");
 
 /// One command of each kind, in an order that makes each of them change the state.
 fn every_kind() -> Vec<Stamped> {
@@ -70,6 +73,7 @@ fn every_kind() -> Vec<Stamped> {
                 slot: Slot((1 << 33) - 1),
                 partitions: vec![tp(0), tp(1)],
             }],
+            rows_end: Slot(1 << 32),
         }),
         Command::ReleasePartitions(ReleasePartitions {
             incarnation: Incarnation(1),
@@ -200,14 +204,30 @@ fn the_golden_journal_has_these_bytes_and_replays() {
     let snapshot = encode_snapshot(&state).unwrap();
     if std::env::var_os("FIRN_WRITE_GOLDEN").is_some() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
-        std::fs::write(format!("{dir}/journal-1.slot"), &bytes).unwrap();
-        std::fs::write(format!("{dir}/snapshot-1.bin"), &snapshot).unwrap();
+        std::fs::write(format!("{dir}/journal-2.slot"), &bytes).unwrap();
+        std::fs::write(format!("{dir}/snapshot-2.bin"), &snapshot).unwrap();
         return;
     }
     assert_eq!(bytes, GOLDEN_JOURNAL);
     assert_eq!(snapshot, GOLDEN_SNAPSHOT);
     assert_eq!(decode_slot(GOLDEN_JOURNAL).unwrap(), commands);
     assert_eq!(decode_snapshot(GOLDEN_SNAPSHOT).unwrap(), state);
+}
+
+#[test]
+fn an_older_journal_and_snapshot_are_read() {
+    let mut commands = every_kind();
+    for stamped in &mut commands {
+        if let Command::ReportProgress(report) = &mut stamped.command {
+            report.rows_end = Slot(0);
+        }
+    }
+    assert_eq!(decode_slot(OLDER_JOURNAL).unwrap(), commands);
+    let mut state = State::default();
+    for stamped in &commands {
+        state.apply(stamped);
+    }
+    assert_eq!(decode_snapshot(OLDER_SNAPSHOT).unwrap(), state);
 }
 
 #[test]

@@ -142,6 +142,7 @@ impl State {
                 }
             }
         }
+        effects.changed |= self.streams.raise_rows_end(body.stream, body.rows_end);
         Ok(())
     }
 

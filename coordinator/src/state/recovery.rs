@@ -54,30 +54,20 @@ impl State {
             })
         };
         let first = partition.windows.iter().position(in_row).unwrap_or(0);
-        let ranges = partition.windows[first..].iter().map(|window| {
-            let after_row = match marks.row {
-                Some(row) if row.stream == window.stream => row.slot.next(),
-                _ => Slot(0),
-            };
-            FoldRange {
-                epoch: window.epoch,
-                stream: window.stream,
-                from: window.lowest_slot.max(after_row),
-                end: window.end_slot.unwrap_or(Slot(0)),
-            }
+        // Below the stream's `rows_end` nothing is in no row. The row itself knows which slot it is
+        // the state after, if that is a later one.
+        let ranges = partition.windows[first..].iter().map(|window| FoldRange {
+            epoch: window.epoch,
+            stream: window.stream,
+            from: window.lowest_slot.max(self.streams.rows_end(window.stream)),
+            end: window.end_slot.unwrap_or(Slot(0)),
         });
-        // The row in slot m is the state after an earlier slot: what was in flight when it was
-        // taken lies in slots up to m. Only the row itself says which, so its window stays even
-        // if nothing lies behind m.
-        let holds_row = |range: &FoldRange| marks.row.is_some_and(|row| row.stream == range.stream);
         Some(PartitionFold {
             tp,
             epoch: last.epoch,
             stream: last.stream,
             row: marks.row,
-            ranges: ranges
-                .filter(|range| range.from < range.end || holds_row(range))
-                .collect(),
+            ranges: ranges.filter(|range| range.from < range.end).collect(),
             released_end: marks.released_end,
         })
     }

@@ -47,6 +47,8 @@ pub struct Stream {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Streams {
     by_id: BTreeMap<StreamId, Stream>,
+    /// Everything in slots below is in a state row.
+    rows_ends: BTreeMap<StreamId, Slot>,
     /// How many windows and state rows name each slot. Derived: rebuilt from them.
     pins: BTreeMap<StreamId, BTreeMap<Slot, u32>>,
     /// Streams whose floor may have moved in this command. Empty between commands.
@@ -55,9 +57,13 @@ pub struct Streams {
 
 impl Streams {
     /// The streams of a snapshot, as yet without pins.
-    pub(crate) fn from_rows(rows: Vec<(StreamId, Stream)>) -> Self {
+    pub(crate) fn from_rows(
+        rows: Vec<(StreamId, Stream)>,
+        rows_ends: Vec<(StreamId, Slot)>,
+    ) -> Self {
         Self {
             by_id: rows.into_iter().collect(),
+            rows_ends: rows_ends.into_iter().collect(),
             ..Self::default()
         }
     }
@@ -78,6 +84,27 @@ impl Streams {
             Phase::Sealed { end } => Some(end),
             Phase::Ended | Phase::Live | Phase::Left => None,
         }
+    }
+
+    /// The first slot that may hold what is in no reported state row: where a fold starts.
+    pub fn rows_end(&self, id: StreamId) -> Slot {
+        self.rows_ends.get(&id).copied().unwrap_or(Slot(0))
+    }
+
+    pub(crate) fn rows_ends(&self) -> Vec<(StreamId, Slot)> {
+        self.rows_ends.iter().map(|(id, end)| (*id, *end)).collect()
+    }
+
+    /// State rows hold everything below `end`. False if that was known.
+    pub(super) fn raise_rows_end(&mut self, id: StreamId, end: Slot) -> bool {
+        let durable = self.by_id.get(&id).map_or(Slot(0), |s| s.durable_end);
+        let end = end.min(durable);
+        if end <= self.rows_end(id) {
+            return false;
+        }
+        self.rows_ends.insert(id, end);
+        self.moved.insert(id);
+        true
     }
 
     pub(super) fn open(&mut self, id: StreamId, stream: Stream) {
@@ -181,7 +208,11 @@ impl Streams {
                 Phase::Sealed { end } => end,
                 Phase::Ended | Phase::Live | Phase::Left => stream.durable_end,
             };
-            let floor = least.map_or(resolved, |(slot, _)| *slot);
+            let rows_end = self.rows_ends.get(&id).copied().unwrap_or(Slot(0));
+            // A fold of whoever holds a pin reads from `rows_end` on, which may lie below the slot
+            // that holds the row. What was let go of before that was noted stays so.
+            let held = |slot: &Slot| rows_end.min(*slot).max(stream.floor.min(*slot));
+            let floor = least.map_or(resolved, |(slot, _)| held(slot));
             assert!(
                 stream.floor <= floor && floor <= resolved,
                 "I7: the floor of stream {id} must rise from {} and stay at or below {resolved}, \
@@ -193,5 +224,39 @@ impl Streams {
                 self.pins.remove(&id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row in slot 8 is the state after an earlier one: whoever folds from it reads what was in
+    /// flight when it was taken.
+    #[test]
+    fn a_floor_leaves_what_a_fold_from_the_row_reads() {
+        let id = StreamId(1);
+        let mut streams = Streams::default();
+        let live = Stream {
+            broker: BrokerId(1),
+            incarnation: Incarnation(1),
+            disk: None,
+            floor: Slot(0),
+            durable_end: Slot(0),
+            phase: Phase::Live,
+        };
+        streams.open(id, live);
+        streams.raise_durable(id, Slot(10));
+        streams.pin(id, Slot(8));
+        streams.settle();
+        assert_eq!(streams.find(id).unwrap().floor, Slot(0), "nothing is known");
+        assert!(streams.raise_rows_end(id, Slot(6)));
+        assert!(!streams.raise_rows_end(id, Slot(5)), "it never goes back");
+        streams.settle();
+        assert_eq!(streams.find(id).unwrap().floor, Slot(6));
+        assert!(streams.raise_rows_end(id, Slot(20)));
+        assert_eq!(streams.rows_end(id), Slot(10), "rows hold what is durable");
+        streams.settle();
+        assert_eq!(streams.find(id).unwrap().floor, Slot(8));
     }
 }

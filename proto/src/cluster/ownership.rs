@@ -179,6 +179,10 @@ pub struct ProgressReport {
     pub durable_end: Slot,
     /// State rows that have become durable since the last report.
     pub rows: Vec<RowReport>,
+    /// The state rows of this report and those before it hold everything in slots of the stream
+    /// below this one, so that a fold starts here. A partition whose row was not written again has
+    /// nothing in them.
+    pub rows_end: Slot,
 }
 
 /// State rows that are durable in (or named by) one slot.

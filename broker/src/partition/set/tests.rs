@@ -312,15 +312,34 @@ async fn state_rows_are_due_after_many_slots_and_are_of_the_last_one() {
         broker.append(&busy, batch).await.is_done();
         broker.make_durable();
     }
-    let rows = broker.partitions.rows_due().await;
+    let due = broker.partitions.rows_due().await;
     assert_eq!(broker.partitions.take_due(), None, "they are counted anew");
-    let last = broker.next_slot - 1;
-    assert_eq!(rows.len(), 2);
-    for row in &rows {
-        assert_eq!(row.after.unwrap().slot, Slot(last));
-    }
-    assert_eq!(rows[0].end_offset, last as i64 + 1);
-    assert_eq!(rows[1].end_offset, 0);
+    let last = Slot(broker.next_slot - 1);
+    assert_eq!(due.through.slot, last);
+    let [row] = &due.rows[..] else {
+        panic!("only one partition has changed: {due:?}")
+    };
+    assert_eq!((row.tp, row.end_offset), (tp(0), last.0 as i64 + 1));
+    assert_eq!(row.after.unwrap().slot, last);
+}
+
+/// What is told to be in state rows is not read by a fold.
+#[tokio::test]
+async fn rows_that_did_not_become_durable_are_due_again() {
+    let mut broker = Broker::new();
+    let (first, second) = (broker.open(0), broker.open(1));
+    broker.append(&first, produced(7, 0)).await.is_done();
+    broker.make_durable();
+    let failed = broker.partitions.rows().unwrap();
+    broker.append(&second, produced(7, 0)).await.is_done();
+    broker.make_durable();
+    broker
+        .partitions
+        .rows_failed(failed.rows.into_iter().map(|row| row.tp));
+    let due = broker.partitions.rows().unwrap();
+    let tps: Vec<_> = due.rows.iter().map(|row| row.tp).collect();
+    assert_eq!(tps, [tp(0), tp(1)]);
+    assert_eq!(due.through.slot, Slot(1));
 }
 
 #[tokio::test]
