@@ -46,7 +46,7 @@ impl Row {
             Self::StartEmpty => "start to first acknowledged record ms, empty folder".to_owned(),
             Self::StartStopped => "same after a clean stop, ms".to_owned(),
             Self::StartKilled => "same after kill -9, ms".to_owned(),
-            Self::PartitionsTime => "10,000 partitions created in ms".to_owned(),
+            Self::PartitionsTime => "10,000 partitions created, each with a leader, ms".to_owned(),
             Self::PartitionsMemory => "resident MiB holding 10,000 partitions".to_owned(),
         }
     }

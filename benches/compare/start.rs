@@ -85,7 +85,8 @@ fn create(client: &mut Client, name: &str, partitions: i32) -> Option<()> {
         .then_some(())
 }
 
-/// Time to create 10,000 partitions in four calls, and memory that holds them.
+/// Time to create 10,000 partitions in four calls until each has a leader, and memory that holds
+/// them.
 pub(crate) fn measure_partitions(contender: &Contender, kind: Kind, report: &mut Report) {
     let folder = contender.fresh_folder(kind);
     let broker = contender.start(kind, &folder, false);
@@ -95,14 +96,14 @@ pub(crate) fn measure_partitions(contender: &Contender, kind: Kind, report: &mut
         let created = create(&mut client, &format!("many-{call}"), PARTITIONS_PER_CALL);
         created.expect("the broker creates the topic");
     }
+    for call in 0..CREATE_CALLS {
+        client.wait_leaders(&format!("many-{call}"), PARTITIONS_PER_CALL);
+    }
     report.add(
         Row::PartitionsTime,
         kind,
         watch.elapsed().as_secs_f64() * 1000.0,
     );
-    for call in 0..CREATE_CALLS {
-        client.wait_leaders(&format!("many-{call}"), PARTITIONS_PER_CALL);
-    }
     wait::pause(SETTLE);
     let resident = broker.process().resident_bytes() as f64;
     report.add(Row::PartitionsMemory, kind, resident / MEBIBYTE);

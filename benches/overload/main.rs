@@ -1,6 +1,9 @@
 //! Twice the capacity for some minutes: memory stays within the configured sum, goodput within
 //! reach of the capacity, and no producer is starved.
 //!
+//! Minutes at capacity write more than most disks hold, so the oldest WAL objects are deleted as
+//! new ones come: nobody reads them, and the broker does not look at them again while it runs.
+//!
 //! ```sh
 //! cargo build --release -p firn
 //! cargo run --release -p firn-benches --bin overload            # or with --seconds 30
@@ -12,10 +15,11 @@
     reason = "a command that prints what it measured, and ends where it cannot go on"
 )]
 
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use clap::Parser;
@@ -46,6 +50,10 @@ const MEMORY: [(&str, u64); 6] = [
 const LARGEST_REQUEST: &str = "socket.request.max.bytes=32MiB";
 /// What the broker may take beyond the configured sum.
 const ALLOWANCE_MIB: u64 = 100;
+/// What stays in the bucket while the load runs.
+const BUCKET_BYTES_KEPT: u64 = 4 << 30;
+/// Shorter objects are not WAL objects under this load, and stay.
+const OBJECT_BYTES_MIN: u64 = 256 << 10;
 
 /// Offers a broker twice what it can take.
 #[derive(Debug, Parser)]
@@ -90,10 +98,13 @@ fn main() {
     let mut client = Client::connect(node.kafka()).expect("a broker that serves");
     client.create_topic(TOPIC, PRODUCERS as i32, &[]);
 
-    let capacity = load(&node, Duration::from_secs(arguments.capacity_seconds), None);
+    let (capacity, offered, overload) = while_old_objects_go(&path.join("bucket"), || {
+        let capacity = load(&node, Duration::from_secs(arguments.capacity_seconds), None);
+        let offered = capacity.per_second() * 2.0;
+        let overload = load(&node, Duration::from_secs(arguments.seconds), Some(offered));
+        (capacity, offered, overload)
+    });
     let per_second = capacity.per_second();
-    let offered = per_second * 2.0;
-    let overload = load(&node, Duration::from_secs(arguments.seconds), Some(offered));
     let configured: u64 = MEMORY.iter().map(|(_, mebibytes)| mebibytes).sum();
     let peak = node.process.resident_bytes_peak() as f64 / MEBIBYTE;
     let goodput = overload.per_second() / per_second;
@@ -110,8 +121,9 @@ fn main() {
         per_second / MEBIBYTE
     );
     println!(
-        "| offered for {} s, MiB/s | {:.0} | | |",
+        "| offered for {} s, at most {PRODUCERS} x {} MiB unanswered, MiB/s | {:.0} | | |",
         arguments.seconds,
+        WINDOW_OVERLOAD * BATCH_BYTES >> 20,
         offered / MEBIBYTE
     );
     let limit = (configured + ALLOWANCE_MIB) as f64;
@@ -138,6 +150,51 @@ fn settings() -> String {
 
 fn yes(reached: bool) -> &'static str {
     if reached { "yes" } else { "no" }
+}
+
+/// Runs `work` while the oldest objects of `bucket` are deleted.
+fn while_old_objects_go<T>(bucket: &Path, work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                delete_old_objects(bucket);
+                wait::pause(Duration::from_millis(500));
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// Deletes the oldest long objects until [`BUCKET_BYTES_KEPT`] are left.
+fn delete_old_objects(bucket: &Path) {
+    let mut objects = Vec::new();
+    let mut folders = vec![bucket.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else if metadata.len() >= OBJECT_BYTES_MIN {
+                let written = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                objects.push((written, metadata.len(), entry.path()));
+            }
+        }
+    }
+    objects.sort_unstable();
+    let mut left: u64 = objects.iter().map(|(_, bytes, _)| bytes).sum();
+    for (_, bytes, path) in objects {
+        if left <= BUCKET_BYTES_KEPT {
+            break;
+        }
+        if fs::remove_file(path).is_ok() {
+            left -= bytes;
+        }
+    }
 }
 
 /// What was acknowledged.
