@@ -54,6 +54,7 @@ pub(crate) fn close(entries: Vec<WalEntry>) -> ClosedSlot<()> {
         slots_in_flight: SLOTS_IN_FLIGHT_MAX,
         partial_slots_in_flight: 1,
         puts_per_second: None,
+        gather: None,
     };
     let mut buffer = WalBuffer::new(policy, Mono(0));
     for entry in entries {

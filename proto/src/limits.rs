@@ -64,6 +64,11 @@ pub const REFUSALS_MAX: usize = 10_000;
 
 /// A WAL object of this size is put at once. A batch that is larger gets an object of its own.
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;
+/// On a local disk a busy buffer waits for this many bytes: half a millisecond of CPU for the
+/// fsyncs of a slot is then small beside what its bytes cost.
+pub const WAL_GATHER_BYTES: usize = 512 * 1024;
+/// But no longer than this.
+pub const WAL_GATHER_TIME: Duration = Duration::from_millis(10);
 /// Slots of one stream that may be in flight at a time.
 pub const SLOTS_IN_FLIGHT_MAX: usize = 8;
 /// Appends to the journal that may wait for a slot; the coordinator batches before that.
@@ -222,6 +227,7 @@ const _: () = assert!(
     "reads must not wait for looks of a process that runs"
 );
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
+const _: () = assert!(WAL_GATHER_BYTES <= SLOT_BYTES_TARGET);
 const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(
     MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX,

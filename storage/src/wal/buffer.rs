@@ -11,6 +11,7 @@ use firn_proto::env::Mono;
 use firn_proto::ids::TopicPartition;
 
 use super::entry::WalEntry;
+use super::gather::{GatherPolicy, Gathering};
 use super::tokens::PutTokens;
 use crate::state::{BatchFlags, ProducerBatch, Run};
 
@@ -32,6 +33,8 @@ pub struct FlushPolicy {
     pub partial_slots_in_flight: usize,
     /// `wal.puts.per.second`; `None` is unlimited.
     pub puts_per_second: Option<u32>,
+    /// How long a busy buffer waits for a slot that is worth its put; `None` never waits.
+    pub gather: Option<GatherPolicy>,
 }
 
 /// Batches that wait for their slot. `H` is what is held with each of them until it is durable.
@@ -39,6 +42,7 @@ pub struct FlushPolicy {
 pub struct WalBuffer<H> {
     policy: FlushPolicy,
     tokens: PutTokens,
+    gathering: Option<Gathering>,
     queues: BTreeMap<TopicPartition, Queue<H>>,
     bytes: usize,
     in_flight: usize,
@@ -77,6 +81,7 @@ impl<H> WalBuffer<H> {
     pub fn new(policy: FlushPolicy, now: Mono) -> Self {
         Self {
             tokens: PutTokens::new(policy.puts_per_second, now),
+            gathering: policy.gather.map(Gathering::new),
             policy,
             queues: BTreeMap::new(),
             bytes: 0,
@@ -137,16 +142,27 @@ impl<H> WalBuffer<H> {
         self.bytes >= self.policy.slot_bytes
     }
 
+    /// Whether what waits is worth a put, and whether it fills a slot: when either changes, the
+    /// driver should look at it.
+    pub fn marks(&self) -> (bool, bool) {
+        let gathered = |gathering: &Gathering| gathering.is_worth(self.bytes);
+        let is_worth = self.gathering.as_ref().is_some_and(gathered);
+        (is_worth, self.is_full())
+    }
+
     /// Closes the next slot if the policy lets it go now. To be called until it returns `None`,
     /// after every push, every slot done and at [`Self::next_timeout`].
     pub fn close_slot(&mut self, now: Mono) -> Option<ClosedSlot<H>> {
         if self.is_empty() || !self.has_place() {
             return None;
         }
-        if self.is_full() || self.forced {
+        if self.is_urgent() {
             self.tokens.take_on_credit(now);
-        } else if !self.tokens.take(now) {
+        } else if self.held_until(now).is_some() || !self.tokens.take(now) {
             return None;
+        }
+        if let Some(gathering) = &mut self.gathering {
+            gathering.on_close(now, self.bytes);
         }
         let taken = if self.bytes <= self.policy.slot_bytes {
             self.take_all()
@@ -168,15 +184,27 @@ impl<H> WalBuffer<H> {
         self.in_flight -= 1;
     }
 
-    /// When a token lets the buffer go, if only a token is missing.
-    pub fn next_timeout(&self, now: Mono) -> Option<Mono> {
-        (!self.is_empty() && self.has_place()).then(|| {
-            if self.is_full() || self.forced {
-                now
-            } else {
-                self.tokens.ready_at(now)
-            }
-        })
+    /// When the buffer may go, if only time is missing: a token, or the end of a wait for more.
+    pub fn next_timeout(&mut self, now: Mono) -> Option<Mono> {
+        if self.is_empty() || !self.has_place() {
+            return None;
+        }
+        if self.is_urgent() {
+            return Some(now);
+        }
+        let token = self.tokens.ready_at(now);
+        Some(self.held_until(now).map_or(token, |held| held.max(token)))
+    }
+
+    /// Neither tokens nor a wait for more hold it back.
+    fn is_urgent(&self) -> bool {
+        self.is_full() || self.forced
+    }
+
+    /// Until when a buffer that is not urgent waits for more. Somebody waits for a checkpoint.
+    fn held_until(&mut self, now: Mono) -> Option<Mono> {
+        let gathering = self.gathering.as_mut().filter(|_| !self.wanted)?;
+        gathering.hold(now, self.bytes)
     }
 
     fn has_place(&self) -> bool {

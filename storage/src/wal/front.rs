@@ -14,6 +14,7 @@ use super::buffer::{FlushPolicy, WalBuffer};
 use super::driver::Driver;
 use super::entry::WalEntry;
 use super::error::WalError;
+use super::gather::GatherPolicy;
 use super::latency::{Latency, LatencyFigures};
 use super::local::{LocalAck, LocalEvents, LocalQueue, LocalWal};
 use super::permits::{FairKey, Permits, WalPermit};
@@ -144,13 +145,14 @@ pub struct DurableCheckpoint {
 impl FlushPolicy {
     /// The policy that suits what stands behind the bucket: put tokens where requests
     /// cost money, and on a local disk one put at a time, so that each fsync serves all who came
-    /// during the one before.
+    /// during the one before, and under load a short wait for more.
     pub fn for_bucket(kind: BucketKind) -> Self {
         let shared = Self {
             slot_bytes: limits::SLOT_BYTES_TARGET,
             slots_in_flight: limits::SLOTS_IN_FLIGHT_MAX,
             partial_slots_in_flight: limits::SLOTS_IN_FLIGHT_MAX,
             puts_per_second: None,
+            gather: None,
         };
         match kind {
             BucketKind::S3 => Self {
@@ -159,6 +161,10 @@ impl FlushPolicy {
             },
             BucketKind::File => Self {
                 partial_slots_in_flight: 1,
+                gather: Some(GatherPolicy {
+                    bytes: limits::WAL_GATHER_BYTES,
+                    time: limits::WAL_GATHER_TIME,
+                }),
                 ..shared
             },
             BucketKind::Memory | BucketKind::Given => shared,
@@ -271,13 +277,13 @@ impl Wal {
         if let Some(local) = &self.shared.local {
             local.push(sequence, entry.clone());
         }
-        let (was_empty, was_full) = (state.buffer.is_empty(), state.buffer.is_full());
+        let (was_empty, marks) = (state.buffer.is_empty(), state.buffer.marks());
         let held = Held {
             sequence,
             _permit: permit,
         };
         state.buffer.push(entry, held);
-        let wake = was_empty || (!was_full && state.buffer.is_full());
+        let wake = was_empty || marks != state.buffer.marks();
         drop(state);
         if wake {
             self.shared.wake.notify_one();

@@ -2,7 +2,7 @@
 //! stream, and written to the local disk where there is one.
 //!
 //! - `entry.rs`: what goes in
-//! - `buffer.rs`, `tokens.rs`: the flush policy; pure
+//! - `buffer.rs`, `tokens.rs`, `gather.rs`: the flush policy; pure
 //! - `permits.rs`: byte back-pressure, fair between producers
 //! - `front.rs`, `driver.rs`: the [`Wal`] and its task
 //! - `slab.rs`: small batches, copied out of socket buffers
@@ -17,6 +17,7 @@ mod driver;
 mod entry;
 mod error;
 mod front;
+mod gather;
 mod latency;
 pub mod local;
 mod low_water;
@@ -29,6 +30,7 @@ pub use buffer::{ClosedSlot, FlushPolicy, WalBuffer};
 pub use entry::{Acks, ProducerFields, WalEntry};
 pub use error::WalError;
 pub use front::{DurableCheckpoint, Wal, WalSpec, WalStatus};
+pub use gather::GatherPolicy;
 pub use latency::{LATENCY_CLASSES, Latency, LatencyFigures};
 pub use permits::{FairKey, Granted, PermitQueue, Permits, Requested, WalPermit};
 pub use sink::{DurableSlot, WalSink};

@@ -56,6 +56,7 @@ impl Broker {
             slots_in_flight: 8,
             partial_slots_in_flight: 8,
             puts_per_second: None,
+            gather: None,
         };
         let clock = Arc::new(StandingClock(AtomicI64::new(NOW)));
         let partitions = Partitions::new(clock, Arc::new(TailCache::new(1 << 20)));

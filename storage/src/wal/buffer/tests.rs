@@ -12,6 +12,7 @@ const POLICY: FlushPolicy = FlushPolicy {
     slots_in_flight: 4,
     partial_slots_in_flight: 4,
     puts_per_second: Some(10),
+    gather: None,
 };
 
 fn at(ms: u64) -> Mono {
@@ -109,6 +110,59 @@ fn a_partial_slot_waits_for_the_one_in_flight_where_only_one_is_wanted() {
     let slot = buffer.close_slot(at(0)).unwrap();
     assert_eq!(content(&slot), [(0, 1), (0, 2)], "a full one does not wait");
     assert!(buffer.close_slot(at(0)).is_none());
+}
+
+fn gathering() -> FlushPolicy {
+    FlushPolicy {
+        partial_slots_in_flight: 1,
+        gather: Some(GatherPolicy {
+            bytes: 10_000,
+            time: Duration::from_millis(10),
+        }),
+        ..unlimited()
+    }
+}
+
+/// A buffer that has just put its first slot, and then got a fifth of a worthwhile one in a
+/// millisecond.
+fn busy_buffer() -> WalBuffer<u64> {
+    let mut buffer = buffer(gathering());
+    buffer.push(entry(0, 0, 0, 10), 0);
+    assert!(buffer.close_slot(at(0)).is_some());
+    buffer.on_slot_done();
+    buffer.push(entry(0, 1, 1, 2_000), 0);
+    buffer
+}
+
+#[test]
+fn a_busy_buffer_waits_for_a_worthwhile_slot_and_names_the_moment() {
+    let mut buffer = busy_buffer();
+    assert!(buffer.close_slot(at(1)).is_none());
+    assert_eq!(buffer.next_timeout(at(1)), Some(at(10)));
+    assert_eq!(buffer.marks(), (false, false));
+    buffer.push(entry(0, 2, 2, 8_000), 0);
+    assert_eq!(buffer.marks(), (true, false));
+    let slot = buffer.close_slot(at(2)).unwrap();
+    assert_eq!(content(&slot), [(0, 1), (0, 2)]);
+}
+
+#[test]
+fn a_busy_buffer_that_waits_in_vain_is_put_at_the_named_moment() {
+    let mut buffer = busy_buffer();
+    assert!(buffer.close_slot(at(1)).is_none());
+    assert!(buffer.close_slot(at(10)).is_some());
+}
+
+#[test]
+fn a_checkpoint_and_a_flush_do_not_wait_for_more() {
+    let mut wanted = busy_buffer();
+    assert!(wanted.close_slot(at(1)).is_none());
+    wanted.want_slot();
+    assert_eq!(wanted.next_timeout(at(1)), Some(at(1)));
+    assert!(wanted.close_slot(at(1)).is_some());
+    let mut forced = busy_buffer();
+    forced.force();
+    assert!(forced.close_slot(at(1)).is_some());
 }
 
 #[test]

@@ -105,6 +105,7 @@ fn spec() -> WalSpec {
             slots_in_flight: 4,
             partial_slots_in_flight: 4,
             puts_per_second: None,
+            gather: None,
         },
         bytes_in_flight: 1_000_000,
         local: None,

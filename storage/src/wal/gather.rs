@@ -1,0 +1,180 @@
+//! Gathering: where every put has a fixed price (on a disk its fsyncs, a few tenths of a
+//! millisecond of CPU), a busy buffer waits for a worthwhile slot instead of being put as soon as
+//! the put before has ended.
+//!
+//! Owns when a partial slot is held back, and nothing of what is in it. Pure.
+//!
+//! It waits only where that pays: when what came since the last slot says that the rest will be
+//! there in [`GatherPolicy::time`]. A rate below that, or a lone request, goes at once, so latency
+//! away from saturation is that of the disk. Producers whose windows are too small to fill a slot
+//! stop sending while it is held; such a wait fails, and after each failure twice as many slots go
+//! without one.
+
+use std::time::Duration;
+
+use firn_proto::env::Mono;
+
+/// Slots that go at once after a wait was in vain for the first time.
+const SKIPPED_MIN: u32 = 16;
+/// The same after many in a row.
+const SKIPPED_MAX: u32 = 1024;
+
+/// What a slot should hold before it is put.
+#[derive(Clone, Copy, Debug)]
+pub struct GatherPolicy {
+    /// At this many bytes a slot is worth its put.
+    pub bytes: usize,
+    /// Longest wait for them, counted from when the slot before was closed.
+    pub time: Duration,
+}
+
+/// Decides whether the buffer waits for more.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    policy: GatherPolicy,
+    /// When the last slot was closed.
+    closed_at: Option<Mono>,
+    /// The present slot is held until then.
+    until: Option<Mono>,
+    /// Slots that go without a wait.
+    skips: u32,
+    /// Slots that will go without one after the next wait in vain.
+    next_skips: u32,
+}
+
+impl Gathering {
+    pub(super) fn new(policy: GatherPolicy) -> Self {
+        Self {
+            policy,
+            closed_at: None,
+            until: None,
+            skips: 0,
+            next_skips: SKIPPED_MIN,
+        }
+    }
+
+    /// Whether this many bytes are worth a put.
+    pub(super) fn is_worth(&self, bytes: usize) -> bool {
+        bytes >= self.policy.bytes
+    }
+
+    /// Until when a slot of `bytes`, which could go now, waits for more.
+    pub(super) fn hold(&mut self, now: Mono, bytes: usize) -> Option<Mono> {
+        if self.is_worth(bytes) || self.skips > 0 {
+            return None;
+        }
+        if self.until.is_none() && self.pays(now, bytes) {
+            self.until = self.closed_at.map(|at| at.after(self.policy.time));
+        }
+        self.until.filter(|until| *until > now)
+    }
+
+    /// A slot of `bytes` was closed, held or not.
+    pub(super) fn on_close(&mut self, now: Mono, bytes: usize) {
+        self.closed_at = Some(now);
+        if self.until.take().is_none() {
+            self.skips = self.skips.saturating_sub(1);
+        } else if 2 * bytes >= self.policy.bytes {
+            self.next_skips = SKIPPED_MIN;
+        } else {
+            self.skips = self.next_skips;
+            self.next_skips = (2 * self.next_skips).min(SKIPPED_MAX);
+        }
+    }
+
+    /// Whether `bytes` in the time since the last slot mean that the whole comes within the limit.
+    fn pays(&self, now: Mono, bytes: usize) -> bool {
+        let Some(closed_at) = self.closed_at else {
+            return false;
+        };
+        let taken = now.since(closed_at).as_micros();
+        let limit = self.policy.time.as_micros();
+        taken.saturating_mul(self.policy.bytes as u128) <= limit.saturating_mul(bytes as u128)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: GatherPolicy = GatherPolicy {
+        bytes: 1000,
+        time: Duration::from_millis(10),
+    };
+
+    fn at(ms: u64) -> Mono {
+        Mono(0).after(Duration::from_millis(ms))
+    }
+
+    /// As after a slot that was closed at 0 ms.
+    fn gathering() -> Gathering {
+        let mut gathering = Gathering::new(POLICY);
+        gathering.on_close(at(0), 100);
+        gathering
+    }
+
+    #[test]
+    fn the_first_slot_goes_at_once() {
+        let mut gathering = Gathering::new(POLICY);
+        assert_eq!(gathering.hold(at(0), 900), None);
+    }
+
+    #[test]
+    fn a_rate_that_fills_the_slot_in_time_makes_it_wait() {
+        assert_eq!(gathering().hold(at(1), 100), Some(at(10)));
+    }
+
+    #[test]
+    fn a_rate_that_does_not_fill_it_lets_it_go() {
+        assert_eq!(gathering().hold(at(1), 99), None);
+    }
+
+    #[test]
+    fn a_burst_after_a_quiet_time_goes_at_once() {
+        assert_eq!(gathering().hold(at(60_000), 999), None);
+    }
+
+    #[test]
+    fn it_waits_no_longer_than_the_limit() {
+        let mut gathering = gathering();
+        gathering.hold(at(1), 500);
+        assert_eq!(gathering.hold(at(9), 501), Some(at(10)));
+        assert_eq!(gathering.hold(at(10), 501), None);
+    }
+
+    #[test]
+    fn it_goes_as_soon_as_it_is_worth_a_put() {
+        let mut gathering = gathering();
+        gathering.hold(at(1), 500);
+        assert_eq!(gathering.hold(at(2), 1000), None);
+    }
+
+    #[test]
+    fn after_a_wait_in_vain_slots_go_at_once_for_longer_each_time() {
+        let mut gathering = gathering();
+        let mut now = 0;
+        let mut without_wait = Vec::new();
+        for _ in 0..9 {
+            assert!(gathering.hold(at(now + 1), 200).is_some());
+            now += 10;
+            gathering.on_close(at(now), 200);
+            let mut slots = 0;
+            while gathering.skips > 0 {
+                assert_eq!(gathering.hold(at(now + 1), 200), None);
+                now += 1;
+                gathering.on_close(at(now), 200);
+                slots += 1;
+            }
+            without_wait.push(slots);
+        }
+        assert_eq!(without_wait, [16, 32, 64, 128, 256, 512, 1024, 1024, 1024]);
+    }
+
+    #[test]
+    fn a_wait_that_half_filled_the_slot_was_not_in_vain() {
+        let mut gathering = gathering();
+        assert!(gathering.hold(at(1), 200).is_some());
+        gathering.on_close(at(10), 500);
+        assert!(gathering.hold(at(11), 200).is_some());
+    }
+}
