@@ -186,8 +186,9 @@ const PREFIX: usize = 4;
 const API_KEY: usize = 2;
 /// What a connection keeps at hand for the first bytes of a request when none is expected soon.
 const RESTING_BYTES: usize = 256;
-/// A longer frame starts with a buffer of this size, if it is that long.
-const LARGE_START_BYTES: usize = 64 * 1024;
+/// A longer frame starts with a buffer of this size, if it is that long: the requests of Kafka's
+/// producers (`max.request.size`) never have to grow.
+const LARGE_START_BYTES: usize = 1024 * 1024;
 /// A full buffer grows by this factor: fewer copies than doubling, still bound to what was received.
 const GROWTH: usize = 4;
 

@@ -12,6 +12,7 @@
 //! A directory whose fsync failed may lie about what it holds, so the store stops for good: it must
 //! not be read back as proof that something is durable.
 
+mod direct;
 mod disk;
 mod store;
 

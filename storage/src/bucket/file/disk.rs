@@ -12,6 +12,8 @@ use bytes::Bytes;
 use object_store::PutPayload;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use super::direct::DirectWriter;
+
 /// Begins every temporary name.
 pub(super) const TEMPORARY: &str = ".tmp-";
 
@@ -66,6 +68,7 @@ impl Drop for Draft {
 pub(super) struct LocalDisk {
     /// Tells the temporary names of this process apart.
     next_temporary: AtomicU64,
+    direct: DirectWriter,
 }
 
 impl LocalDisk {
@@ -110,6 +113,9 @@ impl Disk for LocalDisk {
 
     fn write(&self, draft: &mut Draft, body: &PutPayload) -> io::Result<()> {
         const PIECES_AT_ONCE: usize = 512;
+        if self.direct.write(&draft.file, body)? {
+            return Ok(());
+        }
         let pieces: Vec<&Bytes> = body.iter().filter(|piece| !piece.is_empty()).collect();
         for pieces in pieces.chunks(PIECES_AT_ONCE) {
             let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
