@@ -6,9 +6,9 @@
 //!
 //! It waits only where that pays: when what came since the last slot says that the rest will be
 //! there in [`GatherPolicy::time`]. A rate below that, or a lone request, goes at once, so latency
-//! away from saturation is that of the disk. Producers whose windows are too small to fill a slot
-//! stop sending while it is held; such a wait fails, and after each failure twice as many slots go
-//! without one.
+//! away from saturation is that of the disk. Producers whose windows are all used up stop sending
+//! while a slot is held: when nothing more comes, it goes. A wait that did not at least double the
+//! slot was in vain, and after each of those in a row twice as many slots go without one.
 
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use firn_proto::env::Mono;
 const SKIPPED_MIN: u32 = 16;
 /// The same after many in a row.
 const SKIPPED_MAX: u32 = 1024;
+/// A slot to which nothing was added for so long is not held any more.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// What a slot should hold before it is put.
 #[derive(Clone, Copy, Debug)]
@@ -34,12 +36,22 @@ pub(super) struct Gathering {
     policy: GatherPolicy,
     /// When the last slot was closed.
     closed_at: Option<Mono>,
-    /// The present slot is held until then.
-    until: Option<Mono>,
+    /// The present slot, if it is held.
+    held: Option<Hold>,
     /// Slots that go without a wait.
     skips: u32,
     /// Slots that will go without one after the next wait in vain.
     next_skips: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    /// Its bytes when the wait began.
+    began_with: usize,
+    until: Mono,
+    /// Its bytes at the last look.
+    seen: usize,
+    next_look: Mono,
 }
 
 impl Gathering {
@@ -47,7 +59,7 @@ impl Gathering {
         Self {
             policy,
             closed_at: None,
-            until: None,
+            held: None,
             skips: 0,
             next_skips: SKIPPED_MIN,
         }
@@ -63,30 +75,39 @@ impl Gathering {
         if self.is_worth(bytes) || self.skips > 0 {
             return None;
         }
-        if self.until.is_none() && self.pays(now, bytes) {
-            self.until = self.closed_at.map(|at| at.after(self.policy.time));
+        let closed_at = self.closed_at.filter(|at| self.pays(*at, now, bytes));
+        let hold = match (&mut self.held, closed_at) {
+            (Some(hold), _) => hold,
+            (None, Some(closed_at)) => self.held.insert(Hold {
+                began_with: bytes,
+                until: closed_at.after(self.policy.time),
+                seen: bytes,
+                next_look: now.after(QUIET),
+            }),
+            (None, None) => return None,
+        };
+        if bytes > hold.seen {
+            hold.seen = bytes;
+            hold.next_look = now.after(QUIET);
         }
-        self.until.filter(|until| *until > now)
+        Some(hold.until.min(hold.next_look)).filter(|until| *until > now)
     }
 
     /// A slot of `bytes` was closed, held or not.
     pub(super) fn on_close(&mut self, now: Mono, bytes: usize) {
         self.closed_at = Some(now);
-        if self.until.take().is_none() {
-            self.skips = self.skips.saturating_sub(1);
-        } else if 2 * bytes >= self.policy.bytes {
-            self.next_skips = SKIPPED_MIN;
-        } else {
-            self.skips = self.next_skips;
-            self.next_skips = (2 * self.next_skips).min(SKIPPED_MAX);
+        match self.held.take() {
+            None => self.skips = self.skips.saturating_sub(1),
+            Some(hold) if bytes >= 2 * hold.began_with => self.next_skips = SKIPPED_MIN,
+            Some(_) => {
+                self.skips = self.next_skips;
+                self.next_skips = (2 * self.next_skips).min(SKIPPED_MAX);
+            }
         }
     }
 
     /// Whether `bytes` in the time since the last slot mean that the whole comes within the limit.
-    fn pays(&self, now: Mono, bytes: usize) -> bool {
-        let Some(closed_at) = self.closed_at else {
-            return false;
-        };
+    fn pays(&self, closed_at: Mono, now: Mono, bytes: usize) -> bool {
         let taken = now.since(closed_at).as_micros();
         let limit = self.policy.time.as_micros();
         taken.saturating_mul(self.policy.bytes as u128) <= limit.saturating_mul(bytes as u128)
@@ -121,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_fills_the_slot_in_time_makes_it_wait() {
-        assert_eq!(gathering().hold(at(1), 100), Some(at(10)));
+        assert_eq!(gathering().hold(at(1), 100), Some(at(3)));
     }
 
     #[test]
@@ -135,11 +156,22 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_no_longer_than_the_limit() {
+    fn while_more_comes_it_waits_but_no_longer_than_the_limit() {
         let mut gathering = gathering();
-        gathering.hold(at(1), 500);
-        assert_eq!(gathering.hold(at(9), 501), Some(at(10)));
-        assert_eq!(gathering.hold(at(10), 501), None);
+        for ms in 1..8 {
+            let bytes = 500 + ms as usize;
+            assert_eq!(gathering.hold(at(ms), bytes), Some(at(ms + 2)));
+        }
+        assert_eq!(gathering.hold(at(9), 510), Some(at(10)));
+        assert_eq!(gathering.hold(at(10), 511), None);
+    }
+
+    #[test]
+    fn it_goes_when_nothing_more_comes() {
+        let mut gathering = gathering();
+        assert_eq!(gathering.hold(at(1), 500), Some(at(3)));
+        assert_eq!(gathering.hold(at(2), 500), Some(at(3)));
+        assert_eq!(gathering.hold(at(3), 500), None);
     }
 
     #[test]
@@ -157,7 +189,7 @@ mod tests {
         for _ in 0..9 {
             assert!(gathering.hold(at(now + 1), 200).is_some());
             now += 10;
-            gathering.on_close(at(now), 200);
+            gathering.on_close(at(now), 399);
             let mut slots = 0;
             while gathering.skips > 0 {
                 assert_eq!(gathering.hold(at(now + 1), 200), None);
@@ -171,10 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_half_filled_the_slot_was_not_in_vain() {
+    fn a_wait_that_doubled_the_slot_was_not_in_vain() {
         let mut gathering = gathering();
         assert!(gathering.hold(at(1), 200).is_some());
-        gathering.on_close(at(10), 500);
+        gathering.on_close(at(10), 400);
         assert!(gathering.hold(at(11), 200).is_some());
     }
 }

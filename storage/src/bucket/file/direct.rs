@@ -58,15 +58,14 @@ impl DirectWriter {
             return Ok(false);
         }
         let mut buffer = self.take_buffer();
-        let written = buffer.write_all(file, body);
-        self.keep_buffer(buffer);
+        let written = buffer.write_blocks(file, body);
         rustix::fs::fcntl_setfl(file, flags)?;
+        // What does not fill a block goes the ordinary way: cutting off a padded block would make
+        // the file system read it back first.
+        let written = written.and_then(|end| file.write_all_at(buffer.bytes(), end));
+        self.keep_buffer(buffer);
         match written {
-            Ok(()) => {
-                // the last block was written whole
-                file.set_len(length as u64)?;
-                Ok(true)
-            }
+            Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 self.refused.store(true, Ordering::Relaxed);
                 file.set_len(0)?;
@@ -105,7 +104,8 @@ impl AlignedBuffer {
         }
     }
 
-    fn write_all(&mut self, file: &File, body: &PutPayload) -> io::Result<()> {
+    /// Writes all whole blocks of `body` and keeps the rest; answers where in the file it begins.
+    fn write_blocks(&mut self, file: &File, body: &PutPayload) -> io::Result<u64> {
         let mut at = 0;
         for piece in body {
             let mut rest: &[u8] = piece;
@@ -116,23 +116,22 @@ impl AlignedBuffer {
                 self.filled += now.len();
                 rest = later;
                 if self.filled == BUFFER_BYTES {
-                    at = self.flush(file, at)?;
+                    file.write_all_at(self.bytes(), at)?;
+                    at += BUFFER_BYTES as u64;
+                    self.filled = 0;
                 }
             }
         }
-        let padded = self.filled.next_multiple_of(ALIGNMENT);
-        self.memory[self.start + self.filled..self.start + padded].fill(0);
-        self.filled = padded;
-        self.flush(file, at)?;
-        Ok(())
+        let whole = self.filled - self.filled % ALIGNMENT;
+        file.write_all_at(&self.bytes()[..whole], at)?;
+        let rest = self.start + whole..self.start + self.filled;
+        self.memory.copy_within(rest, self.start);
+        self.filled -= whole;
+        Ok(at + whole as u64)
     }
 
-    fn flush(&mut self, file: &File, at: u64) -> io::Result<u64> {
-        let bytes = &self.memory[self.start..self.start + self.filled];
-        file.write_all_at(bytes, at)?;
-        let end = at + self.filled as u64;
-        self.filled = 0;
-        Ok(end)
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.filled]
     }
 }
 
