@@ -164,6 +164,7 @@ impl FlushPolicy {
                 gather: Some(GatherPolicy {
                     bytes: limits::WAL_GATHER_BYTES,
                     time: limits::WAL_GATHER_TIME,
+                    least: limits::WAL_GATHER_BYTES_LEAST,
                 }),
                 ..shared
             },

@@ -4,30 +4,30 @@
 //!
 //! Owns when a partial slot is held back, and nothing of what is in it. Pure.
 //!
-//! It waits only where that pays: when what came since the last slot says that the rest will be
-//! there in [`GatherPolicy::time`]. A rate below that, or a lone request, goes at once, so latency
-//! away from saturation is that of the disk. Producers whose windows are all used up stop sending
-//! while a slot is held: when nothing more comes, it goes. A wait that did not at least double the
-//! slot was in vain, and after each of those in a row twice as many slots go without one.
+//! It waits only where that pays: when batches come at [`GatherPolicy::least`] or faster. A lower
+//! rate, or a lone request, goes at once, so latency away from saturation is that of the disk.
+//! Producers whose windows are all used up stop sending while a slot is held. A wait that did not
+//! at least double the slot was in vain, and after each of those in a row twice as many slots go
+//! without one.
 
 use std::time::Duration;
 
 use firn_proto::env::Mono;
 
 /// Slots that go at once after a wait was in vain for the first time.
-const SKIPPED_MIN: u32 = 16;
+const SKIPPED_MIN: u32 = 4;
 /// The same after many in a row.
 const SKIPPED_MAX: u32 = 1024;
-/// A slot to which nothing was added for so long is not held any more.
-const QUIET: Duration = Duration::from_millis(2);
 
 /// What a slot should hold before it is put.
 #[derive(Clone, Copy, Debug)]
 pub struct GatherPolicy {
-    /// At this many bytes a slot is worth its put.
+    /// At this many bytes a slot does not wait.
     pub bytes: usize,
-    /// Longest wait for them, counted from when the slot before was closed.
+    /// How long it waits otherwise, counted from when the slot before was closed.
     pub time: Duration,
+    /// Where fewer bytes than this come in that time, slots do not wait.
+    pub least: usize,
 }
 
 /// Decides whether the buffer waits for more.
@@ -49,9 +49,6 @@ struct Hold {
     /// Its bytes when the wait began.
     began_with: usize,
     until: Mono,
-    /// Its bytes at the last look.
-    seen: usize,
-    next_look: Mono,
 }
 
 impl Gathering {
@@ -76,21 +73,14 @@ impl Gathering {
             return None;
         }
         let closed_at = self.closed_at.filter(|at| self.pays(*at, now, bytes));
-        let hold = match (&mut self.held, closed_at) {
-            (Some(hold), _) => hold,
-            (None, Some(closed_at)) => self.held.insert(Hold {
+        if let (None, Some(closed_at)) = (self.held, closed_at) {
+            self.held = Some(Hold {
                 began_with: bytes,
                 until: closed_at.after(self.policy.time),
-                seen: bytes,
-                next_look: now.after(QUIET),
-            }),
-            (None, None) => return None,
-        };
-        if bytes > hold.seen {
-            hold.seen = bytes;
-            hold.next_look = now.after(QUIET);
+            });
         }
-        Some(hold.until.min(hold.next_look)).filter(|until| *until > now)
+        let until = self.held?.until;
+        (until > now).then_some(until)
     }
 
     /// A slot of `bytes` was closed, held or not.
@@ -106,11 +96,11 @@ impl Gathering {
         }
     }
 
-    /// Whether `bytes` in the time since the last slot mean that the whole comes within the limit.
+    /// Whether `bytes` in the time since the last slot are a rate at which it waits.
     fn pays(&self, closed_at: Mono, now: Mono, bytes: usize) -> bool {
         let taken = now.since(closed_at).as_micros();
         let limit = self.policy.time.as_micros();
-        taken.saturating_mul(self.policy.bytes as u128) <= limit.saturating_mul(bytes as u128)
+        taken.saturating_mul(self.policy.least as u128) <= limit.saturating_mul(bytes as u128)
     }
 }
 
@@ -121,6 +111,7 @@ mod tests {
     const POLICY: GatherPolicy = GatherPolicy {
         bytes: 1000,
         time: Duration::from_millis(10),
+        least: 500,
     };
 
     fn at(ms: u64) -> Mono {
@@ -141,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_fills_the_slot_in_time_makes_it_wait() {
-        assert_eq!(gathering().hold(at(1), 100), Some(at(3)));
+    fn where_batches_come_fast_a_slot_waits() {
+        assert_eq!(gathering().hold(at(1), 50), Some(at(10)));
     }
 
     #[test]
-    fn a_rate_that_does_not_fill_it_lets_it_go() {
-        assert_eq!(gathering().hold(at(1), 99), None);
+    fn where_they_come_slower_it_goes_at_once() {
+        assert_eq!(gathering().hold(at(1), 49), None);
     }
 
     #[test]
@@ -156,22 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn while_more_comes_it_waits_but_no_longer_than_the_limit() {
+    fn it_waits_no_longer_than_the_limit() {
         let mut gathering = gathering();
-        for ms in 1..8 {
-            let bytes = 500 + ms as usize;
-            assert_eq!(gathering.hold(at(ms), bytes), Some(at(ms + 2)));
-        }
-        assert_eq!(gathering.hold(at(9), 510), Some(at(10)));
-        assert_eq!(gathering.hold(at(10), 511), None);
-    }
-
-    #[test]
-    fn it_goes_when_nothing_more_comes() {
-        let mut gathering = gathering();
-        assert_eq!(gathering.hold(at(1), 500), Some(at(3)));
-        assert_eq!(gathering.hold(at(2), 500), Some(at(3)));
-        assert_eq!(gathering.hold(at(3), 500), None);
+        gathering.hold(at(1), 500);
+        assert_eq!(gathering.hold(at(9), 501), Some(at(10)));
+        assert_eq!(gathering.hold(at(10), 502), None);
     }
 
     #[test]
@@ -186,7 +166,7 @@ mod tests {
         let mut gathering = gathering();
         let mut now = 0;
         let mut without_wait = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..10 {
             assert!(gathering.hold(at(now + 1), 200).is_some());
             now += 10;
             gathering.on_close(at(now), 399);
@@ -199,7 +179,7 @@ mod tests {
             }
             without_wait.push(slots);
         }
-        assert_eq!(without_wait, [16, 32, 64, 128, 256, 512, 1024, 1024, 1024]);
+        assert_eq!(without_wait, [4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]);
     }
 
     #[test]
