@@ -139,7 +139,7 @@ fn busy_buffer() -> WalBuffer<u64> {
 fn a_busy_buffer_waits_for_a_worthwhile_slot_and_names_the_moment() {
     let mut buffer = busy_buffer();
     assert!(buffer.close_slot(at(1)).is_none());
-    assert_eq!(buffer.next_timeout(at(1)), Some(at(10)));
+    assert_eq!(buffer.next_timeout(at(1)), Some(at(6)));
     assert_eq!(buffer.marks(), (false, false));
     buffer.push(entry(0, 2, 2, 8_000), 0);
     assert_eq!(buffer.marks(), (true, false));
@@ -151,7 +151,7 @@ fn a_busy_buffer_waits_for_a_worthwhile_slot_and_names_the_moment() {
 fn a_busy_buffer_that_waits_in_vain_is_put_at_the_named_moment() {
     let mut buffer = busy_buffer();
     assert!(buffer.close_slot(at(1)).is_none());
-    assert!(buffer.close_slot(at(10)).is_some());
+    assert!(buffer.close_slot(at(6)).is_some());
 }
 
 #[test]
