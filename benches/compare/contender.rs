@@ -1,5 +1,6 @@
 //! The two brokers behind one face: started on core 0 over a folder of their own.
 
+use std::cell::Cell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -36,15 +37,20 @@ pub(crate) struct Contender {
     pub(crate) jars: KafkaJars,
     pub(crate) firn: PathBuf,
     pub(crate) folder: PathBuf,
+    /// Folders given out.
+    pub(crate) starts: Cell<usize>,
     /// Counts are divided by this.
     pub(crate) scale: u64,
 }
 
 impl Contender {
-    /// A fresh, empty folder for one start.
+    /// A fresh, empty folder for one start. What the starts before left stays until all is done:
+    /// for minutes ext4 without a journal walks past each inode that was deleted when it makes a
+    /// file, and Firn's turn would pay for the deletion of its last one.
     pub(crate) fn fresh_folder(&self, kind: Kind) -> PathBuf {
-        let folder = self.folder.join(kind.name());
-        let _ = fs::remove_dir_all(&folder);
+        let starts = self.starts.get() + 1;
+        self.starts.set(starts);
+        let folder = self.folder.join(format!("{}-{starts}", kind.name()));
         fs::create_dir_all(&folder).expect("a folder for data");
         folder
     }
