@@ -4,8 +4,9 @@
 //!
 //! Owns when a partial slot is held back, and nothing of what is in it. Pure.
 //!
-//! It waits only where that pays: when batches come at [`GatherPolicy::least`] or faster. A lower
-//! rate, or a lone request, goes at once, so latency away from saturation is that of the disk.
+//! It waits only where that pays: while batches come at [`GatherPolicy::least`] or faster. At a
+//! lower rate every slot goes at once, however bursty it is, so latency away from saturation is
+//! that of the disk.
 //! Producers whose windows are all used up stop sending while a slot is held, and wait with it. So
 //! a slot to which nothing comes for half the time goes, a wait at whose end nothing came was in
 //! vain, and after each of those in a row twice as many slots go without one.
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use firn_proto::env::Mono;
 
+/// The rate is that of a stretch of at least this length: one burst does not make a buffer busy.
+const STRETCH: Duration = Duration::from_millis(100);
 /// Slots that go at once after a wait was in vain for the first time.
 const SKIPPED_MIN: u32 = 4;
 /// The same after many in a row.
@@ -36,6 +39,10 @@ pub(super) struct Gathering {
     policy: GatherPolicy,
     /// When the last slot was closed.
     closed_at: Option<Mono>,
+    /// When the stretch began whose bytes are counted now, and what was put since.
+    stretch: Option<(Mono, usize)>,
+    /// The stretch before was one at whose rate slots wait.
+    busy: bool,
     /// The present slot, if it is held.
     held: Option<Hold>,
     /// Slots that go without a wait.
@@ -46,7 +53,6 @@ pub(super) struct Gathering {
 
 #[derive(Clone, Copy, Debug)]
 struct Hold {
-    until: Mono,
     /// Its bytes at the last look, or when the wait began.
     seen: usize,
     next_look: Mono,
@@ -57,6 +63,8 @@ impl Gathering {
         Self {
             policy,
             closed_at: None,
+            stretch: None,
+            busy: false,
             held: None,
             skips: 0,
             next_skips: SKIPPED_MIN,
@@ -70,31 +78,30 @@ impl Gathering {
 
     /// Until when a slot of `bytes`, which could go now, waits for more.
     pub(super) fn hold(&mut self, now: Mono, bytes: usize) -> Option<Mono> {
-        if self.is_worth(bytes) || self.skips > 0 {
+        if !self.busy || self.is_worth(bytes) || self.skips > 0 {
             return None;
         }
-        let closed_at = self.closed_at.filter(|at| self.pays(*at, now, bytes));
+        let until = self.closed_at?.after(self.policy.time);
+        if until <= now {
+            return None;
+        }
         let patience = self.policy.time / 2;
-        let hold = match (&mut self.held, closed_at) {
-            (Some(hold), _) => hold,
-            (None, Some(closed_at)) => self.held.insert(Hold {
-                until: closed_at.after(self.policy.time),
-                seen: bytes,
-                next_look: now.after(patience),
-            }),
-            (None, None) => return None,
-        };
-        if now >= hold.next_look && now < hold.until && bytes > hold.seen {
+        let hold = self.held.get_or_insert_with(|| Hold {
+            seen: bytes,
+            next_look: now.after(patience),
+        });
+        if now >= hold.next_look && bytes > hold.seen {
             hold.seen = bytes;
             hold.next_look = now.after(patience);
         }
-        let until = hold.until.min(hold.next_look);
-        (until > now).then_some(until)
+        let next = until.min(hold.next_look);
+        (next > now).then_some(next)
     }
 
     /// A slot of `bytes` was closed, held or not.
     pub(super) fn on_close(&mut self, now: Mono, bytes: usize) {
         self.closed_at = Some(now);
+        self.count(now, bytes);
         match self.held.take() {
             None => self.skips = self.skips.saturating_sub(1),
             Some(hold) if bytes > hold.seen => self.next_skips = SKIPPED_MIN,
@@ -105,11 +112,17 @@ impl Gathering {
         }
     }
 
-    /// Whether `bytes` in the time since the last slot are a rate at which it waits.
-    fn pays(&self, closed_at: Mono, now: Mono, bytes: usize) -> bool {
-        let taken = now.since(closed_at).as_micros();
-        let limit = self.policy.time.as_micros();
-        taken.saturating_mul(self.policy.least as u128) <= limit.saturating_mul(bytes as u128)
+    fn count(&mut self, now: Mono, bytes: usize) {
+        let (began, before) = *self.stretch.get_or_insert((now, 0));
+        let put = before + bytes;
+        let taken = now.since(began);
+        if taken < STRETCH {
+            self.stretch = Some((began, put));
+            return;
+        }
+        let wanted = self.policy.least as u128 * taken.as_micros();
+        self.busy = put as u128 * self.policy.time.as_micros() >= wanted;
+        self.stretch = Some((now, 0));
     }
 }
 
@@ -124,30 +137,39 @@ mod tests {
     };
 
     fn at(ms: u64) -> Mono {
-        Mono(0).after(Duration::from_millis(ms))
+        Mono(0).after(Duration::from_millis(100 + ms))
     }
 
-    /// As after a slot that was closed at 0 ms.
-    fn gathering() -> Gathering {
+    /// After 100 ms of slots of `bytes` each 10 ms; the last was closed at 0 ms of [`at`].
+    fn gathering_after(bytes: usize) -> Gathering {
         let mut gathering = Gathering::new(POLICY);
-        gathering.on_close(at(0), 100);
+        gathering.on_close(Mono(0), 0);
+        for slot in 1..=10 {
+            gathering.on_close(Mono(0).after(Duration::from_millis(10 * slot)), bytes);
+        }
         gathering
     }
 
+    fn gathering() -> Gathering {
+        gathering_after(500)
+    }
+
     #[test]
-    fn the_first_slot_goes_at_once() {
+    fn the_first_slots_go_at_once() {
         let mut gathering = Gathering::new(POLICY);
         assert_eq!(gathering.hold(at(0), 900), None);
+        gathering.on_close(at(0), 900);
+        assert_eq!(gathering.hold(at(1), 900), None);
     }
 
     #[test]
     fn where_batches_come_fast_a_slot_waits() {
-        assert_eq!(gathering().hold(at(1), 50), Some(at(6)));
+        assert_eq!(gathering_after(500).hold(at(1), 50), Some(at(6)));
     }
 
     #[test]
-    fn where_they_come_slower_it_goes_at_once() {
-        assert_eq!(gathering().hold(at(1), 49), None);
+    fn where_they_come_slower_it_goes_at_once_even_in_a_burst() {
+        assert_eq!(gathering_after(499).hold(at(1), 999), None);
     }
 
     #[test]
@@ -190,7 +212,7 @@ mod tests {
             while let Some(until) = gathering.hold(at(now), bytes) {
                 waited = true;
                 bytes = window;
-                now = until.since(Mono(0)).as_millis() as u64;
+                now = until.since(at(0)).as_millis() as u64;
             }
             held += usize::from(waited);
             gathering.on_close(at(now), bytes);

@@ -124,46 +124,53 @@ fn gathering() -> FlushPolicy {
     }
 }
 
-/// A buffer that has just put its first slot, and then got a fifth of a worthwhile one in a
-/// millisecond.
+/// A buffer that has put slot after slot until 0 ms, and got a little since.
 fn busy_buffer() -> WalBuffer<u64> {
     let mut buffer = buffer(gathering());
-    buffer.push(entry(0, 0, 0, 10), 0);
-    assert!(buffer.close_slot(at(0)).is_some());
-    buffer.on_slot_done();
-    buffer.push(entry(0, 1, 1, 2_000), 0);
+    for slot in 0..=20 {
+        buffer.push(entry(0, slot, slot, 10_000), 0);
+        let now = Mono(0).after(Duration::from_millis(10 * slot as u64));
+        assert!(buffer.close_slot(now).is_some());
+        buffer.on_slot_done();
+    }
+    buffer.push(entry(0, 21, 21, 2_000), 0);
     buffer
+}
+
+/// Milliseconds after the last slot of [`busy_buffer`].
+fn later(ms: u64) -> Mono {
+    at(200 + ms)
 }
 
 #[test]
 fn a_busy_buffer_waits_for_a_worthwhile_slot_and_names_the_moment() {
     let mut buffer = busy_buffer();
-    assert!(buffer.close_slot(at(1)).is_none());
-    assert_eq!(buffer.next_timeout(at(1)), Some(at(6)));
+    assert!(buffer.close_slot(later(1)).is_none());
+    assert_eq!(buffer.next_timeout(later(1)), Some(later(6)));
     assert_eq!(buffer.marks(), (false, false));
-    buffer.push(entry(0, 2, 2, 8_000), 0);
+    buffer.push(entry(0, 22, 22, 8_000), 0);
     assert_eq!(buffer.marks(), (true, false));
-    let slot = buffer.close_slot(at(2)).unwrap();
-    assert_eq!(content(&slot), [(0, 1), (0, 2)]);
+    let slot = buffer.close_slot(later(2)).unwrap();
+    assert_eq!(content(&slot), [(0, 21), (0, 22)]);
 }
 
 #[test]
 fn a_busy_buffer_that_waits_in_vain_is_put_at_the_named_moment() {
     let mut buffer = busy_buffer();
-    assert!(buffer.close_slot(at(1)).is_none());
-    assert!(buffer.close_slot(at(6)).is_some());
+    assert!(buffer.close_slot(later(1)).is_none());
+    assert!(buffer.close_slot(later(6)).is_some());
 }
 
 #[test]
 fn a_checkpoint_and_a_flush_do_not_wait_for_more() {
     let mut wanted = busy_buffer();
-    assert!(wanted.close_slot(at(1)).is_none());
+    assert!(wanted.close_slot(later(1)).is_none());
     wanted.want_slot();
-    assert_eq!(wanted.next_timeout(at(1)), Some(at(1)));
-    assert!(wanted.close_slot(at(1)).is_some());
+    assert_eq!(wanted.next_timeout(later(1)), Some(later(1)));
+    assert!(wanted.close_slot(later(1)).is_some());
     let mut forced = busy_buffer();
     forced.force();
-    assert!(forced.close_slot(at(1)).is_some());
+    assert!(forced.close_slot(later(1)).is_some());
 }
 
 #[test]
