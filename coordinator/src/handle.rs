@@ -97,10 +97,21 @@ impl Coordinator {
     ///
     /// Dropping the future takes nothing back: what was asked may still happen.
     pub async fn call(&self, request: Request) -> Result<Reply, CoordinatorError> {
+        self.call_and(request, || ()).await
+    }
+
+    /// [`Self::call`]. Says by `taken` that the request is handed over: the answer may still wait
+    /// for a rebalance, or for the journal, but what it was made from is counted here from then on.
+    pub async fn call_and(
+        &self,
+        request: Request,
+        taken: impl FnOnce(),
+    ) -> Result<Reply, CoordinatorError> {
         let (answer, answered) = oneshot::channel();
         let call = Message::Call(Call { request, answer });
         let sent = self.inbox.send(call).await;
         sent.map_err(|_| CoordinatorError::Stopped)?;
+        taken();
         answered.await.map_err(|_| CoordinatorError::Stopped)?
     }
 

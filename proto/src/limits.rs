@@ -24,6 +24,16 @@ pub const OTHER_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
 pub const SMALL_REQUEST_BYTES: usize = 8 * 1024;
 /// The part of the memory of requests other than Produce that is set aside for small ones.
 pub const SMALL_REQUESTS_PART: usize = 8;
+/// The part of it that is set aside for OffsetCommit, whose requests wait for the journal.
+pub const COMMITS_PART: usize = 8;
+/// An OffsetCommit whose frame is longer, tens of thousands of partitions, has none of that part.
+pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of requests that one connection may read ahead while an earlier one has no answer. Produce
+/// is not among them: it is started when it is read.
+pub const READ_AHEAD_REQUEST_BYTES: usize = 1024;
+/// What a group request keeps while it waits for a rebalance or for the journal, in bytes, besides
+/// the ids it answers with.
+pub const PARKED_REQUEST_BYTES: usize = 512;
 /// Least memory of all requests other than Produce (`queued.max.request.bytes`).
 pub const REQUESTS_BYTES_MIN: usize = 96 * 1024 * 1024;
 /// Tagged fields a structure on the wire may have; Kafka's have up to four.
@@ -208,8 +218,20 @@ const _: () = assert!(
 );
 const _: () = assert!(
     OTHER_REQUEST_BYTES_MAX + decode_bytes(OTHER_REQUEST_BYTES_MAX)
-        <= (REQUESTS_BYTES_MIN - REQUESTS_BYTES_MIN / SMALL_REQUESTS_PART) / 2,
-    "half of what is not set aside for small requests must hold the largest one, decoded"
+        <= (REQUESTS_BYTES_MIN
+            - REQUESTS_BYTES_MIN / SMALL_REQUESTS_PART
+            - REQUESTS_BYTES_MIN / COMMITS_PART)
+            / 2,
+    "half of what is not set aside must hold the largest request, decoded"
+);
+const _: () = assert!(
+    COMMIT_BYTES_MAX + decode_bytes(COMMIT_BYTES_MAX) <= REQUESTS_BYTES_MIN / COMMITS_PART,
+    "what is set aside for commits must hold the largest of them, decoded"
+);
+const _: () = assert!(
+    10_000 * PARKED_REQUEST_BYTES + 8 * (SMALL_REQUEST_BYTES + decode_bytes(SMALL_REQUEST_BYTES))
+        <= REQUESTS_BYTES_MIN / SMALL_REQUESTS_PART,
+    "as many connections as there are by default may be parked, and small requests still come in"
 );
 const _: () = assert!(
     8 * (SMALL_REQUEST_BYTES + decode_bytes(SMALL_REQUEST_BYTES))

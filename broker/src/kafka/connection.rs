@@ -5,7 +5,9 @@
 //! Produce means appending it; the writing half finishes requests one after the other. So Produce
 //! requests are appended while earlier ones wait for their acknowledgement, and a parked Fetch or
 //! JoinGroup holds up only what comes behind it. A client that does not read its answers, or asks
-//! for more than may be in progress, is not read from: the queue between the halves is bounded.
+//! for more than may be in progress, is not read from: the queue between the halves is bounded. A
+//! request other than Produce does nothing before its turn, so that of those only a few bytes are
+//! read ahead: behind a parked request they would hold memory that others need to get on.
 //!
 //! Knows nothing about what a request means; that is [`Handler`].
 
@@ -16,11 +18,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use firn_proto::env::{Clock, Mono};
-use firn_proto::limits::PENDING_REPLIES_MAX;
+use firn_proto::limits::{PENDING_REPLIES_MAX, READ_AHEAD_REQUEST_BYTES};
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +74,9 @@ pub enum Ended {
     /// A frame did not arrive in reasonable time.
     #[error("a request arrived too slowly")]
     SlowRequest,
+    /// Its next request found no memory, or its turn did not come, for `connections.max.idle.ms`.
+    #[error("a request waited too long to be read")]
+    Crowded,
     /// The client did not take its answers in reasonable time.
     #[error("answers were not read")]
     SlowReader,
@@ -133,7 +138,7 @@ where
     W: AsyncWrite + Send + Unpin,
 {
     let (requests, replies) = mpsc::channel(PENDING_REPLIES_MAX);
-    let in_progress = AtomicUsize::new(0);
+    let in_progress = InProgress::default();
     let reading = Reading {
         shared,
         conn,
@@ -171,12 +176,69 @@ struct Reading<'a, S, R> {
     conn: Arc<ConnectionState>,
     frames: FrameReader,
     socket: R,
-    requests: mpsc::Sender<Pending>,
-    in_progress: &'a AtomicUsize,
+    requests: mpsc::Sender<Queued>,
+    in_progress: &'a InProgress,
     had_request: bool,
 }
 
 type Pending = BoxFuture<'static, Result<Option<Reply>, Refusal>>;
+
+/// A request between the halves.
+struct Queued {
+    pending: Pending,
+    /// What counts of it as read ahead until it is its turn.
+    ahead: usize,
+}
+
+/// What the halves know of the requests between them.
+#[derive(Default)]
+struct InProgress {
+    /// Requests that were read and have no answer yet.
+    requests: AtomicUsize,
+    /// Bytes of those that do nothing before their turn, which has not come.
+    ahead: AtomicUsize,
+    /// Told whenever one of the two falls.
+    moved: Notify,
+}
+
+impl InProgress {
+    fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    fn on_read(&self, ahead: usize) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.ahead.fetch_add(ahead, Ordering::Relaxed);
+    }
+
+    fn on_turn(&self, ahead: usize) {
+        self.ahead.fetch_sub(ahead, Ordering::Relaxed);
+        self.moved.notify_one();
+    }
+
+    fn on_finished(&self) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.moved.notify_one();
+    }
+
+    /// Waits until `ahead` more bytes may be read ahead: few, unless nothing is in progress.
+    async fn room(&self, ahead: usize) {
+        while ahead > 0
+            && !self.is_idle()
+            && self.ahead.load(Ordering::Relaxed) + ahead > READ_AHEAD_REQUEST_BYTES
+        {
+            self.moved.notified().await;
+        }
+    }
+}
+
+/// What counts as read ahead of a frame of `len` bytes: Produce is started at once.
+fn ahead(kind: FrameKind, len: usize) -> usize {
+    match kind {
+        FrameKind::Produce => 0,
+        FrameKind::Commit | FrameKind::Other => len,
+    }
+}
 
 impl<S: Handler, R: AsyncRead + Send + Unpin> Reading<'_, S, R> {
     async fn run(mut self) -> Ended {
@@ -192,10 +254,12 @@ impl<S: Handler, R: AsyncRead + Send + Unpin> Reading<'_, S, R> {
                 Err(ended) => return ended,
             };
             self.had_request = true;
-            self.in_progress.fetch_add(1, Ordering::Relaxed);
+            let ahead = ahead(FrameKind::of(&frame), frame.len());
+            self.in_progress.on_read(ahead);
             match self.shared.service.start(&self.conn, frame, memory).await {
                 Started::Pending(pending) => {
-                    if self.requests.send(pending).await.is_err() {
+                    let queued = Queued { pending, ahead };
+                    if self.requests.send(queued).await.is_err() {
                         return Ended::ByClient;
                     }
                 }
@@ -210,7 +274,7 @@ async fn next_frame<S>(
     shared: &Shared<S>,
     frames: &mut FrameReader,
     socket: &mut (impl AsyncRead + Unpin),
-    in_progress: &AtomicUsize,
+    in_progress: &InProgress,
     had_request: bool,
 ) -> Result<(Bytes, Reserved), Ended> {
     let mut memory = None;
@@ -222,13 +286,13 @@ async fn next_frame<S>(
                     Some(memory) => memory,
                     None => {
                         let kind = FrameKind::of(&frame);
-                        shared.memory.reserve(kind, frame.len()).await
+                        admit(shared, in_progress, kind, frame.len()).await?
                     }
                 };
                 return Ok((frame, memory));
             }
             Next::Reserve(kind, len) => {
-                memory = Some(shared.memory.reserve(kind, len).await);
+                memory = Some(admit(shared, in_progress, kind, len).await?);
                 frames.reserved(len);
                 begun = Some((shared.clock.mono(), len));
             }
@@ -255,7 +319,7 @@ async fn next_frame<S>(
                     if frames.is_inside() {
                         return Err(Ended::SlowRequest);
                     }
-                    if in_progress.load(Ordering::Relaxed) > 0 {
+                    if !in_progress.is_idle() {
                         // It waits for an answer: not idle.
                         continue;
                     }
@@ -279,6 +343,22 @@ async fn next_frame<S>(
     }
 }
 
+/// Waits until a frame may be taken in, and for its memory. Not for ever: while it waits nobody sees
+/// that the client has gone.
+async fn admit<S>(
+    shared: &Shared<S>,
+    in_progress: &InProgress,
+    kind: FrameKind,
+    len: usize,
+) -> Result<Reserved, Ended> {
+    let admitted = async {
+        in_progress.room(ahead(kind, len)).await;
+        shared.memory.reserve(kind, len).await
+    };
+    let admitted = timeout(shared.idle_max, admitted).await;
+    admitted.map_err(|_| Ended::Crowded)
+}
+
 /// How long the next bytes of a long frame or an answer may take: it must not stall, nor trickle so
 /// slowly that it holds its memory for ever.
 fn patience_left(now: Mono, since: Mono, len: usize, per_second: u64) -> Option<Duration> {
@@ -290,8 +370,8 @@ fn patience_left(now: Mono, since: Mono, len: usize, per_second: u64) -> Option<
 struct Writing<'a, S, W> {
     shared: &'a Shared<S>,
     socket: W,
-    replies: mpsc::Receiver<Pending>,
-    in_progress: &'a AtomicUsize,
+    replies: mpsc::Receiver<Queued>,
+    in_progress: &'a InProgress,
 }
 
 impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
@@ -303,16 +383,17 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
             let pending = match waiting.take() {
                 Some(pending) => pending,
                 None => match self.replies.recv().await {
-                    Some(pending) => pending,
+                    Some(queued) => self.begin(queued),
                     None => return Ok(()),
                 },
             };
             self.finish(pending.await?, &mut outgoing);
             // Whatever else is ready goes out with the same write.
             while outgoing.remaining() < WRITE_BYTES_TARGET {
-                let Ok(mut next) = self.replies.try_recv() else {
+                let Ok(next) = self.replies.try_recv() else {
                     break;
                 };
+                let mut next = self.begin(next);
                 match futures::poll!(&mut next) {
                     std::task::Poll::Ready(Ok(reply)) => self.finish(reply, &mut outgoing),
                     std::task::Poll::Ready(Err(refusal)) => {
@@ -329,8 +410,13 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
         }
     }
 
+    fn begin(&self, queued: Queued) -> Pending {
+        self.in_progress.on_turn(queued.ahead);
+        queued.pending
+    }
+
     fn finish(&self, reply: Option<Reply>, outgoing: &mut Outgoing) {
-        self.in_progress.fetch_sub(1, Ordering::Relaxed);
+        self.in_progress.on_finished();
         if let Some(reply) = reply {
             outgoing.push(reply);
         }

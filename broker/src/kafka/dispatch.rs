@@ -164,10 +164,10 @@ async fn respond(
     conn: &ConnectionState,
     task: &Task,
     request: Request,
-    memory: Reserved,
+    mut memory: Reserved,
 ) -> Result<Reply, Refusal> {
     let again = only_looks(&request).then(|| request.clone());
-    let response = answer(ctx, conn, &task.call, request).await?;
+    let response = answer(ctx, conn, &task.call, request, &mut memory).await?;
     let reply = finish(ctx, task, &response, Some(memory));
     let Some(again) = again.filter(|_| reply.frame.len() > LARGE_ANSWER_BYTES) else {
         return Ok(reply);
@@ -179,8 +179,8 @@ async fn respond(
         return Ok(Reply { frame, memory });
     }
     drop((reply, response));
-    let room = ctx.fetch_memory.reserve_answer(bytes).await;
-    let response = answer(ctx, conn, &task.call, again).await?;
+    let mut room = ctx.fetch_memory.reserve_answer(bytes).await;
+    let response = answer(ctx, conn, &task.call, again, &mut room).await?;
     Ok(finish(ctx, task, &response, Some(room)))
 }
 
@@ -208,12 +208,13 @@ async fn acknowledge(
     Ok(response.map(|response| finish(&ctx, &task, &response.into(), Some(memory))))
 }
 
-/// The one match: every API but Produce and Fetch.
+/// The one match: every API but Produce and Fetch. What waits long gives `memory` back meanwhile.
 async fn answer(
     ctx: &Context,
     conn: &ConnectionState,
     call: &Call,
     request: Request,
+    memory: &mut Reserved,
 ) -> Result<Response, Refusal> {
     Ok(match request {
         Request::ApiVersions(request) => api_versions::handle(conn, call, request).into(),
@@ -229,9 +230,12 @@ async fn answer(
         Request::DescribeGroups(request) => {
             describe_groups::handle(ctx, call, request).await.into()
         }
-        Request::Heartbeat(request) => heartbeat::handle(ctx, request).await.into(),
+        Request::Heartbeat(request) => heartbeat::handle(ctx, call, request, memory).await.into(),
         Request::InitProducerId(request) => init_producer_id::handle(ctx, request).await.into(),
-        Request::JoinGroup(request) => join_group::handle(ctx, conn, call, request).await.into(),
+        Request::JoinGroup(request) => {
+            let joined = join_group::handle(ctx, conn, call, request, memory);
+            joined.await.into()
+        }
         Request::LeaveGroup(request) => leave_group::handle(ctx, call, request).await.into(),
         Request::ListGroups(request) => list_groups::handle(ctx, request).await.into(),
         Request::ListOffsets(request) => list_offsets::handle(ctx, call, request).await.into(),
@@ -240,7 +244,7 @@ async fn answer(
         Request::OffsetDelete(request) => offset_delete::handle(ctx, request).await.into(),
         Request::OffsetFetch(request) => offset_fetch::handle(ctx, call, request).await.into(),
         Request::OffsetForLeaderEpoch(request) => leader_epoch::handle(ctx, request).into(),
-        Request::SyncGroup(request) => sync_group::handle(ctx, call, request).await.into(),
+        Request::SyncGroup(request) => sync_group::handle(ctx, call, request, memory).await.into(),
         Request::Fetch(_) | Request::Produce(_) => {
             return Err(Refusal("started, but not to be answered here".to_owned()));
         }

@@ -37,7 +37,9 @@ pub enum Next {
 /// What a frame holds, as far as its memory is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
-    /// Any request but Produce, or none at all.
+    /// OffsetCommit: it waits for the journal.
+    Commit,
+    /// Any other request, or none at all.
     Other,
     /// Produce: the one whose frames are long, and wait for the bucket.
     Produce,
@@ -46,15 +48,17 @@ pub enum FrameKind {
 impl FrameKind {
     /// What begins with these bytes; the API key comes first.
     pub fn of(start: &[u8]) -> Self {
-        match start.first_chunk::<API_KEY>() {
-            Some(key) if i16::from_be_bytes(*key) == ApiKey::Produce.code() => Self::Produce,
+        let code = start.first_chunk::<API_KEY>();
+        match code.and_then(|code| ApiKey::from_code(i16::from_be_bytes(*code))) {
+            Some(ApiKey::Produce) => Self::Produce,
+            Some(ApiKey::OffsetCommit) => Self::Commit,
             _ => Self::Other,
         }
     }
 
     fn bytes_max(self) -> usize {
         match self {
-            Self::Other => OTHER_REQUEST_BYTES_MAX,
+            Self::Commit | Self::Other => OTHER_REQUEST_BYTES_MAX,
             Self::Produce => usize::MAX,
         }
     }

@@ -2,14 +2,15 @@
 //! is read and an answer to Fetch before its batches are. Waiting is the back-pressure: a
 //! connection that waits does not read its socket.
 //!
-//! Produce has memory of its own: its requests wait for the bucket, and while that is away they
-//! must not keep a consumer from reading what is in memory, or a member from its heartbeat.
+//! Produce has memory of its own, and so has OffsetCommit: their requests wait for the bucket, and
+//! while that is away they must not keep a consumer from reading what is in memory, or a member from
+//! its heartbeat. What else waits long gives its memory back once somebody else has what it said.
 
 use std::sync::Arc;
 
 use firn_proto::limits::{
-    FETCH_ASKING_PART, FETCH_PARTITION_BYTES, SMALL_REQUEST_BYTES, SMALL_REQUESTS_PART,
-    decode_bytes,
+    COMMIT_BYTES_MAX, COMMITS_PART, FETCH_ASKING_PART, FETCH_PARTITION_BYTES, SMALL_REQUEST_BYTES,
+    SMALL_REQUESTS_PART, decode_bytes,
 };
 use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,7 +21,9 @@ use super::frame::FrameKind;
 #[derive(Clone, Debug)]
 pub struct RequestMemory {
     produce: ByteBudget,
-    /// For what is neither Produce nor small.
+    /// For OffsetCommit.
+    commits: Lane,
+    /// For what is neither of the two, nor small.
     other: ByteBudget,
     small: Lane,
 }
@@ -30,16 +33,18 @@ impl RequestMemory {
     /// everything else (`queued.max.request.bytes`).
     pub fn new(produce_bytes: usize, other_bytes: usize) -> Self {
         let small = other_bytes / SMALL_REQUESTS_PART;
+        let commits = other_bytes / COMMITS_PART;
         Self {
             produce: ByteBudget::new(produce_bytes),
-            other: ByteBudget::new(other_bytes - small),
+            commits: Lane::new(commits),
+            other: ByteBudget::new(other_bytes - small - commits),
             small: Lane::new(small),
         }
     }
 
     /// Bytes held by Produce, and by everything else.
     pub fn held(&self) -> (usize, usize) {
-        let other = self.other.held() + self.small.held();
+        let other = self.other.held() + self.small.held() + self.commits.held();
         (self.produce.held(), other)
     }
 
@@ -50,10 +55,15 @@ impl RequestMemory {
     pub async fn reserve(&self, kind: FrameKind, len: usize) -> Reserved {
         match kind {
             FrameKind::Produce => self.produce.reserve(len).await,
+            FrameKind::Commit if len <= COMMIT_BYTES_MAX => {
+                self.commits.reserve(len + decode_bytes(len)).await
+            }
             FrameKind::Other if len <= SMALL_REQUEST_BYTES => {
                 self.small.reserve(len + decode_bytes(len)).await
             }
-            FrameKind::Other => self.other.reserve(len + decode_bytes(len)).await,
+            FrameKind::Commit | FrameKind::Other => {
+                self.other.reserve(len + decode_bytes(len)).await
+            }
         }
     }
 }
@@ -217,6 +227,18 @@ mod tests {
             let produce = memory.reserve(FrameKind::Produce, len).now_or_never();
             assert!(produce.is_none(), "{len}");
         }
+        for len in [100, 100 << 10, 4 << 20] {
+            let other = memory.reserve(FrameKind::Other, len).now_or_never();
+            assert!(other.is_some(), "{len}");
+        }
+    }
+
+    #[test]
+    fn commits_that_wait_for_the_journal_do_not_hold_up_anything_else() {
+        let memory = RequestMemory::new(8 << 20, 128 << 20);
+        let commit = || memory.reserve(FrameKind::Commit, 9_600).now_or_never();
+        let held: Vec<_> = std::iter::from_fn(commit).collect();
+        assert!(held.len() > 100, "{}", held.len());
         for len in [100, 100 << 10, 4 << 20] {
             let other = memory.reserve(FrameKind::Other, len).now_or_never();
             assert!(other.is_some(), "{len}");

@@ -4,6 +4,7 @@ use std::sync::{Mutex, OnceLock};
 
 use firn_proto::kafka::Response;
 use firn_proto::kafka::sync_group::SyncGroupResponse;
+use firn_proto::limits::SMALL_REQUEST_BYTES;
 use futures::FutureExt;
 use tokio::io::DuplexStream;
 use tokio::sync::Notify;
@@ -235,6 +236,42 @@ async fn produce_requests_that_wait_hold_up_nobody_else() {
         consumer.send(&frame).await;
         assert_eq!(consumer.answer().await, frame);
     }
+}
+
+/// A request that is parked, say a Fetch with the longest wait, is no reason to take in what comes
+/// behind it: a few such connections would hold the memory of everybody's heartbeats.
+#[tokio::test]
+async fn what_comes_behind_a_parked_request_holds_up_nobody_else() {
+    let mut first = Client::connect();
+    let mut parked = Vec::new();
+    for _ in 0..8 {
+        parked.push(Client::connect_to(Arc::clone(&first.shared)));
+    }
+    let frame = vec![b'w'; SMALL_REQUEST_BYTES - 4];
+    for _ in 0..20 {
+        for client in &mut parked {
+            // What the broker does not read stays in the pipe, which may be full.
+            let _ = client.send(&frame).now_or_never();
+        }
+        settle().await;
+    }
+    assert_eq!(first.started(), 8, "one of each connection");
+    first.send(b"p").await;
+    settle().await;
+    assert_eq!(first.answer().now_or_never().unwrap(), b"p");
+    first.shared.service.go.notify_one();
+    settle().await;
+    assert_eq!(first.started(), 8 + 1 + 1, "the next one, in its turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_finds_no_memory_for_long_is_given_up() {
+    let mut first = Client::connect_with(40_000);
+    first.send(&PRODUCE).await;
+    settle().await;
+    let mut second = Client::connect_to(Arc::clone(&first.shared));
+    second.send(&PRODUCE).await;
+    assert!(matches!(second.server.await.unwrap(), Ended::Crowded));
 }
 
 #[tokio::test]

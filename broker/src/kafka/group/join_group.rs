@@ -11,8 +11,9 @@ use firn_proto::cluster::{GroupError, JoinGroup, JoinedGroup, Protocol, Reply, R
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::join_group::{JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember};
 
-use super::{ask, code, optional, optional_string, shared};
+use super::{ask_parked, code, optional, optional_string, shared};
 use crate::kafka::context::{Call, ConnectionState, Context};
+use crate::kafka::memory::Reserved;
 
 /// Joins; answers when the generation has begun.
 pub async fn handle(
@@ -20,11 +21,12 @@ pub async fn handle(
     conn: &ConnectionState,
     call: &Call,
     request: JoinGroupRequest,
+    memory: &mut Reserved,
 ) -> JoinGroupResponse {
     let member = request.member_id.clone();
     let host = format!("/{}", conn.peer.ip());
     let join = Request::JoinGroup(translate(call, &host, request));
-    match ask(ctx, join).await {
+    match ask_parked(ctx, call, join, member.len(), memory).await {
         Ok(Reply::JoinGroup(Ok(joined))) => answer(joined),
         Ok(Reply::JoinGroup(Err(error))) => refuse(&error, member),
         Ok(_) => refuse_with(ErrorCode::UnknownServerError, member),

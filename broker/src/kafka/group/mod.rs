@@ -20,13 +20,32 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_proto::cluster::{CoordinatorError, GroupError, Reply, Request, TopicKey};
 use firn_proto::error_code::ErrorCode;
+use firn_proto::limits::PARKED_REQUEST_BYTES;
 
-use super::context::Context;
+use super::context::{Call, Context};
+use super::memory::Reserved;
 
 /// Asks the coordinator; an error is one that clients retry, after looking for the coordinator
 /// anew.
 async fn ask(ctx: &Context, request: Request) -> Result<Reply, ErrorCode> {
     let answered = ctx.coordinator.call(request).await;
+    answered.map_err(|error| unavailable(&error))
+}
+
+/// [`ask`], for what waits until other members have come: were the memory of such requests held
+/// until then, it would be missing for the very requests that they wait for. What is kept besides
+/// a few bytes are the client's id and `ids`.
+async fn ask_parked(
+    ctx: &Context,
+    call: &Call,
+    request: Request,
+    ids: usize,
+    memory: &mut Reserved,
+) -> Result<Reply, ErrorCode> {
+    let client_id = call.client_id.as_ref().map_or(0, |id| id.len());
+    let kept = PARKED_REQUEST_BYTES + client_id + ids;
+    let taken = || memory.shrink_to(kept);
+    let answered = ctx.coordinator.call_and(request, taken).await;
     answered.map_err(|error| unavailable(&error))
 }
 

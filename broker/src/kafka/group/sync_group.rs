@@ -8,16 +8,23 @@ use firn_proto::cluster::{Reply, Request, SyncGroup, SyncedGroup};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
 
-use super::{ask, code, optional, shared};
+use super::{ask_parked, code, optional, shared};
 use crate::kafka::context::{Call, Context};
+use crate::kafka::memory::Reserved;
 
 /// Answers when the leader's assignment is durable.
-pub async fn handle(ctx: &Context, call: &Call, request: SyncGroupRequest) -> SyncGroupResponse {
+pub async fn handle(
+    ctx: &Context,
+    call: &Call,
+    request: SyncGroupRequest,
+    memory: &mut Reserved,
+) -> SyncGroupResponse {
     let named = request.protocol_type.is_some() && request.protocol_name.is_some();
     if call.version >= 5 && !named {
         return refuse(ErrorCode::InconsistentGroupProtocol);
     }
-    match ask(ctx, Request::SyncGroup(translate(request))).await {
+    let sync = Request::SyncGroup(translate(request));
+    match ask_parked(ctx, call, sync, 0, memory).await {
         Ok(Reply::SyncGroup(Ok(synced))) => answer(synced),
         Ok(Reply::SyncGroup(Err(error))) => refuse(code(&error)),
         Ok(_) => refuse(ErrorCode::UnknownServerError),
