@@ -344,6 +344,7 @@ impl Starting {
     }
 
     fn context(&self, parts: &Parts, reader: Reader) -> Context {
+        let limits = &self.config.connections;
         Context {
             config: Arc::clone(&self.config),
             clock: Arc::clone(&self.world.clock),
@@ -359,7 +360,11 @@ impl Starting {
             coordinator: parts.coordinator.clone(),
             producer_ids: ProducerIds::default(),
             fetch_sessions: std::sync::Mutex::new(FetchSessions::new()),
-            fetch_memory: FetchMemory::new(self.config.connections.fetches_bytes_max),
+            request_memory: RequestMemory::new(
+                limits.produces_bytes_max,
+                limits.requests_bytes_max,
+            ),
+            fetch_memory: FetchMemory::new(limits.fetches_bytes_max),
         }
     }
 }
@@ -372,7 +377,7 @@ fn open_kafka(
     stop: &CancellationToken,
 ) -> Arc<Door<Dispatch>> {
     let limits = &config.connections;
-    let memory = RequestMemory::new(limits.produces_bytes_max, limits.requests_bytes_max);
+    let memory = context.request_memory.clone();
     let figures = RequestFigures(memory.clone());
     context.metrics.collect_from(figures);
     let shared = Shared {

@@ -40,6 +40,9 @@ pub const REQUESTS_BYTES_MIN: usize = 96 * 1024 * 1024;
 pub const TAGGED_FIELDS_MAX: usize = 64;
 /// Largest tagged field that is skipped because nobody here knows it.
 pub const TAGGED_FIELD_BYTES_MAX: usize = 64 * 1024;
+/// What is kept of all Produce requests together, besides their batches, until they are answered:
+/// those of a hundred thousand producers that send one batch each.
+pub const PENDING_PRODUCE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Requests of one Kafka connection that may wait for their answers; no more are read until some
 /// have been written.
 pub const PENDING_REPLIES_MAX: usize = 128;
@@ -237,6 +240,10 @@ const _: () = assert!(
     8 * (SMALL_REQUEST_BYTES + decode_bytes(SMALL_REQUEST_BYTES))
         <= REQUESTS_BYTES_MIN / SMALL_REQUESTS_PART,
     "many small requests must fit side by side"
+);
+const _: () = assert!(
+    DECODE_BYTES_MAX <= PENDING_PRODUCE_BYTES_MAX / 2,
+    "what is kept of Produce must hold the largest of them"
 );
 const _: () = assert!(
     3 * GROUP_BYTES_MAX < JOURNAL_COMMAND_BYTES_MAX,

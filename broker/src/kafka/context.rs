@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::data::fetch_session::FetchSessions;
 use super::data::init_producer_id::ProducerIds;
-use super::memory::FetchMemory;
+use super::memory::{FetchMemory, RequestMemory};
 use crate::config::{Config, HostPort};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
@@ -57,6 +57,8 @@ pub struct Context {
     pub producer_ids: ProducerIds,
     /// What clients read, remembered between their requests.
     pub fetch_sessions: Mutex<FetchSessions>,
+    /// Bytes of all requests in progress.
+    pub request_memory: RequestMemory,
     /// Bytes of all Fetch answers that are being written, and of all requests that wait for one.
     pub fetch_memory: FetchMemory,
 }

@@ -125,19 +125,25 @@ async fn start(
     conn: &Arc<ConnectionState>,
     task: Task,
     request: Request,
-    mut memory: Reserved,
+    memory: Reserved,
 ) -> Started {
     let (ctx, conn) = (Arc::clone(ctx), Arc::clone(conn));
     let request = match request {
         Request::Produce(request) => {
             if produce::names_too_many(&request, task.frame_bytes) {
-                let what = "Produce names more partitions than its frame holds batches";
+                let what = "Produce names more topics or partitions than its frame holds batches";
                 return Started::Refused(Refusal(what.to_owned()));
             }
-            let frame_bytes = task.frame_bytes;
-            let pending = produce::start(&ctx, &conn, &task.call, request, frame_bytes).await;
+            let (frame_bytes, began) = (task.frame_bytes, task.began);
+            let kept = produce::kept_bytes(&request);
+            let decoded = task.bytes.saturating_sub(frame_bytes);
+            let mut pending_memory = ctx.request_memory.reserve_pending(kept + decoded).await;
+            let pending =
+                produce::start(&ctx, &conn, &task.call, request, frame_bytes, began).await;
             // From here on the WAL's permits stand for the batches.
-            memory.shrink_to(pending.bytes());
+            drop(memory);
+            pending_memory.shrink_to(kept);
+            let memory = pending_memory;
             return Started::Pending(acknowledge(ctx, conn, task, pending, memory).boxed());
         }
         other => other,

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use firn_proto::limits::{
-    COMMIT_BYTES_MAX, COMMITS_PART, FETCH_ASKING_PART, FETCH_PARTITION_BYTES, SMALL_REQUEST_BYTES,
-    SMALL_REQUESTS_PART, decode_bytes,
+    COMMIT_BYTES_MAX, COMMITS_PART, FETCH_ASKING_PART, FETCH_PARTITION_BYTES,
+    PENDING_PRODUCE_BYTES_MAX, SMALL_REQUEST_BYTES, SMALL_REQUESTS_PART, decode_bytes,
 };
 use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,6 +21,8 @@ use super::frame::FrameKind;
 #[derive(Clone, Debug)]
 pub struct RequestMemory {
     produce: ByteBudget,
+    /// For what is kept of Produce until its answer is written.
+    pending: Lane,
     /// For OffsetCommit.
     commits: Lane,
     /// For what is neither of the two, nor small.
@@ -36,6 +38,7 @@ impl RequestMemory {
         let commits = other_bytes / COMMITS_PART;
         Self {
             produce: ByteBudget::new(produce_bytes),
+            pending: Lane::new(PENDING_PRODUCE_BYTES_MAX),
             commits: Lane::new(commits),
             other: ByteBudget::new(other_bytes - small - commits),
             small: Lane::new(small),
@@ -45,7 +48,7 @@ impl RequestMemory {
     /// Bytes held by Produce, and by everything else.
     pub fn held(&self) -> (usize, usize) {
         let other = self.other.held() + self.small.held() + self.commits.held();
-        (self.produce.held(), other)
+        (self.produce.held() + self.pending.held(), other)
     }
 
     /// Waits for the memory of a frame of `len` bytes, and of what decoding it may allocate. The
@@ -65,6 +68,12 @@ impl RequestMemory {
                 self.other.reserve(len + decode_bytes(len)).await
             }
         }
+    }
+
+    /// Waits for what is kept of a Produce besides its batches: `bytes` that its frame does not
+    /// stand for. Who has them waits for nothing but the WAL, so that they come back.
+    pub async fn reserve_pending(&self, bytes: usize) -> Reserved {
+        self.pending.reserve(bytes).await
     }
 }
 

@@ -43,8 +43,8 @@ use crate::partition::AppendReceipt;
 const IDS_FROM: i16 = 13;
 /// What is kept of a partition between its append and its answer, about.
 const PARTITION_BYTES: usize = 256;
-/// Room for partitions without a batch, which are answered one by one.
-const EMPTY_BYTES_MAX: usize = 64 * 1024;
+/// Room for a few partitions without a batch, which are answered one by one.
+const EMPTY_BYTES_MAX: usize = 4 * 1024;
 
 /// A Produce request whose batches are appended, or refused.
 pub struct PendingProduce {
@@ -65,6 +65,13 @@ struct PendingPartition {
     outcome: Result<AppendReceipt, PartitionProduceResponse>,
 }
 
+/// A batch that may be appended.
+struct Admitted {
+    batch: BatchView,
+    /// Whether it is a slice of its frame, rather than made anew.
+    in_frame: bool,
+}
+
 /// What all batches of a request share.
 struct Producing<'a> {
     ctx: &'a Context,
@@ -78,8 +85,8 @@ struct Producing<'a> {
     frame_bytes: usize,
 }
 
-/// Appends the batches of a request that came in a frame of `frame_bytes`. Waits while the WAL has
-/// no room.
+/// Appends the batches of a request that came in a frame of `frame_bytes` and `began` when that was
+/// read. Waits while the WAL has no room.
 ///
 /// Cancel safe in so far as batches that were appended stay so.
 pub async fn start(
@@ -88,6 +95,7 @@ pub async fn start(
     call: &Call,
     request: ProduceRequest,
     frame_bytes: usize,
+    began: Mono,
 ) -> PendingProduce {
     let acks = match request.acks {
         -1 => Some(Acks::Bucket),
@@ -101,7 +109,7 @@ pub async fn start(
         version: call.version,
         acks,
         now_ms: ctx.clock.wall_ms(),
-        began: ctx.clock.mono(),
+        began,
         timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
         frame_bytes,
     };
@@ -117,12 +125,21 @@ pub async fn start(
     }
 }
 
-/// Whether a frame of `frame_bytes` names more partitions than it can hold batches for. What is
-/// kept of each partition until the answer is written is then far more than what was sent.
+/// Whether a frame of `frame_bytes` names more topics and partitions than it can hold batches for.
+/// What is kept of each until the answer is written is then far more than what was sent.
 pub fn names_too_many(request: &ProduceRequest, frame_bytes: usize) -> bool {
     let topics = request.topic_data.iter();
-    let partitions: usize = topics.map(|topic| topic.partition_data.len()).sum();
-    partitions.saturating_mul(HEADER_BYTES) > frame_bytes.saturating_add(EMPTY_BYTES_MAX)
+    let named: usize = topics.map(|topic| topic.partition_data.len().max(1)).sum();
+    named.saturating_mul(HEADER_BYTES) > frame_bytes.saturating_add(EMPTY_BYTES_MAX)
+}
+
+/// What is kept of a request from its appends until its answer is written, in bytes.
+pub fn kept_bytes(request: &ProduceRequest) -> usize {
+    let topic = |topic: &TopicProduceData| {
+        let partitions = topic.partition_data.len() * PARTITION_BYTES;
+        size_of::<PendingTopic>() + topic.name.len() + partitions
+    };
+    request.topic_data.iter().map(topic).sum()
 }
 
 impl Producing<'_> {
@@ -202,9 +219,14 @@ impl Producing<'_> {
         let partition = locate::partition(self.ctx, topic, index)
             .map_err(|misplaced| Refused::plain(misplaced.code))?;
         let rules = TopicRules::new(&topic.configs, self.ctx.config.topics.message_max_bytes);
-        let batch = self.admit(records, rules).await?;
+        let admitted = self.admit(records, rules).await?;
+        let permit = self.permit(admitted.batch.bytes().len()).await?;
+        // Only now: while the WAL has no room, the frame is there, and a copy would be uncounted.
+        let batch = match admitted.in_frame {
+            true => admitted.batch.detached(self.frame_bytes),
+            false => admitted.batch,
+        };
         let (count, bytes) = (batch.header().record_count, batch.bytes().len());
-        let permit = self.permit(bytes).await?;
         let receipt = partition.append(batch, rules.batch.timestamp_type, acks, permit)?;
         let metrics = self.ctx.metrics.topic(&topic.name);
         metrics.records_in.inc_by(u64::try_from(count).unwrap_or(0));
@@ -235,29 +257,30 @@ impl Producing<'_> {
     }
 
     /// Checks a batch; off the threads that serve connections where its records must be read.
-    async fn admit(&self, records: Option<Bytes>, rules: TopicRules) -> Result<BatchView, Refused> {
+    async fn admit(&self, records: Option<Bytes>, rules: TopicRules) -> Result<Admitted, Refused> {
         let batch = admit::admit(records, &rules, self.version, self.now_ms)?;
-        let batch = batch.detached(self.frame_bytes);
         if !admit::must_look_inside(&batch, &rules) {
-            return Ok(batch);
+            return Ok(Admitted {
+                batch,
+                in_frame: true,
+            });
         }
         let look = move |batch: &BatchView, bytes_max| admit::look_inside(batch, &rules, bytes_max);
         let is_too_large = |refused: &Refused| refused.code == ErrorCode::MessageTooLarge;
         let decodings = self.ctx.reader.decodings();
         match decodings.look(&batch, look, is_too_large).await {
-            Ok(looked) => Ok(looked?.unwrap_or(batch)),
+            Ok(looked) => {
+                let made = looked?;
+                let in_frame = made.is_none();
+                let batch = made.unwrap_or(batch);
+                Ok(Admitted { batch, in_frame })
+            }
             Err(_) => Err(Refused::plain(ErrorCode::UnknownServerError)),
         }
     }
 }
 
 impl PendingProduce {
-    /// What is kept until the answer is written, in bytes.
-    pub fn bytes(&self) -> usize {
-        let partitions: usize = self.topics.iter().map(|t| t.partitions.len()).sum();
-        partitions * PARTITION_BYTES
-    }
-
     /// Waits until every batch is where `acks` wants it, and gives the response; none for acks=0.
     ///
     /// # Errors
@@ -328,5 +351,41 @@ impl PendingPartition {
                 answer::refused(self.index, refused, None)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(topics: usize, name: &str, partitions: usize) -> ProduceRequest {
+        let partition = PartitionProduceData::default();
+        let topic = TopicProduceData {
+            name: name.to_owned(),
+            partition_data: vec![partition; partitions],
+            ..TopicProduceData::default()
+        };
+        ProduceRequest {
+            topic_data: vec![topic; topics],
+            ..ProduceRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_frame_names_no_more_than_it_holds_batches_for() {
+        for (topics, partitions) in [(10_000, 0), (10_000, 1), (1, 10_000)] {
+            let many = request(topics, "t", partitions);
+            assert!(names_too_many(&many, 100_000), "{topics} × {partitions}");
+            assert!(!names_too_many(&many, 10_000 * (HEADER_BYTES + 5)));
+        }
+        assert!(!names_too_many(&request(3, "t", 0), 100));
+    }
+
+    #[test]
+    fn topics_and_their_names_count_as_much_as_their_partitions() {
+        let name = "n".repeat(200);
+        assert!(kept_bytes(&request(10, &name, 0)) >= 10 * 200);
+        let more = kept_bytes(&request(10, &name, 3)) - kept_bytes(&request(10, &name, 1));
+        assert_eq!(more, 10 * 2 * PARTITION_BYTES);
     }
 }
