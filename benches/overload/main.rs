@@ -47,6 +47,8 @@ const MEMORY: [(&str, u64); 6] = [
 ];
 /// Half of what Produce may queue, as the broker asks.
 const LARGEST_REQUEST: &str = "socket.request.max.bytes=32MiB";
+/// A third of what Fetch may queue, as the broker asks.
+const LARGEST_ANSWER: &str = "fetch.max.bytes=21MiB";
 /// What the broker may take beyond the configured sum.
 const ALLOWANCE_MIB: u64 = 100;
 /// How long Kafka's clients wait for an answer (`request.timeout.ms`).
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         plan = plan.with_setting(&format!("{key}={mebibytes}MiB"));
     }
     plan = plan.with_setting(LARGEST_REQUEST);
+    plan = plan.with_setting(LARGEST_ANSWER);
     let fsync = fsync_milliseconds(&path);
     let node = plan.start();
     let mut client = Client::connect(node.kafka()).expect("a broker that serves");
@@ -201,7 +204,10 @@ fn report(arguments: &Arguments, run: &Run, peak: f64) -> bool {
 
 fn settings() -> String {
     let words = MEMORY.map(|(key, mebibytes)| format!("-X {key}={mebibytes}MiB"));
-    format!("{} -X {LARGEST_REQUEST}", words.join(" "))
+    format!(
+        "{} -X {LARGEST_REQUEST} -X {LARGEST_ANSWER}",
+        words.join(" ")
+    )
 }
 
 /// Tells another thread that the work it goes along with is over, also when that ends in a panic.

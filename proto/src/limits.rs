@@ -139,8 +139,13 @@ pub const WAL_PUTS_PER_SECOND_DEFAULT: u32 = 10;
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a Fetch that waits keeps of each partition it asks for, in bytes.
 pub const FETCH_PARTITION_BYTES: usize = 512;
-/// The part of the memory of Fetch that is for requests that wait.
-pub const FETCH_ASKING_PART: usize = 4;
+/// The part of the memory of Fetch that is for requests until they have their answers.
+pub const FETCH_ASKING_PART: usize = 8;
+/// The part of it that is for those of them that wait for records.
+pub const FETCH_PARKED_PART: usize = 8;
+/// A Fetch that finds no memory to be parked is answered without records after this long: it comes
+/// again, but not in a tight loop.
+pub const FETCH_CROWDED_WAIT: Duration = Duration::from_millis(100);
 /// Fetch sessions of one broker (`max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// What all fetch sessions of one broker may take together, in bytes.

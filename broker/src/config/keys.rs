@@ -112,7 +112,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "fetch.max.bytes",
         default: "55MiB",
-        about: "largest answer to one Fetch",
+        about: "largest answer to one Fetch; shorter where memory is short",
         set: |c, v| set(&mut c.connections.fetch_bytes_max, memory(v)),
     },
     Key {

@@ -367,10 +367,11 @@ impl Config {
                 limits::REQUESTS_BYTES_MIN
             ));
         }
-        if fetches_bytes_max < fetch_bytes_max {
+        if fetches_bytes_max / 3 < fetch_bytes_max {
             return Some(format!(
-                "queued.max.fetch.bytes ({fetches_bytes_max}) must be at least fetch.max.bytes \
-                 ({fetch_bytes_max})"
+                "queued.max.fetch.bytes ({fetches_bytes_max}) must be at least three times \
+                 fetch.max.bytes ({fetch_bytes_max}), so that the largest answer fits beside short \
+                 ones and requests that wait"
             ));
         }
         (self.groups.session_timeout_min > self.groups.session_timeout_max).then(|| {

@@ -191,6 +191,10 @@ fn values_that_contradict_each_other_are_refused() {
             "at most wal.memory.bytes",
         ),
         (
+            vec![("queued.max.fetch.bytes", "64MiB")],
+            "three times fetch.max.bytes",
+        ),
+        (
             vec![("group.min.session.timeout.ms", "1h")],
             "group.min.session",
         ),

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use firn_proto::limits::{
-    COMMIT_BYTES_MAX, COMMITS_PART, FETCH_ASKING_PART, FETCH_PARTITION_BYTES,
+    COMMIT_BYTES_MAX, COMMITS_PART, FETCH_ASKING_PART, FETCH_PARKED_PART, FETCH_PARTITION_BYTES,
     PENDING_PRODUCE_BYTES_MAX, SMALL_REQUEST_BYTES, SMALL_REQUESTS_PART, decode_bytes,
 };
 use futures::FutureExt;
@@ -81,22 +81,39 @@ impl RequestMemory {
 #[derive(Clone, Debug)]
 pub struct FetchMemory {
     answers: ByteBudget,
+    /// For requests that are looked at or have records to wait for.
     asking: Lane,
+    /// For requests that wait until there are records: were that of the others, they would keep
+    /// those from being looked at whose records are there.
+    parked: Lane,
 }
 
 impl FetchMemory {
     /// Memory of `bytes` in all (`queued.max.fetch.bytes`).
     pub fn new(bytes: usize) -> Self {
         let asking = bytes / FETCH_ASKING_PART;
+        let parked = bytes / FETCH_PARKED_PART;
         Self {
-            answers: ByteBudget::new(bytes - asking),
+            answers: ByteBudget::new(bytes - asking - parked),
             asking: Lane::new(asking),
+            parked: Lane::new(parked),
         }
     }
 
     /// The largest answer that is counted in full.
     pub fn answer_bytes_max(&self) -> usize {
         self.answers.long.bytes
+    }
+
+    /// The memory of an answer of `bytes`, and how long it may be. Long answers are taken slowly by
+    /// some, and two of them may be all that there is room for: who would have to wait for those
+    /// gets a shorter one (KIP-74 leaves it to the broker), of at least `least`.
+    pub async fn reserve_answer_up_to(&self, bytes: usize, least: usize) -> (Reserved, usize) {
+        if let Some(room) = self.try_reserve_answer(bytes) {
+            return (room, bytes);
+        }
+        let shorter = bytes.min(LONG_BYTES).max(least);
+        (self.answers.reserve(shorter).await, shorter)
     }
 
     /// Waits for the memory of an answer of `bytes`.
@@ -109,10 +126,16 @@ impl FetchMemory {
         self.answers.reserve(bytes).now_or_never()
     }
 
-    /// Waits for the memory of a request for `partitions`, until it has its answer.
+    /// Waits for the memory of a request for `partitions`, until it has its answer or is parked.
     pub async fn reserve_asking(&self, partitions: usize) -> Reserved {
         let bytes = partitions.saturating_mul(FETCH_PARTITION_BYTES);
         self.asking.reserve(bytes).await
+    }
+
+    /// Waits for the memory of a request for `partitions` that waits for records.
+    pub async fn reserve_parked(&self, partitions: usize) -> Reserved {
+        let bytes = partitions.saturating_mul(FETCH_PARTITION_BYTES);
+        self.parked.reserve(bytes).await
     }
 }
 
@@ -268,11 +291,34 @@ mod tests {
         let memory = FetchMemory::new(64 << 20);
         let asking = || memory.reserve_asking(1000).now_or_never();
         let held: Vec<_> = std::iter::from_fn(asking).collect();
-        assert_eq!(held.len(), (16 << 20) / (1000 * FETCH_PARTITION_BYTES));
+        assert_eq!(held.len(), (8 << 20) / (1000 * FETCH_PARTITION_BYTES));
+        let parked = || memory.reserve_parked(1000).now_or_never();
+        let parked: Vec<_> = std::iter::from_fn(parked).collect();
+        assert_eq!(parked.len(), held.len());
         let whole = memory.try_reserve_answer(memory.answer_bytes_max());
         assert!(whole.is_some());
         assert!(memory.try_reserve_answer(3 << 20).is_none());
         assert!(memory.try_reserve_answer(1 << 20).is_some());
+    }
+
+    #[test]
+    fn requests_that_are_parked_do_not_keep_others_from_being_looked_at() {
+        let memory = FetchMemory::new(64 << 20);
+        let parked = || memory.reserve_parked(1000).now_or_never();
+        let _held: Vec<_> = std::iter::from_fn(parked).collect();
+        assert!(memory.reserve_asking(1000).now_or_never().is_some());
+    }
+
+    #[test]
+    fn an_answer_that_finds_no_room_is_a_shorter_one() {
+        let memory = FetchMemory::new(64 << 20);
+        let wanted = memory.answer_bytes_max();
+        let answer = |least| memory.reserve_answer_up_to(wanted, least).now_or_never();
+        let (_slowly_taken, bytes) = answer(1).unwrap();
+        assert_eq!(bytes, wanted);
+        let (_shorter, bytes) = answer(1).unwrap();
+        assert_eq!(bytes, LONG_BYTES);
+        assert!(answer(LONG_BYTES + 1).is_none(), "a batch is not cut");
     }
 
     #[test]

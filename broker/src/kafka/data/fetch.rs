@@ -6,8 +6,9 @@
 //!
 //! A request waits until `min_bytes` can be read or `max_wait_ms` is over; anything the client must
 //! know at once, an error or a diverging epoch, is answered at once. Records are taken whole and as
-//! slices; memory for an answer is reserved before they are read, not while the request waits. How
-//! long that is, is the client's choice up to a limit: a poll that finds nothing is begun anew.
+//! slices; memory for an answer is reserved before they are read, not while the request waits; where
+//! it is not there at once, the answer is a shorter one. How long a request waits, is the client's
+//! choice up to a limit: a poll that finds nothing is begun anew.
 //!
 //! Requests that claim to come from a replica are refused: there are none (CVE-2018-1288).
 
@@ -21,8 +22,9 @@ use std::time::Duration;
 use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::fetch::{FetchRequest, FetchResponse};
-use firn_proto::limits::FETCH_WAIT_MAX;
+use firn_proto::limits::{FETCH_CROWDED_WAIT, FETCH_WAIT_MAX};
 use firn_storage::state::RunRef;
+use futures::FutureExt;
 use tokio::time::timeout;
 
 use self::answer::PartitionRead;
@@ -73,7 +75,7 @@ pub async fn handle(
     }
     let asked = answer::session_request(call.version, &request);
     let partitions = sessions(ctx).partitions_asked(&asked);
-    // A request that waits for records holds no more than what it asks for.
+    // From here on a request holds no more than what it asks for.
     let asking = ctx.fetch_memory.reserve_asking(partitions).await;
     let turn = match begin(ctx, asked) {
         Ok(turn) => turn,
@@ -98,7 +100,7 @@ pub async fn handle(
         read_committed: request.isolation_level == READ_COMMITTED,
     };
     drop((request, of_request));
-    let (reads, memory) = poll.run().await;
+    let (reads, memory) = poll.run(asking, partitions).await;
     let names_leaders = reads.iter().any(|read| read.leader.is_some());
     let mut response = answer::response(&mut sessions(ctx), &turn, reads, poll.read_committed);
     if names_leaders {
@@ -106,9 +108,10 @@ pub async fn handle(
         let named = answer::leaders(&response).collect();
         response.node_endpoints = view::endpoints_of(&named, view::endpoints(ctx, conn, &image));
     }
-    // Without records the answer is what was asked for, once more.
-    let memory = memory.or(Some(asking));
-    Ok(Fetched { response, memory })
+    Ok(Fetched {
+        response,
+        memory: Some(memory),
+    })
 }
 
 fn bytes(number: i32) -> usize {
@@ -147,8 +150,12 @@ struct Poll<'a> {
 }
 
 impl Poll<'_> {
-    /// The answer of each partition of the turn, in its order.
-    async fn run(&self) -> (Vec<PartitionRead>, Option<Reserved>) {
+    /// The answer of each partition of the turn, in its order, and its memory. A request for
+    /// `partitions` holds `asking` until then; one that waits for records holds as much of what is
+    /// set aside for those. Without records the answer is what was asked for, once more.
+    async fn run(&self, asking: Reserved, partitions: usize) -> (Vec<PartitionRead>, Reserved) {
+        let mut held = asking;
+        let (mut is_parked, mut is_crowded) = (false, false);
         let min_bytes = self.min_bytes.min(self.max_bytes);
         loop {
             let wanted = &self.turn.wanted;
@@ -157,10 +164,28 @@ impl Poll<'_> {
             let is_urgent = surveyed.iter().any(|found| found.read.is_urgent());
             let waited = self.ctx.clock.mono().since(self.began);
             let left = self.max_wait.saturating_sub(waited);
-            if is_urgent || available >= min_bytes || wanted.is_empty() || left.is_zero() {
-                let memory = self.reserve(&surveyed).await;
-                let reads = read::read_all(self.ctx, surveyed, self.max_bytes).await;
+            let is_over = left.is_zero() || is_crowded;
+            if is_urgent || available >= min_bytes || wanted.is_empty() || is_over {
+                let room = self.reserve(&surveyed).await;
+                let (memory, max_bytes) = room.unwrap_or((held, self.max_bytes));
+                let reads = read::read_all(self.ctx, surveyed, max_bytes).await;
                 return (reads, memory);
+            }
+            if !is_parked {
+                let memory = &self.ctx.fetch_memory;
+                is_parked = true;
+                if let Some(parked) = memory.reserve_parked(partitions).now_or_never() {
+                    held = parked;
+                } else {
+                    drop(surveyed);
+                    let parked = memory.reserve_parked(partitions);
+                    match timeout(left.min(FETCH_CROWDED_WAIT), parked).await {
+                        Ok(parked) => held = parked,
+                        Err(_) => is_crowded = true,
+                    }
+                    // Things may have moved meanwhile.
+                    continue;
+                }
             }
             let seen: Vec<_> = surveyed
                 .into_iter()
@@ -176,8 +201,8 @@ impl Poll<'_> {
         }
     }
 
-    /// Memory for what is going to be read.
-    async fn reserve(&self, surveyed: &[Surveyed]) -> Option<Reserved> {
+    /// Memory for what is going to be read, and how much that may be.
+    async fn reserve(&self, surveyed: &[Surveyed]) -> Option<(Reserved, usize)> {
         let mut bytes = 0_usize;
         let mut first = None;
         for found in readable(surveyed).filter(|found| found.available > 0) {
@@ -189,8 +214,15 @@ impl Poll<'_> {
                 break;
             }
         }
-        let bytes = bytes.min(self.max_bytes).max(first?);
-        Some(self.ctx.fetch_memory.reserve_answer(bytes).await)
+        let first = first?;
+        let bytes = bytes.min(self.max_bytes).max(first);
+        let memory = &self.ctx.fetch_memory;
+        let (room, granted) = memory.reserve_answer_up_to(bytes, first).await;
+        let max_bytes = match granted < bytes {
+            true => granted,
+            false => self.max_bytes,
+        };
+        Some((room, max_bytes))
     }
 
     /// The bytes that the first batch may have, which is served whatever the client's limits are.
