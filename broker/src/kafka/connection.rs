@@ -11,6 +11,8 @@
 //!
 //! Knows nothing about what a request means; that is [`Handler`].
 
+mod arriving;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +28,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::arriving::Arriving;
 use super::context::ConnectionState;
 use super::frame::{BadLength, FrameKind, FrameReader, Next};
 use super::memory::{RequestMemory, Reserved};
@@ -277,13 +280,12 @@ async fn next_frame<S>(
     in_progress: &InProgress,
     had_request: bool,
 ) -> Result<(Bytes, Reserved), Ended> {
-    let mut memory = None;
-    let mut begun: Option<(Mono, usize)> = None;
+    let mut arriving: Option<Arriving> = None;
     loop {
         match frames.next_step()? {
             Next::Frame(frame) => {
-                let memory = match memory {
-                    Some(memory) => memory,
+                let memory = match arriving {
+                    Some(arriving) => arriving.memory,
                     None => {
                         let kind = FrameKind::of(&frame);
                         admit(shared, in_progress, kind, frame.len()).await?
@@ -292,15 +294,14 @@ async fn next_frame<S>(
                 return Ok((frame, memory));
             }
             Next::Reserve(kind, len) => {
-                memory = Some(admit(shared, in_progress, kind, len).await?);
+                let memory = admit(shared, in_progress, kind, len).await?;
                 frames.reserved(len);
-                begun = Some((shared.clock.mono(), len));
+                arriving = Some(Arriving::new(len, memory, shared.clock.mono()));
             }
             Next::Read => {
-                let patience = match begun {
-                    Some((since, len)) => {
-                        let now = shared.clock.mono();
-                        let left = patience_left(now, since, len, FRAME_BYTES_PER_SECOND_MIN);
+                let patience = match &arriving {
+                    Some(arriving) => {
+                        let left = arriving.patience_left(shared.clock.mono());
                         left.ok_or(Ended::SlowRequest)?
                     }
                     None if frames.is_inside() => STALL_MAX,
@@ -313,7 +314,7 @@ async fn next_frame<S>(
                 };
                 let mut buffer = frames.buffer();
                 let Ok(read) = timeout(patience, socket.read_buf(&mut buffer)).await else {
-                    if frames.rest() {
+                    if arriving.is_some() || frames.rest() {
                         continue;
                     }
                     if frames.is_inside() {
@@ -336,8 +337,13 @@ async fn next_frame<S>(
                         )));
                     }
                     0 => return Err(Ended::ByClient),
-                    n => shared.metrics.bytes_received.inc_by(n as u64),
-                };
+                    n => {
+                        shared.metrics.bytes_received.inc_by(n as u64);
+                        if let Some(arriving) = &mut arriving {
+                            arriving.on_received(n, shared.clock.mono());
+                        }
+                    }
+                }
             }
         }
     }

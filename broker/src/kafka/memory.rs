@@ -7,6 +7,7 @@
 //! its heartbeat. What else waits long gives its memory back once somebody else has what it said.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use firn_proto::limits::{
     COMMIT_BYTES_MAX, COMMITS_PART, FETCH_ASKING_PART, FETCH_PARKED_PART, FETCH_PARTITION_BYTES,
@@ -154,15 +155,39 @@ pub struct ByteBudget {
 struct Lane {
     bytes: usize,
     permits: Arc<Semaphore>,
+    /// How many wait for them.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// One who waits, until dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Bytes taken from a budget; given back when dropped.
 #[derive(Debug)]
 pub struct Reserved {
     permit: Option<OwnedSemaphorePermit>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Reserved {
+    /// Whether somebody waits for bytes like these.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Gives back what is held beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         if let Some(permit) = &mut self.permit {
@@ -204,6 +229,7 @@ impl Lane {
         Self {
             bytes,
             permits: Arc::new(Semaphore::new(bytes)),
+            waiting: Arc::default(),
         }
     }
 
@@ -213,10 +239,13 @@ impl Lane {
 
     async fn reserve(&self, bytes: usize) -> Reserved {
         let wanted = u32::try_from(bytes.min(self.bytes)).unwrap_or(u32::MAX);
+        let waits = Waits::begin(&self.waiting);
         let permit = Arc::clone(&self.permits).acquire_many_owned(wanted).await;
+        drop(waits);
         // Nobody closes these semaphores, so there is always a permit.
         Reserved {
             permit: permit.ok(),
+            waiting: Arc::clone(&self.waiting),
         }
     }
 }
@@ -319,6 +348,18 @@ mod tests {
         let (_shorter, bytes) = answer(1).unwrap();
         assert_eq!(bytes, LONG_BYTES);
         assert!(answer(LONG_BYTES + 1).is_none(), "a batch is not cut");
+    }
+
+    #[test]
+    fn who_holds_bytes_learns_that_others_wait_for_them() {
+        let budget = ByteBudget::new(2_000);
+        let held = budget.reserve(1_000).now_or_never().unwrap();
+        assert!(!held.is_wanted());
+        let mut wait = Box::pin(budget.reserve(1));
+        assert!(wait.as_mut().now_or_never().is_none());
+        assert!(held.is_wanted());
+        drop(wait);
+        assert!(!held.is_wanted());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::arriving::{CROWDED_LOOK, CROWDED_STALL_MAX};
 use super::*;
 use crate::config::HostPort;
 use crate::kafka::context::OpenListener;
@@ -372,6 +373,56 @@ async fn a_request_that_stalls_is_given_up() {
         .unwrap();
     client.pipe.write_all(&[0; 60_000]).await.unwrap();
     assert!(matches!(client.server.await.unwrap(), Ended::SlowRequest));
+}
+
+/// Announces a Produce that takes all the memory of short ones, and sends a part of it.
+async fn announce(client: &mut Client) {
+    let len = u32::try_from(PRODUCE.len()).unwrap();
+    client.pipe.write_all(&len.to_be_bytes()).await.unwrap();
+    client.pipe.write_all(&PRODUCE[..100]).await.unwrap();
+    settle().await;
+}
+
+/// A length costs nothing to announce. Who does not send what he announced keeps nobody from being
+/// read for long, and is left alone while nobody needs the memory.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_stalls_is_given_up_soon_when_others_wait_for_its_memory() {
+    let mut slow = Client::connect_with(40_000);
+    announce(&mut slow).await;
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(CROWDED_STALL_MAX * 2).await;
+    assert!(!slow.server.is_finished());
+    let mut other = Client::connect_to(Arc::clone(&slow.shared));
+    other.send(&PRODUCE).await;
+    assert!(matches!(slow.server.await.unwrap(), Ended::SlowRequest));
+    let waited = began.elapsed() - CROWDED_STALL_MAX * 2;
+    assert!(waited <= CROWDED_LOOK, "{waited:?} until it was given up");
+    settle().await;
+    assert_eq!(other.started(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_trickles_is_given_up_soon_when_others_wait_for_its_memory() {
+    let mut slow = Client::connect_with(40_000);
+    announce(&mut slow).await;
+    let mut other = Client::connect_to(Arc::clone(&slow.shared));
+    other.send(&PRODUCE).await;
+    let began = tokio::time::Instant::now();
+    let trickle = async {
+        while slow.pipe.write_all(&[0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        // The broker reads no more of it.
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        () = trickle => unreachable!("it goes on until the connection ends"),
+        ended = &mut slow.server => ended.unwrap(),
+    };
+    assert!(matches!(ended, Ended::SlowRequest));
+    assert!(began.elapsed() <= CROWDED_STALL_MAX + CROWDED_LOOK);
+    settle().await;
+    assert_eq!(other.started(), 1);
 }
 
 #[tokio::test(start_paused = true)]
