@@ -6,6 +6,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,6 +31,8 @@ const PARTITIONS: i32 = 3;
 const CRASHES: usize = 3;
 const JOURNAL_PUTS: &str = "meta/log";
 const WAL_PUTS: &str = "wal/";
+/// Checkpoints that are too large for their slot.
+const CHECKPOINT_PUTS: &str = "checkpoint/";
 
 /// A process of the broker.
 struct Process {
@@ -133,6 +136,21 @@ fn config(wal: Option<&Path>) -> Arc<Config> {
 fn hang(key_part: &str, puts: u64) -> Rule {
     let rule = Rule::new(On::Put, Fault::Hang).key(key_part);
     rule.after(puts).times(u64::MAX)
+}
+
+/// The objects under keys with this part that were put since the bucket was told to lose the
+/// answers.
+fn answers_lost(bucket: &FaultStore, key_part: &str) -> usize {
+    let lost = bucket.hits().into_iter().filter_map(|(_, fault, key)| {
+        (fault == Fault::AnswerLost && key.contains(key_part)).then_some(key)
+    });
+    lost.collect::<BTreeSet<_>>().len()
+}
+
+/// Every put to keys with this part is done, and its answer lost: the bucket knows of it.
+fn lose_answers(key_part: &str) -> Rule {
+    let rule = Rule::new(On::Put, Fault::AnswerLost).key(key_part);
+    rule.times(u64::MAX)
 }
 
 /// What a crash leaves of a local WAL: its files, with the zeros that were only reserved left out.
@@ -272,4 +290,103 @@ fn what_only_an_absent_disk_held_is_counted_and_kept_when_the_disk_comes_back() 
         assert_holds(&mut client, partition, in_bucket + 1);
     }
     assert!(process.stop());
+}
+
+/// Where a process crashes that has written a checkpoint while it served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crash {
+    /// The checkpoint is durable, and the journal has not heard of it.
+    BeforeReport,
+    /// The journal names its rows.
+    AfterReport,
+}
+
+const BUSY: i32 = 0;
+/// Written once, long before the checkpoint.
+const ONCE: i32 = 1;
+const IDLE: i32 = 2;
+const BATCHES_BESIDE_CHECKPOINT: usize = 5;
+
+/// What a process wrote, and where.
+struct Writing {
+    client: Client,
+    written: [usize; PARTITIONS as usize],
+}
+
+impl Writing {
+    fn append(&mut self, partition: i32) {
+        let at = &mut self.written[partition as usize];
+        produce(&mut self.client, partition, *at, -1);
+        *at += 1;
+    }
+
+    /// Writes until there is a checkpoint with a full page, which is an object of its own. Its put
+    /// fails until the script is cleared: what is written meanwhile lies behind its rows and before
+    /// the slot that will name them.
+    fn write_beside_checkpoint(&mut self, store: &FaultStore) {
+        let lost = Rule::new(On::Put, Fault::RequestLost).key(CHECKPOINT_PUTS);
+        store.inject(lost.times(u64::MAX));
+        while store.hits().is_empty() {
+            self.append(BUSY);
+        }
+        (0..BATCHES_BESIDE_CHECKPOINT).for_each(|_| self.append(BUSY));
+    }
+}
+
+fn survives_crash_at_checkpoint(crash: Crash) {
+    let bucket = FaultStore::in_memory();
+    let process = Process::start(&bucket, None, None);
+    let mut client = process.client();
+    client.create_topic(TOPIC, PARTITIONS, &[]);
+    let mut writing = Writing {
+        client,
+        written: [0; PARTITIONS as usize],
+    };
+    writing.append(ONCE);
+    writing.write_beside_checkpoint(&process.store);
+    bucket.inject(match crash {
+        Crash::BeforeReport => hang(JOURNAL_PUTS, 0),
+        Crash::AfterReport => lose_answers(JOURNAL_PUTS),
+    });
+    bucket.inject(lose_answers(WAL_PUTS));
+    process.store.clear();
+    // nobody writes, so the next slot is that of the checkpoint
+    wait::until("the slot of the checkpoint", wait::PATIENCE, || {
+        (answers_lost(&bucket, WAL_PUTS) > 0).then_some(())
+    });
+    writing.append(BUSY);
+    if crash == Crash::AfterReport {
+        // the first may have been on its way when the checkpoint became durable
+        for _ in 0..2 {
+            let before = answers_lost(&bucket, JOURNAL_PUTS);
+            writing.append(BUSY);
+            wait::until("a report", wait::PATIENCE, || {
+                (answers_lost(&bucket, JOURNAL_PUTS) > before).then_some(())
+            });
+        }
+    }
+    process.crash();
+    bucket.clear();
+    let process = Process::start(&bucket, None, None);
+    writing.client = process.client();
+    writing.client.wait_leaders(TOPIC, PARTITIONS);
+    for partition in [BUSY, ONCE, IDLE] {
+        let records = writing.written[partition as usize];
+        assert_holds(&mut writing.client, partition, records);
+        writing.append(partition);
+        assert_holds(&mut writing.client, partition, records + 1);
+    }
+    assert!(process.stop());
+}
+
+#[test]
+fn a_crash_between_a_checkpoint_and_its_report_loses_nothing() {
+    survives_crash_at_checkpoint(Crash::BeforeReport);
+}
+
+/// The state rows of a checkpoint are older than the slot that names them: what was put in between
+/// is found by the fold alone, and only if the report says where the rows end.
+#[test]
+fn a_crash_after_the_report_of_a_checkpoint_loses_nothing() {
+    survives_crash_at_checkpoint(Crash::AfterReport);
 }
