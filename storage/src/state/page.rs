@@ -7,10 +7,15 @@ use firn_proto::varint::{put_i64, put_u64};
 use super::encoding::{Decoded, StateRowFault, int, int32, offset, take_byte, uint32, unsigned};
 use super::row::{BatchFlags, Run, RunRef};
 
+/// Runs between two marks: what a look-up reads in vain at most.
+pub(super) const RUNS_PER_MARK: u32 = 32;
+
 /// Runs of one partition, contiguous or with gaps, ascending.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Page {
     bytes: Vec<u8>,
+    /// Every [`RUNS_PER_MARK`]th run but the first. Not stored: made again as runs are taken in.
+    marks: Vec<Mark>,
     count: u32,
     base_offset: i64,
     max_timestamp: i64,
@@ -26,6 +31,13 @@ struct Before {
     slot: u64,
     end: i64,
     timestamp: i64,
+}
+
+/// Where a look-up may begin to read.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    before: Before,
+    byte: usize,
 }
 
 /// A page in a checkpoint object.
@@ -47,6 +59,12 @@ impl Page {
         if self.count == 0 {
             self.base_offset = run.base_offset;
             self.max_timestamp = run.max_timestamp;
+        }
+        if self.count > 0 && self.count.is_multiple_of(RUNS_PER_MARK) {
+            self.marks.push(Mark {
+                before: self.last,
+                byte: self.bytes.len(),
+            });
         }
         self.max_timestamp = self.max_timestamp.max(run.max_timestamp);
         self.count += 1;
@@ -86,14 +104,29 @@ impl Page {
             let found = take_run(bytes, &mut before, tp)?;
             page.push(found.at, &found.run);
         }
-        page.bytes.shrink_to_fit();
-        Ok(page)
+        Ok(page.close())
     }
 
     /// The runs, from the first on.
     pub(super) fn runs(&self, tp: TopicPartition) -> impl Iterator<Item = RunRef> {
-        let mut bytes = self.bytes.as_slice();
-        let mut before = Before::default();
+        self.runs_behind(tp, None)
+    }
+
+    /// The runs from at most [`RUNS_PER_MARK`] before the one that holds `offset` on: whoever looks
+    /// for it skips few.
+    pub(super) fn runs_near(
+        &self,
+        tp: TopicPartition,
+        offset: i64,
+    ) -> impl Iterator<Item = RunRef> {
+        let behind = self.marks.partition_point(|mark| mark.before.end <= offset);
+        self.runs_behind(tp, behind.checked_sub(1).and_then(|at| self.marks.get(at)))
+    }
+
+    fn runs_behind(&self, tp: TopicPartition, mark: Option<&Mark>) -> impl Iterator<Item = RunRef> {
+        let (mut before, byte) =
+            mark.map_or_else(Default::default, |mark| (mark.before, mark.byte));
+        let mut bytes = self.bytes.get(byte..).unwrap_or_default();
         // what was pushed reads back; what was read was checked
         std::iter::from_fn(move || take_run(&mut bytes, &mut before, tp).ok())
     }
@@ -101,6 +134,7 @@ impl Page {
     /// Nothing more will be added.
     pub(super) fn close(mut self) -> Self {
         self.bytes.shrink_to_fit();
+        self.marks.shrink_to_fit();
         self
     }
 

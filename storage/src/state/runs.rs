@@ -180,7 +180,7 @@ impl RunTable {
         let offset = offset.max(self.start);
         self.pages_from(offset)
             .filter(move |page| wanted(page))
-            .flat_map(move |page| page.runs(tp))
+            .flat_map(move |page| page.runs_near(tp, offset))
             .skip_while(move |found| found.run.last_offset < offset)
     }
 }

@@ -1,6 +1,7 @@
 use firn_proto::ids::{LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId};
 
 use crate::state::BatchFlags;
+use crate::state::page::RUNS_PER_MARK;
 
 use super::*;
 
@@ -116,6 +117,28 @@ fn pages_change_no_answer() {
             assert!(table.with_timestamp(TP, offset, 990).eq(newer.copied()));
             let newest = behind().rev().max_by_key(|found| found.run.max_timestamp);
             assert_eq!(table.with_max_timestamp(TP, offset), newest.copied());
+        }
+    }
+}
+
+/// Consumers at the tail ask for the last run of a page all the time, under the lock of the
+/// partition.
+#[test]
+fn a_look_up_reads_few_runs_in_vain() {
+    let table = long(u64::from(RUNS_PER_PAGE) * 2);
+    let pages = table.pages().iter().map(|page| &**page);
+    for page in pages.chain(table.open_page()) {
+        let runs: Vec<_> = page.runs(TP).collect();
+        for (at, run) in runs.iter().enumerate() {
+            for offset in [run.run.base_offset, run.run.last_offset] {
+                let near: Vec<_> = page.runs_near(TP, offset).collect();
+                let in_vain = near.iter().take_while(|near| *near != run).count();
+                assert!(
+                    in_vain < RUNS_PER_MARK as usize,
+                    "{in_vain} before {offset}"
+                );
+                assert_eq!(near[in_vain..], runs[at..]);
+            }
         }
     }
 }
