@@ -101,6 +101,9 @@ pub const CHECKPOINT_BYTES_RATIO: u64 = 4;
 /// but no longer than this many slots: a fold reads their indexes with 32 ranged GETs at a time,
 /// which at S3's 30 to 100 ms each takes half a second to two, and costs 0.0002 dollars.
 pub const CHECKPOINT_SLOTS_MAX: u64 = 512;
+/// A state row is written again after this many checkpoints at the latest, changed or not: a start
+/// reads one object for each checkpoint that holds the last row of a partition.
+pub const CHECKPOINT_AGE_MAX: usize = 64;
 
 /// Objects are cached in aligned blocks of this size, in bytes.
 pub const CACHE_BLOCK_BYTES: usize = 256 * 1024;

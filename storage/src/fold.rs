@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::bucket::Bucket;
 use crate::checkpoint::{self, CheckpointReadError};
-use crate::state::{ProducerBatch, Run, StateError, StateRow};
+use crate::state::{ProducerBatch, Run, StateError, StateRow, StoredRow};
 use crate::stream::slot::SlotFault;
 use crate::stream::{ReadError, StreamName, WalIndex, read_indexes};
 
@@ -107,21 +107,16 @@ async fn read_rows(
     let mut reads = futures::stream::iter(wanted)
         .map(|(at, partitions)| async move {
             let name = StreamName::wal(cluster, at.stream);
-            let rows = checkpoint::read(bucket, &name, at.slot).await;
-            rows.map(|rows| (at, partitions, rows))
+            let rows = checkpoint::read(bucket, &name, at.slot).await?;
+            pick(at, partitions, rows)
         })
         .buffer_unordered(GETS_MAX);
     let mut indexes = Vec::new();
     let mut stored = Vec::new();
-    while let Some((at, mut partitions, rows)) = reads.try_next().await? {
-        for row in rows {
-            if let Some(index) = partitions.remove(&row.without_runs().tp) {
-                indexes.push(index);
-                stored.push(row);
-            }
-        }
-        if let Some((tp, _)) = partitions.pop_first() {
-            return Err(FoldError::RowAbsent { tp, at });
+    while let Some(picked) = reads.try_next().await? {
+        for (index, row) in picked {
+            indexes.push(index);
+            stored.push(row);
         }
     }
     let mut found: Vec<Option<StateRow>> = folds.iter().map(|_| None).collect();
@@ -130,6 +125,25 @@ async fn read_rows(
         found[index] = Some(row);
     }
     Ok(found)
+}
+
+/// The rows that are wanted of a checkpoint, each with its place among the folds. The others are let
+/// go of at once: together the checkpoints of a long-lived stream hold every partition many times.
+fn pick(
+    at: SlotPosition,
+    mut wanted: BTreeMap<TopicPartition, usize>,
+    rows: Vec<StoredRow>,
+) -> Result<Vec<(usize, StoredRow)>, FoldError> {
+    let mut picked = Vec::with_capacity(wanted.len());
+    for row in rows {
+        if let Some(index) = wanted.remove(&row.without_runs().tp) {
+            picked.push((index, row));
+        }
+    }
+    match wanted.pop_first() {
+        Some((tp, _)) => Err(FoldError::RowAbsent { tp, at }),
+        None => Ok(picked),
+    }
 }
 
 /// What one partition is folded from.

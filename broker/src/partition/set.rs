@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use firn_proto::env::Clock;
 use firn_proto::ids::{PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition};
+use firn_proto::limits::CHECKPOINT_AGE_MAX;
 use firn_proto::record::BatchHeader;
 use firn_storage::cache::{TailBatch, TailCache};
 use firn_storage::state::{CheckpointDue, PagePlace, ProducerBatch, Run, StateRow};
@@ -51,6 +53,8 @@ struct Due {
     through: Option<SlotPosition>,
     /// Partitions with records in slots up to that one that are in no state row yet.
     dirty: BTreeSet<TopicPartition>,
+    /// The last partition whose row was written again in its turn.
+    renewed: Option<TopicPartition>,
 }
 
 /// State rows to be written.
@@ -199,7 +203,7 @@ impl Partitions {
     }
 
     /// Waits until state rows are due and returns those of all partitions that have changed since
-    /// their last one. The caller pushes them to the WAL as a checkpoint, and gives them back with
+    /// their last one, and of some of the others in turn. The caller pushes them to the WAL as a checkpoint, and gives them back with
     /// [`Self::rows_failed`] if they do not become durable. They are copied here, on the caller's
     /// task, partition by partition: each is the state after a slot of its own, none of them
     /// earlier than the last one of this moment.
@@ -216,32 +220,54 @@ impl Partitions {
     }
 
     fn take_due(&self) -> Option<RowsDue> {
-        let dirty = {
+        let mut tps = {
             let due = self.due();
             due.counted.may_be_due().then(|| due.dirty.clone())?
         };
-        let dirty = dirty.into_iter().filter_map(|tp| self.find_tp(tp));
-        let row_bytes: usize = dirty.map(|partition| partition.row_bytes_estimate()).sum();
+        tps.extend(self.in_turn());
+        let partitions = tps.into_iter().filter_map(|tp| self.find_tp(tp));
+        let row_bytes: usize = partitions
+            .map(|partition| partition.row_bytes_estimate())
+            .sum();
         if !self.due().counted.is_due(row_bytes as u64) {
             return None;
         }
         self.rows()
     }
 
-    /// The state rows of all partitions that have changed since their last one; none before the
-    /// first durable slot.
+    /// The state rows of all partitions that have changed since their last one, and of those whose
+    /// turn it is; none before the first durable slot.
     pub fn rows(&self) -> Option<RowsDue> {
-        let (through, dirty) = {
+        let in_turn = self.in_turn();
+        let (through, mut tps) = {
             let mut due = self.due();
             due.counted.on_checkpoint();
-            (due.through?, std::mem::take(&mut due.dirty))
+            let through = due.through?;
+            due.renewed = in_turn.last().copied();
+            (through, std::mem::take(&mut due.dirty))
         };
+        tps.extend(in_turn);
         // one that is closed needs no row any more
-        let dirty = dirty.into_iter().filter_map(|tp| self.find_tp(tp));
-        let rows = dirty
+        let partitions = tps.into_iter().filter_map(|tp| self.find_tp(tp));
+        let rows = partitions
             .map(|partition| partition.state_row(through))
             .collect();
         Some(RowsDue { rows, through })
+    }
+
+    /// The partitions whose rows the next checkpoint holds whether they have changed or not: so many
+    /// that everyone's turn comes within [`CHECKPOINT_AGE_MAX`] checkpoints. Else each partition that
+    /// fell silent would leave a checkpoint of its own behind for a start to read, and hold the
+    /// floor of the stream.
+    fn in_turn(&self) -> Vec<TopicPartition> {
+        let last = self.due().renewed;
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = open.range((behind, Bound::Unbounded));
+        let around = behind.chain(open.iter()).map(|(tp, _)| *tp);
+        around
+            .take(open.len().div_ceil(CHECKPOINT_AGE_MAX))
+            .collect()
     }
 
     /// These state rows did not become durable: they are due again with the next ones.

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use firn_proto::env::Mono;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, Slot, StreamId};
-use firn_proto::limits::CHECKPOINT_SLOTS_MAX;
+use firn_proto::limits::{CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX};
 use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
 use firn_storage::wal::{Acks, FairKey, FlushPolicy, Permits, WalBuffer};
 
@@ -322,6 +322,35 @@ async fn state_rows_are_due_after_many_slots_and_are_of_the_last_one() {
     };
     assert_eq!((row.tp, row.end_offset), (tp(0), last.0 as i64 + 1));
     assert_eq!(row.after.unwrap().slot, last);
+}
+
+/// A start reads every checkpoint that holds the last row of a partition, and the oldest of them
+/// holds the floor.
+#[tokio::test]
+async fn rows_of_silent_partitions_are_written_again_a_few_at_a_time() {
+    let mut broker = Broker::new();
+    let silent = 3 * CHECKPOINT_AGE_MAX + 1;
+    let busy = broker.open(-1);
+    (0..silent as i32).for_each(|partition| drop(broker.open(partition)));
+    let mut written = BTreeMap::new();
+    for turn in 0..3 * CHECKPOINT_AGE_MAX {
+        broker
+            .append(&busy, produced(7, turn as i32))
+            .await
+            .is_done();
+        broker.make_durable();
+        let due = broker.partitions.rows().unwrap();
+        assert!(due.rows.len() <= 1 + 4, "{} rows at once", due.rows.len());
+        for row in &due.rows {
+            assert!(row.after.unwrap() >= due.through);
+            written.insert(row.tp, turn);
+        }
+        if turn >= CHECKPOINT_AGE_MAX {
+            assert_eq!(written.len(), 1 + silent);
+            let oldest = written.values().min().unwrap();
+            assert!(turn - oldest < CHECKPOINT_AGE_MAX, "{oldest} at {turn}");
+        }
+    }
 }
 
 /// What is told to be in state rows is not read by a fold.
