@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use firn_proto::ids::{PartitionIndex, SlotPosition, TopicId, TopicPartition};
+use firn_proto::ids::{PartitionIndex, SlotPosition, StreamId, TopicId, TopicPartition};
 use firn_proto::limits::RUNS_PER_PAGE;
 
 use super::page::{Page, PagePlace};
@@ -35,10 +35,35 @@ impl RunTable {
             run.tp,
             self.end() - 1
         );
-        if let Some(full) = self.open.take_if(|open| open.count() >= RUNS_PER_PAGE) {
+        if self.last_stream() != Some(at.stream) {
+            self.reopen_unstored();
+        }
+        let is_full = |open: &mut Box<Page>| {
+            open.count() >= RUNS_PER_PAGE && open.last_stream() == Some(at.stream)
+        };
+        if let Some(full) = self.open.take_if(is_full) {
             self.pages.push(Arc::new(full.close()));
         }
         self.open.get_or_insert_default().push(at, run);
+    }
+
+    /// Makes the newest full pages that lie nowhere in the bucket grow on, as one: a writer may
+    /// store only a page whose last run is in its own stream, and these would stay in every row.
+    fn reopen_unstored(&mut self) {
+        let stored = self.pages.iter().rposition(|page| page.place().is_some());
+        let unstored = stored.map_or(0, |last| last + 1);
+        if unstored == self.pages.len() {
+            return;
+        }
+        let mut all = Page::default();
+        let newest = self.open.take();
+        let full = self.pages.drain(unstored..);
+        for page in full.chain(newest.map(|open| Arc::new(*open))) {
+            for found in page.runs(NOBODY) {
+                all.push(found.at, &found.run);
+            }
+        }
+        self.open = Some(Box::new(all));
     }
 
     /// The run that holds `offset` or, if none does, the next one, and those behind it.
@@ -125,9 +150,9 @@ impl RunTable {
 
     /// About how many bytes a state row needs for them.
     pub(super) fn encoded_len_estimate(&self) -> usize {
-        // the unstored ones are the newest, but for what an earlier process left
-        let newest = self.pages.iter().rev().take(UNSTORED_LOOKED_AT);
-        let unstored = newest.filter(|page| page.place().is_none());
+        // those that lie nowhere are the newest: a checkpoint stores all that it may
+        let newest = self.pages.iter().rev();
+        let unstored = newest.take_while(|page| page.place().is_none());
         let unstored: usize = unstored.map(|page| page.bytes().len()).sum();
         let open = self.open.as_ref().map_or(0, |open| open.bytes().len());
         PAGE_REF_LEN * self.pages.len() + unstored + open
@@ -159,9 +184,17 @@ impl RunTable {
 
     /// The offset behind the last run.
     pub(super) fn end(&self) -> i64 {
+        self.newest_page().map_or(0, Page::end)
+    }
+
+    /// The stream of the last run.
+    fn last_stream(&self) -> Option<StreamId> {
+        self.newest_page().and_then(Page::last_stream)
+    }
+
+    fn newest_page(&self) -> Option<&Page> {
         let last = self.pages.last().map(|page| &**page);
-        let newest = self.open.as_deref().or(last);
-        newest.map_or(0, Page::end)
+        self.open.as_deref().or(last)
     }
 
     fn pages_from(&self, offset: i64) -> impl Iterator<Item = &Page> {
@@ -202,8 +235,6 @@ const NOBODY: TopicPartition = TopicPartition {
 };
 /// About what a row needs to refer to a page.
 const PAGE_REF_LEN: usize = 20;
-/// Full pages that may not be stored yet: those of one checkpoint's interval, and a few.
-const UNSTORED_LOOKED_AT: usize = 16;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,8 @@
 //!
 //! A page may be referred to only if it lies in the stream of its last run. As long as that run is
 //! needed the floor of the stream stays at or below the run's slot (I7), and the page was written
-//! with a later one. What an earlier process left unwritten stays in the row.
+//! with a later one. What an earlier process left unwritten stays in the row until the partition's
+//! next runs are added to it (`runs.rs`).
 
 use firn_proto::ids::{Slot, StreamId, TopicPartition};
 use firn_proto::varint::{put_i64, put_u64};

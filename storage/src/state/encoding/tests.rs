@@ -199,6 +199,37 @@ fn pages_whose_runs_lie_in_another_stream_stay_in_the_row() {
     assert_eq!(decoded(&mut bytes.as_slice()), Ok(live));
 }
 
+/// A process that crashed had filled pages that no checkpoint holds. The next one stores them as
+/// soon as it may: each row would hold all of them again.
+#[test]
+fn full_pages_of_an_earlier_process_are_stored_by_the_next() {
+    let in_both: Vec<_> = (0..2 * RUNS_PER_PAGE + 7)
+        .map(|at| (9, at == 2 * RUNS_PER_PAGE + 5, 1, 0))
+        .collect();
+    let live = row(FAR, &in_both);
+    let mut new = NewPages::new(StreamId(8), 16);
+    let mut bytes = Vec::new();
+    live.encode(&mut bytes, &mut new);
+    assert!(bytes.len() < 300, "{} bytes", bytes.len());
+    let (pages, _) = new.into_parts();
+    let object = [&[0; 16][..], &pages].concat();
+    let mut stored = StateRow::decode(&mut bytes.as_slice()).unwrap();
+    stored.found_in(StreamId(8), Slot(77));
+    let read = stored.with_pages(|place| {
+        let page = object.get(place.start as usize..)?;
+        page.get(..place.len as usize)
+    });
+    assert_eq!(read, Ok(live));
+}
+
+/// What is written to the bucket is weighed against it.
+#[test]
+fn the_estimate_counts_every_page_that_stays_in_the_row() {
+    let long = row(FAR, &vec![(9, false, 1, 0); 20 * RUNS_PER_PAGE as usize]);
+    let (estimate, len) = (long.encoded_len_estimate(), bytes(&long).len());
+    assert!(estimate >= len, "{estimate} for {len}");
+}
+
 #[test]
 fn a_newer_version_is_refused_as_such() {
     let mut bytes = bytes(&row(0, &[]));

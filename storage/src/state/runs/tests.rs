@@ -14,7 +14,7 @@ const TP: TopicPartition = TopicPartition {
 fn table(timestamps: &[i64]) -> RunTable {
     let mut table = RunTable::default();
     for (index, timestamp) in (0..).zip(timestamps) {
-        let era = index / 5;
+        let era = (index / 5).min(1);
         let at = SlotPosition {
             stream: StreamId(10 + era),
             slot: Slot(index),
