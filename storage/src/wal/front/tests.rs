@@ -458,6 +458,32 @@ async fn checkpoints_never_share_a_slot_or_an_object() {
     assert_eq!(slots.len(), 10);
 }
 
+/// Of the objects below a floor only the newest can be named at or above it (storage/FORMAT.md
+/// §4.1).
+#[tokio::test(start_paused = true)]
+async fn an_object_lies_behind_the_slot_that_names_the_one_before() {
+    let world = world(spec());
+    let mut behind = Slot(0);
+    for number in 0..5 {
+        let lost = Rule::new(On::Put, Fault::RequestLost).key("checkpoint");
+        world.store.inject(lost.times(number + 1));
+        let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX + 1]);
+        let first = world.wal.push_checkpoint_bytes(rows.clone(), false);
+        let second = world.wal.push_checkpoint_bytes(rows, false);
+        let entries = async {
+            let base = i64::try_from(number).unwrap();
+            world.push(entry(0, base, base, 10)).await;
+            world.wal.flush().await;
+        };
+        let (first, second, ()) = tokio::join!(first, second, entries);
+        for at in [first.unwrap(), second.unwrap()] {
+            let object = at.object.unwrap();
+            assert!(behind <= object && object <= at.slot.slot, "{at:?}");
+            behind = at.slot.slot.next();
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_local_wal_acknowledges_while_the_bucket_is_gone() {
     let dir = TempDir::new().unwrap();
