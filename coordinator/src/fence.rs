@@ -1,13 +1,66 @@
-//! When a leader looks whether another one has claimed a later epoch, and what it concludes
-//!. Pure; the loop in `task.rs` does the looking.
+//! When a leader looks whether another one has claimed a later epoch, and what it concludes.
+//! Pure; the loop in `task.rs` does the looking.
 //!
 //! A leader that has something to put is fenced by its put. One that is idle is not, and would
-//! answer reads for ever; so it looks. A bucket that does not answer changes nothing: whoever
-//! claims an epoch needs it as well, and what is in memory stays readable in an outage.
+//! answer reads for ever; so it looks. A bucket that does not answer a process that runs changes
+//! nothing: whoever claims an epoch needs it as well, and what is in memory stays readable in an
+//! outage. A process that stood still does not know whether there was an outage, and one that is
+//! refused knows that there is none: both need to hear that nobody else leads.
 
 use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
-use firn_proto::limits::FENCE_LOOK_INTERVAL;
+use firn_proto::limits::{FENCE_LOOK_INTERVAL, FENCE_LOOK_LASTS};
+
+/// What the looks of this process say, whichever leader sent them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Looked {
+    /// When the last look was sent that is over.
+    sent: Mono,
+    /// Until then nobody led in its place, as far as its looks can tell.
+    lasts_from: Mono,
+    /// The bucket has refused a look since it last said that nobody else leads.
+    is_refused: bool,
+}
+
+impl Looked {
+    /// Nobody else led at `now`.
+    pub(crate) fn new(now: Mono) -> Self {
+        Self {
+            sent: now,
+            lasts_from: now,
+            is_refused: false,
+        }
+    }
+
+    /// The look that was sent at `sent` is over.
+    pub(crate) fn on_seen(&mut self, sent: Mono, seen: Seen) {
+        self.sent = self.sent.max(sent);
+        match seen {
+            Seen::Nothing => {
+                self.lasts_from = self.lasts_from.max(sent);
+                self.is_refused = false;
+            }
+            // A process that looks all the time has not stood still between two looks.
+            Seen::NoAnswer if !self.is_refused && is_recent(self.lasts_from, sent) => {
+                self.lasts_from = self.lasts_from.max(sent);
+            }
+            Seen::NoAnswer | Seen::Newer(_) => {}
+            Seen::Refused => self.is_refused = true,
+        }
+    }
+
+    /// Whether what this process knows may be read at `now`; `None`: it must look first.
+    pub(crate) fn may_read(&self, now: Mono) -> Option<bool> {
+        if is_recent(self.lasts_from, now) {
+            return Some(true);
+        }
+        is_recent(self.sent, now).then_some(false)
+    }
+}
+
+fn is_recent(look: Mono, now: Mono) -> bool {
+    now.since(look) <= FENCE_LOOK_LASTS
+}
 
 /// The looks of one leader.
 #[derive(Debug)]
@@ -16,7 +69,7 @@ pub(crate) struct FenceWatch {
     due: Option<Mono>,
     /// When the look that is under way was sent, or the last one.
     sent: Mono,
-    unanswered: bool,
+    answering: Answering,
 }
 
 /// What a look brought.
@@ -28,16 +81,18 @@ pub(crate) enum Seen {
     Newer(CoordinatorEpoch),
     /// The bucket did not say.
     NoAnswer,
+    /// The bucket answers, but will not tell this process.
+    Refused,
 }
 
 /// What the leader does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It leads on, and what it knew when the look was sent may be read.
+    /// It leads on.
     LeadOn {
-        /// When that was.
-        looked_at: Mono,
-        /// Whether the bucket answers no longer, or answers again.
+        /// When the look was sent.
+        sent: Mono,
+        /// How the bucket answers now, if that is new.
         changed: Option<Answering>,
     },
     /// It resigns.
@@ -47,10 +102,12 @@ pub(crate) enum Verdict {
 /// Whether the bucket answers looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answering {
-    /// Not any more.
+    /// It does.
+    Yes,
+    /// It does not.
     No,
-    /// Again.
-    Again,
+    /// It refuses them.
+    Refused,
 }
 
 impl FenceWatch {
@@ -59,7 +116,7 @@ impl FenceWatch {
         Self {
             due: Some(now.after(FENCE_LOOK_INTERVAL)),
             sent: now,
-            unanswered: false,
+            answering: Answering::Yes,
         }
     }
 
@@ -82,20 +139,17 @@ impl FenceWatch {
 
     /// The look that was sent is over.
     pub(crate) fn on_seen(&mut self, seen: Seen) -> Verdict {
-        let unanswered = match seen {
+        let answering = match seen {
             Seen::Newer(newer) => return Verdict::Resign(newer),
-            Seen::Nothing => false,
-            Seen::NoAnswer => true,
+            Seen::Nothing => Answering::Yes,
+            Seen::NoAnswer => Answering::No,
+            Seen::Refused => Answering::Refused,
         };
-        let changed = match (self.unanswered, unanswered) {
-            (false, true) => Some(Answering::No),
-            (true, false) => Some(Answering::Again),
-            _ => None,
-        };
-        self.unanswered = unanswered;
+        let changed = (self.answering != answering).then_some(answering);
+        self.answering = answering;
         self.due = Some(self.sent.after(FENCE_LOOK_INTERVAL));
         Verdict::LeadOn {
-            looked_at: self.sent,
+            sent: self.sent,
             changed,
         }
     }
@@ -120,7 +174,7 @@ mod tests {
         assert_eq!(
             watch.on_seen(Seen::Nothing),
             Verdict::LeadOn {
-                looked_at: second(105),
+                sent: second(105),
                 changed: None
             }
         );
@@ -149,15 +203,53 @@ mod tests {
         let looks = [Seen::NoAnswer, Seen::NoAnswer, Seen::Nothing, Seen::Nothing];
         for (seen, at) in looks.into_iter().zip(1..) {
             watch.on_sent(second(at));
-            let Verdict::LeadOn { looked_at, changed } = watch.on_seen(seen) else {
+            let Verdict::LeadOn { sent, changed } = watch.on_seen(seen) else {
                 panic!("{seen:?} ends nothing")
             };
-            assert_eq!(looked_at, second(at));
+            assert_eq!(sent, second(at));
             told.push(changed);
         }
         assert_eq!(
             told,
-            [Some(Answering::No), None, Some(Answering::Again), None]
+            [Some(Answering::No), None, Some(Answering::Yes), None]
         );
+    }
+
+    #[test]
+    fn a_process_that_looks_all_the_time_may_be_read_in_an_outage() {
+        let mut looked = Looked::new(second(0));
+        for at in (5..3600).step_by(5) {
+            assert_eq!(looked.may_read(second(at)), Some(true));
+            looked.on_seen(second(at), Seen::NoAnswer);
+        }
+    }
+
+    #[test]
+    fn no_answer_says_nothing_to_a_process_that_stood_still() {
+        let mut looked = Looked::new(second(0));
+        assert_eq!(looked.may_read(second(60)), None, "it must look first");
+        looked.on_seen(second(5), Seen::NoAnswer);
+        assert_eq!(looked.may_read(second(60)), None, "that one is old");
+        for at in [60, 65, 70] {
+            looked.on_seen(second(at), Seen::NoAnswer);
+            assert_eq!(looked.may_read(second(at)), Some(false));
+        }
+        looked.on_seen(second(75), Seen::Nothing);
+        assert_eq!(looked.may_read(second(75)), Some(true));
+    }
+
+    #[test]
+    fn a_refusal_is_no_outage_and_only_an_answer_ends_it() {
+        let mut looked = Looked::new(second(0));
+        for (seen, at) in [Seen::Refused, Seen::NoAnswer, Seen::NoAnswer]
+            .into_iter()
+            .zip([5, 9, 11])
+        {
+            looked.on_seen(second(at), seen);
+        }
+        assert_eq!(looked.may_read(second(11)), Some(false));
+        looked.on_seen(second(16), Seen::Nothing);
+        looked.on_seen(second(21), Seen::NoAnswer);
+        assert_eq!(looked.may_read(second(31)), Some(true));
     }
 }

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::journal::{JournalError, JournalOpener};
-use firn_proto::limits::{COORDINATOR_QUEUE_MAX, FENCE_LOOK_LASTS};
+use firn_proto::limits::COORDINATOR_QUEUE_MAX;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::command::CommandError;
+use crate::fence::Looked;
 use crate::groups::GroupConfig;
 use crate::snapshot::SnapshotError;
 use crate::task::{self, Call, Message};
@@ -60,7 +61,7 @@ pub enum EndReason {
 pub struct Coordinator {
     inbox: mpsc::Sender<Message>,
     image: watch::Receiver<Arc<ClusterImage>>,
-    looked_at: watch::Receiver<Mono>,
+    looked: watch::Receiver<Looked>,
 }
 
 /// The running loop.
@@ -76,10 +77,10 @@ impl Coordinator {
     ) -> Result<(Self, CoordinatorTask), EndReason> {
         let (sender, inbox) = mpsc::channel(COORDINATOR_QUEUE_MAX);
         let (publish, image) = watch::channel(Arc::new(ClusterImage::default()));
-        let (looked, looked_at) = watch::channel(environment.clock.mono());
+        let (looks, looked) = watch::channel(Looked::new(environment.clock.mono()));
         let publish = task::Publish {
             image: publish,
-            looked_at: looked,
+            looked: looks,
         };
         let mut leadership = task::Leadership::new(opener, config, environment, publish);
         let leader = leadership.take_over().await?;
@@ -87,7 +88,7 @@ impl Coordinator {
         let handle = Self {
             inbox: sender,
             image,
-            looked_at,
+            looked,
         };
         Ok((handle, CoordinatorTask(loop_)))
     }
@@ -120,25 +121,30 @@ impl Coordinator {
         self.image.clone()
     }
 
-    /// Waits until what this process knows may be read: its last look for a later epoch is recent.
-    /// That is at once, unless the process has stood still (SIGSTOP, a paused machine). A bucket
-    /// that does not answer the look holds nobody up.
+    /// Waits until it is known whether what this process knows may be read: its last look for a
+    /// later epoch is recent. That is at once, unless the process has stood still (SIGSTOP, a
+    /// paused machine). A bucket that does not answer a process that runs holds nobody up.
     ///
     /// # Errors
     /// [`CoordinatorError::Stopped`]: another process leads, or this one stops.
+    /// [`CoordinatorError::NotLeader`]: this process stood still or was refused by the bucket, and
+    /// has not heard since that no other one leads.
     pub async fn may_read(&self, now: Mono) -> Result<(), CoordinatorError> {
-        let is_recent = |looked_at: &Mono| now.since(*looked_at) <= FENCE_LOOK_LASTS;
-        let mut looked_at = self.looked_at.clone();
-        if looked_at.has_changed().is_err() {
+        let mut looked = self.looked.clone();
+        if looked.has_changed().is_err() {
             return Err(CoordinatorError::Stopped);
         }
-        if !is_recent(&looked_at.borrow()) {
+        if looked.borrow().may_read(now).is_none() {
             // A full queue is a loop that is about to look anyway.
             drop(self.inbox.try_send(Message::Look));
-            let looked = looked_at.wait_for(is_recent).await;
-            looked.map_err(|_| CoordinatorError::Stopped)?;
         }
-        Ok(())
+        let looked = looked.wait_for(|looked| looked.may_read(now).is_some());
+        let looked = *looked.await.map_err(|_| CoordinatorError::Stopped)?;
+        if looked.may_read(now) == Some(true) {
+            return Ok(());
+        }
+        let reason = "the bucket does not say whether another process leads";
+        Err(CoordinatorError::NotLeader(reason.to_owned()))
     }
 
     /// Stops the loop once everything that was asked before is durable and answered.

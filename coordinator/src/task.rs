@@ -24,8 +24,8 @@ use firn_proto::env::Mono;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch};
 use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
 use firn_proto::limits::{
-    COORDINATOR_PARKED_MAX, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN,
-    SLOTS_IN_FLIGHT_MAX,
+    COORDINATOR_PARKED_MAX, FENCE_LOOK_INTERVAL, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET,
+    JOURNAL_SNAPSHOT_BYTES_MIN, SLOTS_IN_FLIGHT_MAX,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::command::{CommandError, SlotBuilder, Stamped, decode_slot};
-use crate::fence::{Answering, FenceWatch, Seen, Verdict};
+use crate::fence::{Answering, FenceWatch, Looked, Seen, Verdict};
 use crate::gate::{Gate, GroupClock, PutTokens};
 use crate::groups::{CallId, Groups, Out};
 use crate::handle::{CoordinatorConfig, EndReason, Environment};
@@ -72,8 +72,14 @@ enum Left {
 /// What everybody may see without asking.
 pub(crate) struct Publish {
     pub(crate) image: watch::Sender<Arc<ClusterImage>>,
-    /// When the last look for a later epoch was sent that did not find one.
-    pub(crate) looked_at: watch::Sender<Mono>,
+    /// What the looks for a later epoch say.
+    pub(crate) looked: watch::Sender<Looked>,
+}
+
+impl Publish {
+    fn note_look(&self, sent: Mono, seen: Seen) {
+        self.looked.send_modify(|looked| looked.on_seen(sent, seen));
+    }
 }
 
 /// What outlives one leader: how to become the next.
@@ -102,19 +108,13 @@ impl Leadership {
     /// Opens the journal and replays it.
     pub(crate) async fn take_over(&mut self) -> Result<Leader, EndReason> {
         let opened = self.opener.open(self.config.identity.clone()).await?;
+        // Its own first slot became durable, so nobody had sealed it.
+        let led_at = self.environment.clock.mono();
         let above = self.publish.image.borrow().version;
         let leader = Leader::new(opened, &self.config, &self.environment, above)?;
         self.publish.image.send_replace(leader.images.last());
-        // Its own first slot became durable, so nobody had sealed it.
-        self.note_look();
+        self.publish.note_look(led_at, Seen::Nothing);
         Ok(leader)
-    }
-
-    /// The bucket was asked who leads, and named nobody else.
-    fn note_look(&self) {
-        self.publish
-            .looked_at
-            .send_replace(self.environment.clock.mono());
     }
 
     /// Serves until it is stopped or another process leads.
@@ -130,9 +130,11 @@ impl Leadership {
                 Left::Journal(error) => error,
             };
             leader.resign(&error);
-            if !matches!(error, JournalError::Unavailable(_)) {
+            if !may_pass(&error) {
                 return Err(error.into());
             }
+            let now = self.environment.clock.mono();
+            self.publish.note_look(now, seen_by(&error));
             warn!(%error, "the journal does not answer; its memory is dropped and read anew");
             match self.reopen(&mut inbox).await? {
                 Some(next) => leader = next,
@@ -147,7 +149,7 @@ impl Leadership {
         &mut self,
         inbox: &mut mpsc::Receiver<Message>,
     ) -> Result<Option<Leader>, EndReason> {
-        let looked_at = self.publish.looked_at.clone();
+        let looked = self.publish.looked.clone();
         let clock = Arc::clone(&self.environment.clock);
         loop {
             let attempt = async {
@@ -155,21 +157,29 @@ impl Leadership {
                 self.take_over().await
             };
             tokio::pin!(attempt);
+            // An attempt that hangs in an outage holds no reader up: it is a look without answer
+            // for as long as this process runs.
+            let mut ticks = tokio::time::interval(FENCE_LOOK_INTERVAL);
+            let note = |seen| {
+                let now = clock.mono();
+                looked.send_modify(|looked| looked.on_seen(now, seen));
+            };
             let opened = loop {
                 tokio::select! {
                     opened = &mut attempt => break opened,
                     message = inbox.recv() => match message {
                         Some(Message::Call(call)) => refuse(call.answer, "the journal is reopened"),
-                        // An outage holds no reader up, however long the attempt hangs in it.
-                        Some(Message::Look) => drop(looked_at.send_replace(clock.mono())),
+                        Some(Message::Look) => note(Seen::NoAnswer),
                         Some(Message::Stop(_)) | None => return Ok(None),
                     },
+                    _ = ticks.tick() => note(Seen::NoAnswer),
                 }
             };
             match opened {
                 Ok(leader) => return Ok(Some(leader)),
-                Err(EndReason::Journal(JournalError::Unavailable(reason))) => {
-                    warn!(reason, "the journal cannot be opened yet");
+                Err(EndReason::Journal(error)) if may_pass(&error) => {
+                    note(seen_by(&error));
+                    warn!(%error, "the journal cannot be opened yet");
                 }
                 Err(error) => return Err(error),
             }
@@ -283,7 +293,7 @@ impl Leader {
                 },
                 Some(result) = poll_flying(&mut self.snapshot) => self.on_snapshot(result),
                 Some(seen) = poll_flying(&mut self.look) => {
-                    if let Err(error) = self.on_look(seen, &publish.looked_at) {
+                    if let Err(error) = self.on_look(seen, publish) {
                         return Left::Journal(error);
                     }
                 }
@@ -469,26 +479,31 @@ impl Leader {
         let seen = look.map(|answer| match answer {
             Ok(Ok(None)) => Seen::Nothing,
             Ok(Ok(Some(newer))) => Seen::Newer(newer),
-            Ok(Err(_)) | Err(_) => Seen::NoAnswer,
+            Ok(Err(error)) => seen_by(&error),
+            Err(_) => Seen::NoAnswer,
         });
         self.look = Some(seen.boxed());
     }
 
-    fn on_look(&mut self, seen: Seen, publish: &watch::Sender<Mono>) -> Result<(), JournalError> {
+    fn on_look(&mut self, seen: Seen, publish: &Publish) -> Result<(), JournalError> {
         self.look = None;
         match self.fence.on_seen(seen) {
             Verdict::Resign(newer) => {
                 let epoch = self.epoch;
                 return Err(JournalError::Superseded { epoch, newer });
             }
-            Verdict::LeadOn { looked_at, changed } => {
-                publish.send_replace(looked_at);
+            Verdict::LeadOn { sent, changed } => {
+                publish.note_look(sent, seen);
                 match changed {
                     Some(Answering::No) => warn!(
                         "the bucket does not say whether another process leads: what is in memory \
-                         is served on"
+                         is served on, unless this process stood still"
                     ),
-                    Some(Answering::Again) => info!("no other process leads"),
+                    Some(Answering::Refused) => warn!(
+                        "the bucket refuses to say whether another process leads: nothing is \
+                         served until it does"
+                    ),
+                    Some(Answering::Yes) => info!("no other process leads"),
                     None => {}
                 }
             }
@@ -549,6 +564,22 @@ fn replay(opened: &OpenedJournal) -> Result<(State, usize), EndReason> {
         log_bytes += body.len();
     }
     Ok((state, log_bytes))
+}
+
+/// Whether the journal may be opened again after `error`.
+fn may_pass(error: &JournalError) -> bool {
+    matches!(
+        error,
+        JournalError::Unavailable(_) | JournalError::Refused(_)
+    )
+}
+
+/// What a look brought that failed.
+fn seen_by(error: &JournalError) -> Seen {
+    match error {
+        JournalError::Refused(_) => Seen::Refused,
+        _ => Seen::NoAnswer,
+    }
 }
 
 fn refuse(answer: Answer, reason: &str) {

@@ -30,6 +30,7 @@ struct Held {
     looks: usize,
     newer: Option<CoordinatorEpoch>,
     is_away: bool,
+    is_refusing: bool,
 }
 
 /// A bucket in memory, reduced to its journal.
@@ -77,6 +78,11 @@ impl MemoryBucket {
         self.held().is_away = is_away;
     }
 
+    /// Looks and openings are refused from now on, or no longer.
+    pub(crate) fn set_refusing(&self, is_refusing: bool) {
+        self.held().is_refusing = is_refusing;
+    }
+
     pub(crate) fn looks(&self) -> usize {
         self.held().looks
     }
@@ -97,6 +103,12 @@ impl MemoryBucket {
 impl JournalOpener for MemoryBucket {
     fn open(&self, _identity: Bytes) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
         let mut held = self.held();
+        if held.is_refusing {
+            return async { Err(refused()) }.boxed();
+        }
+        if held.is_away {
+            return std::future::pending().boxed();
+        }
         held.epoch += 1;
         held.next_slot = 0;
         held.waiting.clear();
@@ -147,15 +159,20 @@ impl Journal for MemoryBucket {
     fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>> {
         let mut held = self.held();
         held.looks += 1;
-        let (newer, is_away) = (held.newer, held.is_away);
+        let (newer, is_away, is_refusing) = (held.newer, held.is_away, held.is_refusing);
         async move {
-            match is_away {
-                true => std::future::pending().await,
-                false => Ok(newer),
+            match (is_away, is_refusing) {
+                (true, _) => std::future::pending().await,
+                (false, true) => Err(refused()),
+                (false, false) => Ok(newer),
             }
         }
         .boxed()
     }
+}
+
+fn refused() -> JournalError {
+    JournalError::Refused("no right".to_owned())
 }
 
 /// Follows tokio's clock, which tests pause, and runs on where they say so.

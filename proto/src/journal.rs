@@ -50,9 +50,13 @@ pub enum JournalError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The bucket refused or did not answer for good (retries are inside).
+    /// The bucket did not answer for good (retries are inside): an outage, as far as anybody can
+    /// tell.
     #[error("the bucket does not serve the journal: {0}")]
     Unavailable(String),
+    /// The bucket answers, but not to this process: no right, no such bucket. Others may be served.
+    #[error("the bucket refuses the journal: {0}")]
+    Refused(String),
 }
 
 /// A journal that has been taken over: what it held, and the right to append.
@@ -89,7 +93,7 @@ pub trait Journal: Send + Sync + 'static {
     /// nothing to put would not notice otherwise. One request.
     ///
     /// # Errors
-    /// [`JournalError::Unavailable`]: nothing is known.
+    /// [`JournalError::Unavailable`], [`JournalError::Refused`]: nothing is known.
     fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>>;
 }
 

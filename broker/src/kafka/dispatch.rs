@@ -150,7 +150,7 @@ async fn start(
     };
     let reply = async move {
         let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;
-        may_read.map_err(|_| Refusal("another process leads, or this one stops".to_owned()))?;
+        may_read.map_err(|error| Refusal(error.to_string()))?;
         let reply = match request {
             Request::Fetch(request) => {
                 let fetched = fetch::handle(&ctx, &conn, &task.call, request, memory).await?;

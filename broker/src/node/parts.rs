@@ -51,9 +51,9 @@ pub(super) async fn lead(
         let started = Coordinator::start(opener, coordinator.clone(), environment).await;
         let waited = env.clock.mono().since(began);
         match started {
-            Err(EndReason::Journal(JournalError::Unavailable(reason)))
-                if waited < config.bucket.start_timeout =>
-            {
+            Err(EndReason::Journal(
+                JournalError::Unavailable(reason) | JournalError::Refused(reason),
+            )) if waited < config.bucket.start_timeout => {
                 attempt += 1;
                 tracing::warn!(reason, "the journal cannot be taken over yet");
                 tokio::time::sleep(backoff(attempt, env.entropy.next_u64())).await;

@@ -296,6 +296,89 @@ async fn a_process_that_stood_still_looks_before_it_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_is_not_read_until_the_bucket_answers() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
+    registered(&coordinator).await;
+    bucket.set_away(true);
+    clock.stand_still(Duration::from_secs(60 * 60));
+    for _ in 0..20 {
+        let read = coordinator.may_read(clock.mono()).await;
+        assert!(
+            matches!(read, Err(CoordinatorError::NotLeader(_))),
+            "{read:?}"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    bucket.set_away(false);
+    tokio::time::sleep(FENCE_LOOK_LASTS).await;
+    assert_eq!(coordinator.may_read(clock.mono()).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_the_bucket_refuses_is_not_read() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
+    registered(&coordinator).await;
+    bucket.set_refusing(true);
+    tokio::time::sleep(2 * FENCE_LOOK_LASTS).await;
+    let read = coordinator.may_read(clock.mono()).await;
+    assert!(
+        matches!(read, Err(CoordinatorError::NotLeader(_))),
+        "{read:?}"
+    );
+}
+
+/// A leader whose put failed, and that opens its journal anew.
+async fn reopening(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask, Arc<TestClock>) {
+    let (coordinator, task, clock) = start_with_clock(bucket).await;
+    let lost = ask(&coordinator, register());
+    settle().await;
+    bucket.set_away(true);
+    bucket.fail_next(JournalError::Unavailable("test".to_owned()));
+    assert!(lost.await.unwrap().is_err());
+    (coordinator, task, clock)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_holds_no_reader_up_while_the_journal_is_reopened() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task, clock) = reopening(&bucket).await;
+    for second in 0..30 * 60 {
+        let asked_at = clock.mono();
+        assert_eq!(coordinator.may_read(asked_at).await, Ok(()));
+        assert_eq!(clock.mono(), asked_at, "it waited in second {second}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_is_not_read_while_the_journal_is_reopened() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task, clock) = reopening(&bucket).await;
+    clock.stand_still(Duration::from_secs(60 * 60));
+    let read = coordinator.may_read(clock.mono()).await;
+    assert!(
+        matches!(read, Err(CoordinatorError::NotLeader(_))),
+        "{read:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_refused_the_journal_is_not_read_while_it_is_reopened() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task, clock) = reopening(&bucket).await;
+    bucket.set_refusing(true);
+    bucket.set_away(false);
+    tokio::time::sleep(2 * FENCE_LOOK_LASTS).await;
+    let read = coordinator.may_read(clock.mono()).await;
+    assert!(
+        matches!(read, Err(CoordinatorError::NotLeader(_))),
+        "{read:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_brings_topics_offsets_and_groups_back() {
     let bucket = MemoryBucket::default();
     let (coordinator, mut task) = start(&bucket).await;

@@ -113,7 +113,7 @@ impl JournalOpener for BucketJournal {
 /// The id of the cluster whose bucket this is, made by whoever asks first.
 ///
 /// # Errors
-/// [`JournalError::Corrupt`], [`JournalError::Unavailable`].
+/// [`JournalError::Corrupt`], [`JournalError::Unavailable`], [`JournalError::Refused`].
 pub async fn cluster_id(bucket: &Bucket, env: &StreamEnv) -> Result<ClusterId, JournalError> {
     let key = Place::Cluster.key();
     let known = bucket.get(Purpose::Meta, &key).await.map_err(unavailable)?;
@@ -134,7 +134,7 @@ pub async fn cluster_id(bucket: &Bucket, env: &StreamEnv) -> Result<ClusterId, J
 /// The newest epoch that anybody claimed; 0 if none. Claims are never deleted.
 ///
 /// # Errors
-/// [`JournalError::Unavailable`].
+/// [`JournalError::Unavailable`], [`JournalError::Refused`].
 pub async fn newest_epoch(bucket: &Bucket) -> Result<CoordinatorEpoch, JournalError> {
     // Snapshots are few and name a recent epoch, so that the claims of all earlier ones need not
     // be listed.
@@ -161,7 +161,7 @@ pub async fn newest_epoch(bucket: &Bucket) -> Result<CoordinatorEpoch, JournalEr
 /// Who claimed `epoch`; `None` if nobody did yet.
 ///
 /// # Errors
-/// [`JournalError::Corrupt`], [`JournalError::Unavailable`].
+/// [`JournalError::Corrupt`], [`JournalError::Unavailable`], [`JournalError::Refused`].
 pub async fn read_claim(
     bucket: &Bucket,
     epoch: CoordinatorEpoch,
@@ -216,7 +216,12 @@ fn snapshot_key(covers: JournalPosition) -> Key {
 }
 
 fn unavailable(error: BucketError) -> JournalError {
-    JournalError::Unavailable(error.to_string())
+    match error {
+        BucketError::Denied { .. } | BucketError::NoSuchBucket { .. } => {
+            JournalError::Refused(error.to_string())
+        }
+        _ => JournalError::Unavailable(error.to_string()),
+    }
 }
 
 fn corrupt(key: &Key, fault: &RecordFault) -> JournalError {

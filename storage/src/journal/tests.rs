@@ -531,3 +531,15 @@ async fn a_leader_with_nothing_to_put_can_look_for_a_later_one() {
     assert_eq!(newer, Some(second.epoch));
     assert_eq!(second.journal.look_for_newer().await.unwrap(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_the_bucket_refuses_is_no_outage() {
+    let world = world();
+    let opened = world.open().await;
+    world.store.inject(Rule::new(On::Get, Fault::Denied));
+    let refused = opened.journal.look_for_newer().await;
+    assert!(
+        matches!(refused, Err(JournalError::Refused(_))),
+        "{refused:?}"
+    );
+}
