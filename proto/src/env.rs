@@ -5,12 +5,13 @@
 //! simulation can replace both.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
+use rustix::time::{ClockId, clock_gettime};
 
-/// A moment on the monotonic clock of this process, in microseconds since an arbitrary start.
+/// A moment on the monotonic clock of this machine, in microseconds since an arbitrary start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mono(pub u64);
 
@@ -35,32 +36,26 @@ pub trait Clock: Send + Sync + 'static {
     /// Wall time in milliseconds since 1970, as Kafka's timestamps. May jump.
     fn wall_ms(&self) -> i64;
 
-    /// Monotonic time. Never goes back.
+    /// Monotonic time. Never goes back, and goes on while the machine is suspended: how old
+    /// something is that was known before is for this clock to say.
     fn mono(&self) -> Mono;
 }
 
 /// The clock of the machine.
-#[derive(Debug)]
-pub struct SystemClock {
-    start: Instant,
-}
+#[derive(Debug, Default)]
+pub struct SystemClock;
+
+/// The clock that counts the time of a suspended machine too. Linux leaves it out of the monotonic
+/// one.
+#[cfg(target_os = "linux")]
+const MONO: ClockId = ClockId::Boottime;
+#[cfg(not(target_os = "linux"))]
+const MONO: ClockId = ClockId::Monotonic;
 
 impl SystemClock {
-    /// A clock whose monotonic time starts now.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one reader of the machine's clock"
-    )]
+    /// The clock of the machine.
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
+        Self
     }
 }
 
@@ -77,7 +72,10 @@ impl Clock for SystemClock {
     }
 
     fn mono(&self) -> Mono {
-        Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+        let now = clock_gettime(MONO);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        let nanos = u64::try_from(now.tv_nsec).unwrap_or_default();
+        Mono(seconds * 1_000_000 + nanos / 1000)
     }
 }
 
@@ -107,5 +105,55 @@ impl Entropy {
     /// 128 random bits.
     pub fn next_u128(&self) -> u128 {
         (u128::from(self.next_u64()) << 64) | u128::from(self.next_u64())
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const THIS_TEST: &str = "env::tests::the_monotonic_clock_goes_on_in_suspend";
+    const IS_CHILD: &str = "FIRN_TEST_CLOCK_CHILD";
+
+    /// Time since the start of the machine, suspend included, as the kernel prints it.
+    fn uptime_micros() -> u64 {
+        let text = std::fs::read_to_string("/proc/uptime").unwrap();
+        let (whole, hundredths) = text.split(' ').next().unwrap().split_once('.').unwrap();
+        let micros = |text: &str, unit: u64| text.parse::<u64>().unwrap() * unit;
+        micros(whole, 1_000_000) + micros(hundredths, 10_000)
+    }
+
+    /// A machine that was suspended is one whose two clocks are apart: so they are in a time
+    /// namespace of that kind (time_namespaces(7)), where this process may make one.
+    #[test]
+    fn the_monotonic_clock_goes_on_in_suspend() {
+        let before = uptime_micros();
+        let now = SystemClock::new().mono();
+        let after = uptime_micros() + 10_000;
+        assert!(
+            before <= now.0 && now.0 <= after,
+            "{now:?} is not in {before}..{after}"
+        );
+        if std::env::var_os(IS_CHILD).is_some() {
+            return;
+        }
+        let suspended = |program: &str| {
+            let mut command = Command::new("unshare");
+            command.args(["--time", "--boottime", "100000", program]);
+            command
+        };
+        if !suspended("true").status().is_ok_and(|s| s.success()) {
+            return;
+        }
+        let this = std::env::current_exe().unwrap();
+        let child = suspended(this.to_str().unwrap())
+            .args(["--exact", THIS_TEST])
+            .env(IS_CHILD, "1")
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{child:?}");
     }
 }
