@@ -288,7 +288,12 @@ impl Starting {
             sink: &sink,
             metrics: &shown.metrics,
         };
-        let take_up = recovery.run(recovered);
+        let take_up = async {
+            tokio::select! {
+                taken_up = recovery.run(recovered) => taken_up,
+                ended = wal.failed() => Err(wal_ended(&ended)),
+            }
+        };
         let taken_up =
             bucket::while_it_answers(&config.bucket, &bucket, &world.clock, take_up).await?;
         for row in taken_up.rows {

@@ -264,9 +264,7 @@ impl Driver {
             (outcome, _) => outcome,
         };
         if let Err(error) = &outcome {
-            shared.refuse(error);
-            shared.lock().buffer.clear();
-            shared.lock().checkpoints.clear();
+            shared.turn_away(error);
         }
         drop(submitted);
         drop(checkpoint);
@@ -342,7 +340,7 @@ struct EndGuard(Arc<Shared>);
 impl Drop for EndGuard {
     fn drop(&mut self) {
         if !self.0.progress.borrow().finished {
-            self.0.refuse(&WalError::TaskFailed);
+            self.0.turn_away(&WalError::TaskFailed);
             if let Some(queue) = &self.0.local {
                 // its thread holds the lock of the directory
                 queue.close();

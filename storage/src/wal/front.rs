@@ -448,6 +448,14 @@ impl Shared {
         end(&self.permits, &self.progress, error);
     }
 
+    /// Lets go of all that waits for a slot which will not come, and takes nothing any more.
+    pub(super) fn turn_away(&self, error: &WalError) {
+        self.refuse(error);
+        let mut state = self.lock();
+        state.buffer.clear();
+        state.checkpoints.clear();
+    }
+
     fn refusal(&self) -> WalError {
         let ended = self.progress.borrow().ended.clone();
         ended

@@ -484,6 +484,27 @@ async fn an_object_lies_behind_the_slot_that_names_the_one_before() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_checkpoint_is_told_when_the_task_panics() {
+    let world = world(spec());
+    world
+        .store
+        .inject(Rule::new(On::Put, Fault::Hang).key("checkpoint"));
+    let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX + 1]);
+    let mut on_its_way = Box::pin(world.wal.push_checkpoint_bytes(rows.clone(), false));
+    assert!(on_its_way.as_mut().now_or_never().is_none());
+    let mut queued = Box::pin(world.wal.push_checkpoint_bytes(rows, false));
+    assert!(queued.as_mut().now_or_never().is_none());
+    // the sink panics when it is told of a slot after this
+    world.sink.0.lock().unwrap().fenced = Some(Slot(0));
+    world.push(entry(0, 0, 0, 10)).await;
+    for waiting in [on_its_way, queued] {
+        let told = tokio::time::timeout(Duration::from_secs(3600), waiting).await;
+        let told = told.expect("it waits for ever");
+        assert!(matches!(told, Err(WalError::TaskFailed)), "{told:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_local_wal_acknowledges_while_the_bucket_is_gone() {
     let dir = TempDir::new().unwrap();
