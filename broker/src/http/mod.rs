@@ -1,5 +1,6 @@
 //! The HTTP door: `/livez`, `/readyz`, `/metrics`. Plain HTTP/1.1 for machines that look after
-//! this one; it changes nothing.
+//! this one; it changes nothing. A connection carries one request, so that none has to be kept, nor
+//! ended while its next answer is on its way.
 //!
 //! * `/livez`: the process runs. Never depends on the bucket, so that an outage of the bucket does
 //!   not make an orchestrator restart brokers that hold unwritten batches.
@@ -14,7 +15,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -74,6 +76,14 @@ fn routes(shown: Shown) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(shown)
+        .layer(map_response(last_of_its_connection))
+}
+
+/// Says that the connection ends with this answer, and so ends it.
+async fn last_of_its_connection(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn livez() -> &'static str {
@@ -105,7 +115,7 @@ mod tests {
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.unwrap();
@@ -124,7 +134,9 @@ mod tests {
         let (address, stop) = (door.bound, CancellationToken::new());
         let served = tokio::spawn(door.serve(shown.clone(), stop.clone()));
 
-        assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        let alive = ask(address, "/livez").await;
+        assert!(alive.starts_with("HTTP/1.1 200"), "{alive}");
+        assert!(alive.contains("connection: close\r\n"), "{alive}");
         shown.health.starting("reading the journal");
         let starting = ask(address, "/readyz").await;
         assert!(starting.starts_with("HTTP/1.1 503"), "{starting}");
