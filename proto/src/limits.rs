@@ -181,6 +181,8 @@ pub const COORDINATOR_PARKED_MAX: usize = 200_000;
 pub const TOPIC_PARTITIONS_MAX: i32 = 100_000;
 /// Partitions of the cluster.
 pub const CLUSTER_PARTITIONS_MAX: usize = 1_000_000;
+/// Topics that one CreateTopics may name: the answer shows every config of each.
+pub const CREATE_TOPICS_MAX: usize = 5000;
 /// Configs of one topic, by number and by the bytes of their names and values.
 pub const TOPIC_CONFIGS_MAX: usize = 256;
 /// See [`TOPIC_CONFIGS_MAX`].
@@ -190,6 +192,8 @@ pub const PRODUCER_ID_BLOCK: i64 = 1000;
 
 /// Longest id of a group, member, static member or client, in bytes.
 pub const GROUP_ID_BYTES_MAX: usize = 8 * 1024;
+/// Groups that one FindCoordinator may name: the answer has the broker's address for each.
+pub const FIND_COORDINATOR_KEYS_MAX: usize = 10_000;
 /// Groups of the cluster.
 pub const GROUPS_MAX: usize = 100_000;
 /// Members of one group, those that have not come back with their id included.

@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use firn_tests::client::{Client, code, produce_request};
+use firn_tests::client::{Client, code, produce_request, topic_name};
 use firn_tests::node::{Node, NodePlan};
 use firn_tests::records::{ProducerFields, Record, encode_batch, seal};
 use firn_tests::seed::Seed;
 use firn_tests::wire::{Connection, encode};
-use kafka_protocol::messages::{ApiVersionsRequest, ProduceRequest};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::{
+    ApiVersionsRequest, CreateTopicsRequest, FindCoordinatorRequest, ProduceRequest,
+};
+use kafka_protocol::protocol::StrBytes;
 use tempfile::TempDir;
 
 use crate::{FIRN, folder};
@@ -339,5 +343,37 @@ fn a_pipelined_connection_is_answered_in_order() {
         offsets.iter().copied().eq(0..50),
         "appends keep the order of the requests: {offsets:?}"
     );
+    assert_unharmed(&mut node);
+}
+
+/// Asks whether `count` topics could be created.
+fn would_create(count: usize) -> CreateTopicsRequest {
+    let topic = |at: usize| {
+        CreatableTopic::default()
+            .with_name(topic_name(&format!("t{at}")))
+            .with_num_partitions(1)
+            .with_replication_factor(1)
+    };
+    CreateTopicsRequest::default()
+        .with_topics((0..count).map(topic).collect())
+        .with_validate_only(true)
+}
+
+#[test]
+fn short_requests_with_long_answers_take_bounded_memory() {
+    let (_folder, mut node) = broker();
+    let mut connection = Connection::open(node.kafka()).unwrap();
+    let created = connection.call(7, &would_create(1000)).unwrap();
+    assert_eq!(created.topics.len(), 1000);
+    for topic in &created.topics {
+        assert_eq!(topic.error_code, code::NONE);
+        assert!(topic.configs.as_ref().is_some_and(|c| !c.is_empty()));
+    }
+    let create = encode(7, 0, &would_create(100_000));
+    assert_closed(&node, "CreateTopics with 100,000 topics", &create);
+    let keys = vec![StrBytes::default(); 500_000];
+    let find = FindCoordinatorRequest::default().with_coordinator_keys(keys);
+    let find = encode(4, 0, &find);
+    assert_closed(&node, "FindCoordinator with 500,000 keys", &find);
     assert_unharmed(&mut node);
 }

@@ -15,6 +15,7 @@ use super::admin::{
     api_versions, create_partitions, create_topics, delete_topics, describe_cluster,
     describe_configs, find_coordinator, metadata,
 };
+use super::answer_size;
 use super::connection::{Handler, Refusal, Started};
 use super::context::{Call, ConnectionState, Context};
 use super::data::produce::PendingProduce;
@@ -164,7 +165,8 @@ async fn start(
 }
 
 /// Answers a request that is neither Produce nor Fetch. An answer that is far larger than its request
-/// needs memory of its own; where there is none, it is let go, and made again once there is.
+/// needs memory of its own: before it is made, if the request says how large it becomes; else, where
+/// there is none, it is let go, and made again once there is.
 async fn respond(
     ctx: &Context,
     conn: &ConnectionState,
@@ -172,9 +174,20 @@ async fn respond(
     request: Request,
     mut memory: Reserved,
 ) -> Result<Reply, Refusal> {
+    let room = match answer_size::of(&request)? {
+        bytes if bytes > LARGE_ANSWER_BYTES => Some(ctx.fetch_memory.reserve_answer(bytes).await),
+        _ => None,
+    };
     let again = only_looks(&request).then(|| request.clone());
     let response = answer(ctx, conn, &task.call, request, &mut memory).await?;
     let reply = finish(ctx, task, &response, Some(memory));
+    if room.is_some() {
+        let frame = reply.frame;
+        return Ok(Reply {
+            frame,
+            memory: room,
+        });
+    }
     let Some(again) = again.filter(|_| reply.frame.len() > LARGE_ANSWER_BYTES) else {
         return Ok(reply);
     };

@@ -5,12 +5,14 @@
 //! - `connection`: one client; frames in, answers in order out
 //! - `frame`, `reply`, `memory`: its parts: cutting frames, chunks on their way out, bytes in use
 //! - `dispatch`: from a frame to its handler and back
+//! - `answer_size`: which requests would be answered with far more than they say
 //! - `context`: what handlers may use; they hold no state of their own
 //! - `data/`: produce, fetch and what goes with them
 //! - `admin/`: metadata, topics, configs
 //! - `group/`: consumer groups
 
 pub mod admin;
+mod answer_size;
 pub mod connection;
 pub mod context;
 pub mod data;

@@ -19,6 +19,7 @@ use firn_proto::kafka::create_topics::{
 
 use super::config_values::{ConfigValue, topic_values};
 use super::{each_topic, topic_config};
+use crate::config::Config;
 use crate::kafka::context::Context;
 
 /// Creates topics.
@@ -132,14 +133,17 @@ fn success(ctx: &Context, new: NewTopic, made: CreatedTopic) -> CreatableTopicRe
         topic_id: made.id,
         num_partitions: made.partitions,
         replication_factor: made.replication_factor,
-        configs: Some(
-            topic_values(&ctx.config, &configs)
-                .into_iter()
-                .map(shown)
-                .collect(),
-        ),
+        configs: Some(shown_configs(&ctx.config, &configs)),
         ..CreatableTopicResult::default()
     }
+}
+
+/// All configs of a topic that sets `own`, as the answer shows them.
+pub(in crate::kafka) fn shown_configs(
+    config: &Config,
+    own: &BTreeMap<String, String>,
+) -> Vec<CreatableTopicConfigs> {
+    topic_values(config, own).into_iter().map(shown).collect()
 }
 
 fn shown(value: ConfigValue) -> CreatableTopicConfigs {
