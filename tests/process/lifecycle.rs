@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
-use firn_tests::client::Client;
+use firn_tests::client::{Client, FETCH_VERSION, fetch_request};
 use firn_tests::node::NodePlan;
 use firn_tests::records::Record;
-use firn_tests::wait;
+use firn_tests::wait::{self, Stopwatch};
+use kafka_protocol::messages::FetchRequest;
 
 use crate::{FIRN, folder};
 
@@ -63,6 +64,35 @@ fn an_idle_broker_stops_by_itself_when_another_takes_its_bucket() {
         output.contains("fenced") && output.contains("claimed epoch 2"),
         "its last line names the later epoch:\n{output}"
     );
+    second.stop();
+}
+
+/// A fetch that waits was let in before; what the broker knows when it answers may be old by then.
+#[test]
+fn a_broker_that_stood_still_answers_no_waiting_fetch_once_another_leads() {
+    let (mine, other) = (folder(), folder());
+    let plan = NodePlan::on_directory(FIRN, mine.path());
+    let first = plan.start();
+    let mut client = Client::connect(first.kafka()).unwrap();
+    client.create_topic("quiet", 1, &[]);
+    let wait_ms = 8_000;
+    let fetch = fetch_request("quiet", 0, 0, wait_ms);
+    client.connection.send(FETCH_VERSION, &fetch).unwrap();
+    wait::until("a fetch to wait", wait::PATIENCE, || {
+        (first.metric(FETCHES_WAITING) > 0.0).then_some(())
+    });
+    first.process.freeze();
+    let still = Stopwatch::start();
+    let second = NodePlan::on_bucket(FIRN, other.path(), plan.bucket()).start();
+    let mut leader = Client::connect(second.kafka()).unwrap();
+    leader.append("quiet", 0, &[Record::new("k", "v")]);
+    // Its last look for another leader is good for ten seconds.
+    wait::until("its last look to be too old", wait::PATIENCE, || {
+        (still.elapsed() > Duration::from_secs(11)).then_some(())
+    });
+    first.process.thaw();
+    let answer = client.connection.receive::<FetchRequest>(FETCH_VERSION);
+    assert!(answer.is_err(), "told what is no longer so: {answer:?}");
     second.stop();
 }
 

@@ -22,7 +22,8 @@ use crate::wire::Connection;
 
 /// Produce with topics by name.
 pub const PRODUCE_VERSION: i16 = 9;
-const FETCH_VERSION: i16 = 12;
+/// Fetch with topics by name.
+pub const FETCH_VERSION: i16 = 12;
 const LIST_OFFSETS_VERSION: i16 = 7;
 const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 7;
@@ -249,24 +250,7 @@ impl Client {
     /// # Errors
     /// When the connection breaks.
     pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> io::Result<Fetched> {
-        let wanted = FetchPartition::default()
-            .with_partition(partition)
-            .with_current_leader_epoch(-1)
-            .with_fetch_offset(offset)
-            .with_last_fetched_epoch(-1)
-            .with_log_start_offset(-1)
-            .with_partition_max_bytes(1024 * 1024);
-        let topic = FetchTopic::default()
-            .with_topic(topic_name(topic))
-            .with_partitions(vec![wanted]);
-        let request = FetchRequest::default()
-            .with_replica_id(BrokerId(-1))
-            .with_max_wait_ms(500)
-            .with_min_bytes(1)
-            .with_max_bytes(16 * 1024 * 1024)
-            .with_session_id(0)
-            .with_session_epoch(-1)
-            .with_topics(vec![topic]);
+        let request = fetch_request(topic, partition, offset, 500);
         let response = self.connection.call(FETCH_VERSION, &request)?;
         let partition = &response.responses[0].partitions[0];
         Ok(Fetched {
@@ -349,4 +333,26 @@ pub fn produce_request(topic: &str, partition: i32, batch: Bytes, acks: i16) -> 
 /// A topic's name as the protocol crate has it.
 pub fn topic_name(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
+}
+
+/// A fetch request of up to 1 MiB of one partition, which waits for the first byte.
+pub fn fetch_request(topic: &str, partition: i32, offset: i64, max_wait_ms: i32) -> FetchRequest {
+    let wanted = FetchPartition::default()
+        .with_partition(partition)
+        .with_current_leader_epoch(-1)
+        .with_fetch_offset(offset)
+        .with_last_fetched_epoch(-1)
+        .with_log_start_offset(-1)
+        .with_partition_max_bytes(1024 * 1024);
+    let topic = FetchTopic::default()
+        .with_topic(topic_name(topic))
+        .with_partitions(vec![wanted]);
+    FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(max_wait_ms)
+        .with_min_bytes(1)
+        .with_max_bytes(16 * 1024 * 1024)
+        .with_session_id(0)
+        .with_session_epoch(-1)
+        .with_topics(vec![topic])
 }

@@ -150,11 +150,12 @@ async fn start(
         other => other,
     };
     let reply = async move {
-        let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;
-        may_read.map_err(|error| Refusal(error.to_string()))?;
+        may_read(&ctx).await?;
         let reply = match request {
             Request::Fetch(request) => {
                 let fetched = fetch::handle(&ctx, &conn, &task.call, request, memory).await?;
+                // While it waited, this process may have stood still, and another may lead.
+                may_read(&ctx).await?;
                 finish(&ctx, &task, &fetched.response.into(), fetched.memory)
             }
             other => respond(&ctx, &conn, &task, other, memory).await?,
@@ -162,6 +163,12 @@ async fn start(
         Ok(Some(reply))
     };
     Started::Pending(reply.boxed())
+}
+
+/// Waits until what this process knows may be told to clients.
+async fn may_read(ctx: &Context) -> Result<(), Refusal> {
+    let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;
+    may_read.map_err(|error| Refusal(error.to_string()))
 }
 
 /// Answers a request that is neither Produce nor Fetch. An answer that is far larger than its request
