@@ -378,6 +378,45 @@ async fn topics_that_do_not_exist_are_named_as_they_were() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_topic_can_have_is_unknown_and_its_neighbours_are_served() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(12, produce_of(id, -1, batch(&[TIME]))).await;
+    for version in [4, 6, 7, 12] {
+        let mut request = fetch_of(id, 0);
+        let mut nameless = request.topics[0].clone();
+        nameless.topic = "no/topic".to_owned();
+        request.topics.insert(0, nameless);
+        let response = client.fetch(version, request).await;
+        assert_eq!(response.error_code, ErrorCode::None, "v{version}");
+        let of = |name: &str| {
+            let mut topics = response.responses.iter();
+            let topic = topics.find(|topic| topic.topic == name);
+            &topic
+                .unwrap_or_else(|| panic!("v{version}: {name}"))
+                .partitions[0]
+        };
+        let unknown = of("no/topic").error_code;
+        assert_eq!(unknown, ErrorCode::UnknownTopicOrPartition, "v{version}");
+        assert_eq!(batches(of(TOPIC)), [(0, 1)], "v{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_producer_in_a_hurry_waits_as_long_as_the_bucket_needs() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    for acks in [-1, 1] {
+        let mut request = produce_of(id, acks, batch(&[TIME]));
+        request.timeout_ms = 0;
+        let answer = client.produce(12, request).await;
+        assert_eq!(answer.error_code, ErrorCode::None, "acks {acks}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_answers_only_news() {
     let node = start().await;
     let mut client = Client::connect(&node).await;

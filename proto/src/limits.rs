@@ -138,6 +138,9 @@ pub const TINY_BATCH_BYTES: usize = 4096;
 /// Default of `wal.puts.per.second` on `s3://`.
 pub const WAL_PUTS_PER_SECOND_DEFAULT: u32 = 10;
 
+/// Least time that a Produce waits until its batches are durable, whatever the client asks for
+/// (`timeout_ms`): a broker whose disk is at hand needs none, a bucket is asked over a network.
+pub const PRODUCE_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Longest wait of a Fetch for records, whatever the client asks for (`fetch.max.wait.ms`).
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a Fetch that waits keeps of each partition it asks for, in bytes.

@@ -60,21 +60,15 @@ pub async fn handle(
     ctx: &Context,
     conn: &ConnectionState,
     call: &Call,
-    request: FetchRequest,
+    mut request: FetchRequest,
     of_request: Reserved,
 ) -> Result<Fetched, Refusal> {
     if request.replica_id >= 0 || request.replica_state.replica_id >= 0 {
         return Err(Refusal("a client fetches as a replica".to_owned()));
     }
-    if !answer::names_are_legal(call.version, &request) {
-        let response = answer::refusal(ErrorCode::InvalidTopicException);
-        return Ok(Fetched {
-            response,
-            memory: None,
-        });
-    }
+    let unknown = answer::take_illegal(call.version, &mut request);
     let asked = answer::session_request(call.version, &request);
-    let partitions = sessions(ctx).partitions_asked(&asked);
+    let partitions = sessions(ctx).partitions_asked(&asked) + answer::partitions_worth(&unknown);
     // From here on a request holds no more than what it asks for.
     let asking = ctx.fetch_memory.reserve_asking(partitions).await;
     let turn = match begin(ctx, asked) {
@@ -87,12 +81,15 @@ pub async fn handle(
             });
         }
     };
+    let max_wait = match unknown.is_empty() {
+        true => Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
+        false => Duration::ZERO,
+    };
     let poll = Poll {
         ctx,
         turn: &turn,
         began: ctx.clock.mono(),
-        max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0))
-            .min(FETCH_WAIT_MAX),
+        max_wait: max_wait.min(FETCH_WAIT_MAX),
         max_bytes: bytes(request.max_bytes)
             .min(ctx.config.connections.fetch_bytes_max)
             .min(ctx.fetch_memory.answer_bytes_max()),
@@ -103,6 +100,7 @@ pub async fn handle(
     let (reads, memory) = poll.run(asking, partitions).await;
     let names_leaders = reads.iter().any(|read| read.leader.is_some());
     let mut response = answer::response(&mut sessions(ctx), &turn, reads, poll.read_committed);
+    response.responses.extend(unknown);
     if names_leaders {
         let image = ctx.image.borrow().clone();
         let named = answer::leaders(&response).collect();

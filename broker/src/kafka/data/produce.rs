@@ -5,8 +5,8 @@
 //!
 //! Two steps, so that a connection may have several requests in progress: [`start`] appends, in the
 //! order in which requests arrive; [`PendingProduce::finish`] waits for what `acks` asks for. A
-//! batch that is not durable when `timeout_ms` is over is answered REQUEST_TIMED_OUT and stays
-//! where it is: the producer's retry is recognised and waits for the same batch. No batch of an
+//! batch that is not durable when `timeout_ms` is over, which is at least [`PRODUCE_WAIT_MIN`], is
+//! answered REQUEST_TIMED_OUT and stays where it is: the producer's retry is recognised and waits for the same batch. No batch of an
 //! idempotent producer is refused when a later one of it may be stored.
 //!
 //! Each partition is a result of its own: a batch that is refused does not hold up its neighbours.
@@ -27,6 +27,7 @@ use firn_proto::kafka::produce::{
     PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
     TopicProduceData, TopicProduceResponse,
 };
+use firn_proto::limits::PRODUCE_WAIT_MIN;
 use firn_proto::record::{BatchHeader, BatchView, HEADER_BYTES};
 use firn_storage::wal::{Acks, FairKey, WalPermit};
 use tokio::time::timeout;
@@ -110,7 +111,8 @@ pub async fn start(
         acks,
         now_ms: ctx.clock.wall_ms(),
         began,
-        timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
+        timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0))
+            .max(PRODUCE_WAIT_MIN),
         frame_bytes,
     };
     let mut topics = Vec::with_capacity(request.topic_data.len());

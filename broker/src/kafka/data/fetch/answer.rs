@@ -9,6 +9,7 @@ use firn_proto::kafka::fetch::{
     EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use firn_proto::kafka::leaders::LeaderIdAndEpoch;
+use firn_proto::limits::FETCH_PARTITION_BYTES;
 use firn_proto::topic_name::check_topic_name;
 
 use super::super::epochs::EpochEnd;
@@ -61,13 +62,40 @@ impl PartitionRead {
     }
 }
 
-/// Whether every topic of a request may exist. What may not is not remembered, however long its name
-/// is.
-pub(super) fn names_are_legal(version: i16, request: &FetchRequest) -> bool {
-    let names = request.topics.iter().map(|topic| &topic.topic);
-    let forgotten = request.forgotten_topics_data.iter();
-    let mut names = names.chain(forgotten.map(|topic| &topic.topic));
-    version >= IDS_FROM || names.all(|name| check_topic_name(name).is_ok())
+/// Takes the topics out of a request that no topic may be called: the answer says of each partition
+/// that there is none, and no session remembers them, however long their names are.
+pub(super) fn take_illegal(
+    version: i16,
+    request: &mut FetchRequest,
+) -> Vec<FetchableTopicResponse> {
+    if version >= IDS_FROM {
+        return Vec::new();
+    }
+    let is_illegal = |name: &str| check_topic_name(name).is_err();
+    let forgotten = &mut request.forgotten_topics_data;
+    forgotten.retain(|topic| !is_illegal(&topic.topic));
+    let topics = &mut request.topics;
+    let illegal = topics.extract_if(.., |topic| is_illegal(&topic.topic));
+    let unknown = || PartitionRead::failed(ErrorCode::UnknownTopicOrPartition);
+    illegal
+        .map(|topic| FetchableTopicResponse {
+            topic: topic.topic,
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|wanted| partition_data(wanted.partition, unknown(), false))
+                .collect(),
+            ..FetchableTopicResponse::default()
+        })
+        .collect()
+}
+
+/// How many partitions of a request take the memory of these answers.
+pub(super) fn partitions_worth(unknown: &[FetchableTopicResponse]) -> usize {
+    let worth = |topic: &FetchableTopicResponse| {
+        1 + topic.partitions.len() + topic.topic.len() / FETCH_PARTITION_BYTES
+    };
+    unknown.iter().map(worth).sum()
 }
 
 /// The part of a request that sessions deal with.

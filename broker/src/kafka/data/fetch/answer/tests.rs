@@ -204,16 +204,35 @@ fn endpoints_are_told_of_the_leaders_that_are_named() {
 }
 
 #[test]
-fn a_name_that_no_topic_may_have_is_refused_before_it_is_remembered() {
-    let named = |name: &str| FetchRequest {
-        topics: vec![FetchTopic {
-            topic: name.to_owned(),
-            ..FetchTopic::default()
-        }],
+fn a_name_that_no_topic_may_have_is_taken_out_before_it_is_remembered() {
+    let named = |names: &[&str]| FetchRequest {
+        topics: names
+            .iter()
+            .map(|name| FetchTopic {
+                topic: (*name).to_owned(),
+                partitions: vec![FetchPartition::default()],
+                ..FetchTopic::default()
+            })
+            .collect(),
         ..FetchRequest::default()
     };
-    assert!(names_are_legal(12, &named(&"x".repeat(249))));
-    assert!(!names_are_legal(12, &named(&"x".repeat(250))));
-    assert!(!names_are_legal(4, &named("a/b")));
-    assert!(names_are_legal(13, &named("")), "there are no names");
+    let (longest, too_long) = ("x".repeat(249), "x".repeat(100 * FETCH_PARTITION_BYTES));
+    let mut request = named(&["a/b", &longest, &too_long]);
+    let unknown = take_illegal(12, &mut request);
+    let left: Vec<_> = request.topics.iter().map(|topic| &topic.topic).collect();
+    assert_eq!(left, [&longest]);
+    let names: Vec<_> = unknown.iter().map(|topic| &*topic.topic).collect();
+    assert_eq!(names, ["a/b", &too_long]);
+    for topic in &unknown {
+        let error = topic.partitions[0].error_code;
+        assert_eq!(error, ErrorCode::UnknownTopicOrPartition);
+    }
+    assert_eq!(partitions_worth(&unknown), 2 + 2 + 100);
+
+    let mut by_id = named(&[""]);
+    assert!(
+        take_illegal(13, &mut by_id).is_empty(),
+        "there are no names"
+    );
+    assert_eq!(by_id.topics.len(), 1);
 }
