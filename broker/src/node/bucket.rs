@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_proto::env::{Clock, Entropy};
-use firn_storage::bucket::{Bucket, BucketError, BucketOptions, Depth, backoff};
+use firn_proto::env::{Clock, Entropy, Mono};
+use firn_storage::bucket::{
+    Bucket, BucketError, BucketOptions, Depth, Operation, UsageRow, backoff,
+};
 
 use crate::config::{BucketConfig, ConfigError};
 use crate::error::FirnError;
@@ -52,10 +54,11 @@ pub(super) async fn prove(
 /// Runs a part of the start that works on the bucket, for as long as the bucket answers anything.
 /// What writes to it tries for ever, as a running broker must; a start gives up instead, so that
 /// whoever waits for it is told. An attempt that takes long is no silence: an uplink that needs
-/// minutes for a slot gets them, and silence begins with the first attempt that fails.
+/// minutes for a slot gets them, and silence begins with the first attempt that fails. A bucket
+/// that is read and takes nothing (a full disk, a right that was lost) serves no start either.
 ///
 /// # Errors
-/// Those of `start`, or that nothing was answered for `bucket.start.timeout.ms`.
+/// Those of `start`, or that nothing was answered or taken for `bucket.start.timeout.ms`.
 pub(super) async fn while_it_answers<T>(
     config: &BucketConfig,
     bucket: &Bucket,
@@ -63,36 +66,37 @@ pub(super) async fn while_it_answers<T>(
     start: impl Future<Output = Result<T, FirnError>>,
 ) -> Result<T, FirnError> {
     let mut start = std::pin::pin!(start);
-    let mut heard = Heard::from(bucket);
-    let mut silent_from = None;
+    let mut heard = Silence::after(Heard::of_all(bucket));
+    let mut taken = Silence::after(Heard::of_creates(bucket));
     loop {
         tokio::select! {
             biased;
             done = &mut start => return done,
             () = tokio::time::sleep(LISTEN_EVERY) => {}
         }
-        let (before, now) = (heard, clock.mono());
-        heard = Heard::from(bucket);
-        if heard.answers > before.answers {
-            silent_from = None;
-        } else if heard.failures > before.failures {
-            silent_from.get_or_insert(now);
+        let now = clock.mono();
+        heard.hear(Heard::of_all(bucket), now);
+        taken.hear(Heard::of_creates(bucket), now);
+        // Creates may be over, so that none can end the silence: it lasts up to the last of them.
+        let refused = taken
+            .lasted(taken.failed_at)
+            .filter(|silent| !silent.is_zero());
+        let silences = [
+            (heard.lasted(now), "does not answer"),
+            (refused, "takes nothing"),
+        ];
+        for (silent, does_what) in silences {
+            let Some(silent) = silent else {
+                continue;
+            };
+            let silent_s = silent.as_secs();
+            let what = format!("the bucket {} {does_what}", config.url);
+            if silent >= config.start_timeout {
+                let reason = format!("gave up after {silent_s} s (bucket.start.timeout.ms)");
+                return Err(FirnError::failed(what, reason));
+            }
+            tracing::warn!(silent_s, "{what}, the start waits for it");
         }
-        let Some(from) = silent_from else {
-            continue;
-        };
-        let silent = now.since(from);
-        let silent_s = silent.as_secs();
-        if silent >= config.start_timeout {
-            let what = format!("the bucket {} does not answer", config.url);
-            let reason = format!("gave up after {silent_s} s (bucket.start.timeout.ms)");
-            return Err(FirnError::failed(what, reason));
-        }
-        tracing::warn!(
-            bucket = config.url,
-            silent_s,
-            "the bucket does not answer, the start waits for it"
-        );
     }
 }
 
@@ -103,15 +107,57 @@ struct Heard {
     failures: u64,
 }
 
-impl From<&Bucket> for Heard {
-    fn from(bucket: &Bucket) -> Self {
-        let rows = bucket.usage().rows;
-        let failures = rows.iter().map(|row| row.errors).sum();
-        let requests: u64 = rows.iter().map(|row| row.requests).sum();
+impl Heard {
+    /// Every request. One that is cut off has failed.
+    fn of_all(bucket: &Bucket) -> Self {
+        Self::of(&bucket.usage().rows, |row| row.errors)
+    }
+
+    /// Creates. One that is cut off says nothing: it may be the uplink that is slow.
+    fn of_creates(bucket: &Bucket) -> Self {
+        let mut rows = bucket.usage().rows;
+        rows.retain(|row| row.operation == Operation::Create);
+        Self::of(&rows, |row| row.refused)
+    }
+
+    fn of(rows: &[UsageRow], failures: impl Fn(&UsageRow) -> u64) -> Self {
+        let answers = |row: &UsageRow| row.requests.saturating_sub(row.errors);
         Self {
-            answers: requests.saturating_sub(failures),
-            failures,
+            answers: rows.iter().map(answers).sum(),
+            failures: rows.iter().map(failures).sum(),
         }
+    }
+}
+
+/// How long requests of some kind have only failed.
+struct Silence {
+    heard: Heard,
+    from: Option<Mono>,
+    failed_at: Mono,
+}
+
+impl Silence {
+    /// None yet: what was heard before does not count.
+    fn after(heard: Heard) -> Self {
+        Self {
+            heard,
+            from: None,
+            failed_at: Mono::default(),
+        }
+    }
+
+    fn hear(&mut self, heard: Heard, now: Mono) {
+        let before = std::mem::replace(&mut self.heard, heard);
+        if heard.answers > before.answers {
+            self.from = None;
+        } else if heard.failures > before.failures {
+            self.from.get_or_insert(now);
+            self.failed_at = now;
+        }
+    }
+
+    fn lasted(&self, to: Mono) -> Option<Duration> {
+        self.from.map(|from| to.since(from))
     }
 }
 
@@ -181,8 +227,7 @@ const LISTEN_EVERY: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use firn_proto::env::Mono;
-    use firn_storage::bucket::testing::FaultStore;
+    use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
     use firn_storage::bucket::{CreateOutcome, Purpose};
     use firn_storage::layout::Place;
 
@@ -212,21 +257,75 @@ mod tests {
         }
     }
 
+    /// The same, once a second.
+    async fn put_each_second(bucket: &Bucket) -> Result<(), FirnError> {
+        let key = Place::Cluster.key();
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let body = vec![Bytes::from_static(b"slot")];
+            let outcome = bucket.create_once(Purpose::Meta, &key, body).await;
+            if matches!(outcome, CreateOutcome::Created) {
+                return Ok(());
+            }
+            bucket.get(Purpose::Meta, &key).await.unwrap();
+        }
+    }
+
+    /// A bucket over `store`, whose start may take 8 seconds.
+    fn bucket_on(store: FaultStore) -> (BucketConfig, Bucket, Arc<dyn Clock>) {
+        let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
+        let entropy = Arc::new(Entropy::from_seed(1));
+        let bucket = Bucket::from_store(Arc::new(store), Arc::clone(&clock), entropy);
+        let config = BucketConfig {
+            url: "memory://".to_owned(),
+            create: false,
+            start_timeout: Duration::from_secs(8),
+        };
+        (config, bucket, clock)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_gives_up_on_a_bucket_that_is_read_and_takes_nothing() {
+        for fault in [Fault::Denied, Fault::FailedBefore] {
+            let store = FaultStore::in_memory();
+            store.inject(Rule::new(On::Put, fault).times(u64::MAX));
+            let (config, bucket, clock) = bucket_on(store);
+            let start = while_it_answers(&config, &bucket, &clock, put_each_second(&bucket));
+            let started = tokio::time::timeout(HOUR, start).await;
+            let refused = started.expect("it tries for ever").unwrap_err();
+            assert!(refused.to_string().contains("takes nothing"), "{refused}");
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_whose_creates_are_over_may_read_for_as_long_as_it_takes() {
+        let store = FaultStore::in_memory();
+        store.inject(Rule::new(On::Put, Fault::FailedBefore));
+        let (config, bucket, clock) = bucket_on(store);
+        let start = async {
+            let key = Place::Cluster.key();
+            let body = vec![Bytes::from_static(b"slot")];
+            bucket.create_once(Purpose::Meta, &key, body).await;
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                bucket.get(Purpose::Meta, &key).await.unwrap();
+            }
+            Ok(())
+        };
+        let started = while_it_answers(&config, &bucket, &clock, start).await;
+        assert!(started.is_ok());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_start_gives_up_on_a_dead_bucket_and_not_on_a_slow_one() {
         for is_dead in [false, true] {
-            let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
             let store = FaultStore::in_memory();
             // 20 s for the object, several times what the first attempts get
             store.set_uplink(Some(1_000));
             store.set_outage(is_dead);
-            let entropy = Arc::new(Entropy::from_seed(1));
-            let bucket = Bucket::from_store(Arc::new(store), Arc::clone(&clock), entropy);
-            let config = BucketConfig {
-                url: "memory://".to_owned(),
-                create: false,
-                start_timeout: Duration::from_secs(8),
-            };
+            let (config, bucket, clock) = bucket_on(store);
             let started = while_it_answers(&config, &bucket, &clock, put(&bucket)).await;
             assert_eq!(started.is_err(), is_dead);
         }

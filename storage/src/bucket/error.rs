@@ -129,6 +129,19 @@ pub enum CreateOutcome {
     Refused(BucketError),
 }
 
+impl CreateOutcome {
+    /// Whether the store answered that it does not take the object now.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Unclear(unclear) => {
+                matches!(unclear.kind, UnclearKind::Throttled | UnclearKind::Failed)
+            }
+            Self::Created | Self::Exists => false,
+        }
+    }
+}
+
 /// An error of an [`object_store::ObjectStore`] that is not HTTP, with what is known about its
 /// effect; stores of our own put it as the source of [`StoreError::Generic`].
 #[derive(Clone, Debug, Error)]

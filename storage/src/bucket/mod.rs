@@ -178,10 +178,7 @@ impl Bucket {
         let answer = tokio::time::timeout(timeout, put).await;
 
         let took = self.0.clock.mono().since(started);
-        self.0
-            .counters
-            .count(label, matches!(answer, Ok(Ok(_))), took);
-        match answer {
+        let outcome = match answer {
             Ok(Ok(_)) => {
                 self.0.counters.sent(label, bytes);
                 lock(&self.0.upload).on_success(bytes, took);
@@ -192,7 +189,13 @@ impl Bucket {
                 lock(&self.0.upload).on_timeout(bytes, timeout);
                 error::timed_out(timeout)
             }
+        };
+        let answered = matches!(outcome, CreateOutcome::Created | CreateOutcome::Exists);
+        self.0.counters.count(label, answered, took);
+        if outcome.is_refusal() {
+            self.0.counters.refused(label);
         }
+        outcome
     }
 
     /// The bytes of `range` that the object has: fewer than asked for if it ends earlier, none if

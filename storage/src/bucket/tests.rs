@@ -392,7 +392,8 @@ async fn requests_and_bytes_are_counted_by_purpose() {
             row(Purpose::Journal).errors,
             row(Purpose::Journal).bytes_sent
         ),
-        (1, 0)
+        (0, 0),
+        "that the key is taken is an answer"
     );
     assert_eq!(row(Purpose::Fold).bytes_received, 2);
     let absent = row(Purpose::Meta);

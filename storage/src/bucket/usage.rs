@@ -75,6 +75,7 @@ const ROWS: usize = Purpose::ALL.len() * Operation::ALL.len();
 struct Row {
     requests: AtomicU64,
     errors: AtomicU64,
+    refused: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
     micros: AtomicU64,
@@ -96,6 +97,11 @@ impl Counters {
         row.errors.fetch_add(u64::from(!ok), Ordering::Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         row.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Counts a create that the store answered with a refusal.
+    pub(super) fn refused(&self, label: (Purpose, Operation)) {
+        self.row(label).refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts bytes that the store took.
@@ -124,6 +130,7 @@ impl Counters {
                     operation,
                     requests: row.requests.load(Ordering::Relaxed),
                     errors: row.errors.load(Ordering::Relaxed),
+                    refused: row.refused.load(Ordering::Relaxed),
                     bytes_sent: row.sent.load(Ordering::Relaxed),
                     bytes_received: row.received.load(Ordering::Relaxed),
                     busy: Duration::from_micros(row.micros.load(Ordering::Relaxed)),
@@ -153,6 +160,8 @@ pub struct UsageRow {
     pub requests: u64,
     /// Those of them that brought no usable answer.
     pub errors: u64,
+    /// Creates among those that the store answered, and did not take. The others were cut off.
+    pub refused: u64,
     /// Bytes of bodies the store took.
     pub bytes_sent: u64,
     /// Bytes of bodies the store gave.
