@@ -29,12 +29,16 @@ const BUFFERS_KEPT: usize = 2;
 const _: () = assert!(BUFFER_BYTES.is_multiple_of(ALIGNMENT));
 
 /// Writes past the page cache where the file system can.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct DirectWriter {
     buffers: Mutex<Vec<AlignedBuffer>>,
     /// The file system has refused once.
     refused: AtomicBool,
+    /// Hands whole blocks to the disk; tests have disks that refuse them.
+    write_blocks_at: WriteAt,
 }
+
+type WriteAt = fn(&File, &[u8], u64) -> io::Result<()>;
 
 /// The end of a vector that begins at a multiple of [`ALIGNMENT`].
 #[derive(Debug)]
@@ -42,6 +46,16 @@ struct AlignedBuffer {
     memory: Vec<u8>,
     start: usize,
     filled: usize,
+}
+
+impl Default for DirectWriter {
+    fn default() -> Self {
+        Self {
+            buffers: Mutex::default(),
+            refused: AtomicBool::new(false),
+            write_blocks_at: |file, blocks, at| file.write_all_at(blocks, at),
+        }
+    }
 }
 
 impl DirectWriter {
@@ -58,7 +72,8 @@ impl DirectWriter {
             return Ok(false);
         }
         let mut buffer = self.take_buffer();
-        let written = buffer.write_blocks(file, body);
+        let written =
+            buffer.write_blocks(body, |blocks, at| (self.write_blocks_at)(file, blocks, at));
         rustix::fs::fcntl_setfl(file, flags)?;
         // What does not fill a block goes the ordinary way: cutting off a padded block would make
         // the file system read it back first.
@@ -105,7 +120,11 @@ impl AlignedBuffer {
     }
 
     /// Writes all whole blocks of `body` and keeps the rest; answers where in the file it begins.
-    fn write_blocks(&mut self, file: &File, body: &PutPayload) -> io::Result<u64> {
+    fn write_blocks(
+        &mut self,
+        body: &PutPayload,
+        write_at: impl Fn(&[u8], u64) -> io::Result<()>,
+    ) -> io::Result<u64> {
         let mut at = 0;
         for piece in body {
             let mut rest: &[u8] = piece;
@@ -116,14 +135,14 @@ impl AlignedBuffer {
                 self.filled += now.len();
                 rest = later;
                 if self.filled == BUFFER_BYTES {
-                    file.write_all_at(self.bytes(), at)?;
+                    write_at(self.bytes(), at)?;
                     at += BUFFER_BYTES as u64;
                     self.filled = 0;
                 }
             }
         }
         let whole = self.filled - self.filled % ALIGNMENT;
-        file.write_all_at(&self.bytes()[..whole], at)?;
+        write_at(&self.bytes()[..whole], at)?;
         let rest = self.start + whole..self.start + self.filled;
         self.memory.copy_within(rest, self.start);
         self.filled -= whole;
@@ -137,9 +156,23 @@ impl AlignedBuffer {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bytes::Bytes;
+    use rustix::fs::{CWD, Mode, openat};
 
     use super::*;
+    use crate::bucket::file::disk::{Disk, LocalDisk};
+
+    /// Whether the file system of `folder` takes a block past the page cache.
+    fn is_direct(folder: &Path) -> bool {
+        let memory = vec![1; 2 * ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::DIRECT;
+        let probe = openat(CWD, folder.join("probe"), flags, Mode::RUSR | Mode::WUSR);
+        let block = &memory[start..start + ALIGNMENT];
+        probe.is_ok_and(|file| File::from(file).write_all_at(block, 0).is_ok())
+    }
 
     /// Pieces of odd lengths, `length` bytes in all.
     fn body(length: usize) -> PutPayload {
@@ -153,7 +186,7 @@ mod tests {
         pieces.into_iter().collect()
     }
 
-    fn write(writer: &DirectWriter, folder: &std::path::Path, length: usize) -> (bool, Vec<u8>) {
+    fn write(writer: &DirectWriter, folder: &Path, length: usize) -> (bool, Vec<u8>) {
         let path = folder.join(length.to_string());
         let file = File::create_new(&path).unwrap();
         let direct = writer.write(&file, &body(length)).unwrap();
@@ -178,8 +211,28 @@ mod tests {
             3 * BUFFER_BYTES + 12_345,
         ] {
             let (direct, found) = write(&writer, folder.path(), length);
+            assert_eq!(direct, is_direct(folder.path()), "{length} bytes");
             let expected = if direct { plain(length) } else { Vec::new() };
             assert!(found == expected, "{length} bytes, direct: {direct}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_refuses_direct_blocks_half_way_gets_the_whole_body_in_the_ordinary_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = LocalDisk::default();
+        disk.direct.write_blocks_at = |file, blocks, at| match at {
+            0 => file.write_all_at(blocks, at),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        };
+        let length = 2 * BUFFER_BYTES + 12_345;
+        for name in ["first", "next"] {
+            let mut draft = disk.draft(folder.path()).unwrap();
+            disk.write(&mut draft, &body(length)).unwrap();
+            let path = folder.path().join(name);
+            assert!(disk.link(&draft, &path).unwrap());
+            assert!(std::fs::read(path).unwrap() == plain(length), "{name}");
+            assert!(disk.direct.refused.load(Ordering::Relaxed));
         }
     }
 
@@ -196,6 +249,7 @@ mod tests {
         let writer = DirectWriter::default();
         write(&writer, folder.path(), 2 * BUFFER_BYTES);
         let (direct, found) = write(&writer, folder.path(), BYTES_MIN + 7);
+        assert_eq!(direct, is_direct(folder.path()));
         let expected = if direct {
             plain(BYTES_MIN + 7)
         } else {

@@ -68,7 +68,7 @@ impl Drop for Draft {
 pub(super) struct LocalDisk {
     /// Tells the temporary names of this process apart.
     next_temporary: AtomicU64,
-    direct: DirectWriter,
+    pub(super) direct: DirectWriter,
 }
 
 impl LocalDisk {
