@@ -1,7 +1,7 @@
 //! Every limit of the product, with the relations between them checked at compile time.
 //!
-//! A limit that a user may set has its default here and its name in the configuration; a limit
-//! that only protects the process stands here alone.
+//! What a user may set has its default beside its key in the configuration, and here what it must
+//! at least or at most be; a limit that only protects the process stands here alone.
 
 use std::time::Duration;
 
@@ -70,8 +70,6 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 5000;
 /// Batches that a partition remembers of each producer, Kafka's
 /// `max.in.flight.requests.per.connection` for idempotent producers.
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
-/// Default of `producer.id.expiration.ms`: after this long without a batch a producer is forgotten.
-pub const PRODUCER_EXPIRY_MS_DEFAULT: i64 = 24 * 60 * 60 * 1000;
 /// Refused batches of unknown idempotent producers that one broker remembers.
 pub const REFUSALS_MAX: usize = 10_000;
 
@@ -107,10 +105,6 @@ pub const CHECKPOINT_AGE_MAX: usize = 64;
 
 /// Objects are cached in aligned blocks of this size, in bytes.
 pub const CACHE_BLOCK_BYTES: usize = 256 * 1024;
-/// Default memory for the newest durable batches of all partitions, in bytes.
-pub const TAIL_CACHE_BYTES_DEFAULT: usize = 128 * 1024 * 1024;
-/// Default memory for blocks of objects that consumers read behind the tail, in bytes.
-pub const OBJECT_CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// Largest range that one GET takes for a consumer, in bytes.
 pub const COLD_GET_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// GETs for consumers in flight at a time, so that cold reads hold bounded memory.
@@ -128,11 +122,12 @@ pub const READ_CURSORS_MAX: usize = 16 * 1024;
 
 /// Size of a segment of the local WAL, reserved on the disk before it is used.
 pub const LOCAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
-/// Segments of the local WAL that are kept in quarantine; beyond them the oldest goes.
+/// Segments of the local WAL that are kept in quarantine; beyond them the oldest goes, unless the
+/// present start has put it there: it may be what the operator was told of a moment ago.
 pub const LOCAL_QUARANTINE_SEGMENTS_MAX: usize = 16;
-/// Default of the bytes that may be in the WAL and not durable (`wal.inflight.bytes`): producers
-/// wait when they are reached.
-pub const WAL_BYTES_IN_FLIGHT_DEFAULT: usize = 128 * 1024 * 1024;
+/// Least of the bytes that may be in the WAL and not durable (`wal.memory.bytes`): producers wait
+/// when they are reached.
+pub const WAL_MEMORY_BYTES_MIN: usize = 2 * MESSAGE_BYTES_MAX;
 /// Batches below this are copied out of the socket buffer they came in, which they would pin.
 pub const TINY_BATCH_BYTES: usize = 4096;
 /// Default of `wal.puts.per.second` on `s3://`.
@@ -285,8 +280,8 @@ const _: () = assert!(
     "a legal batch must be legal when it does not compress"
 );
 const _: () = assert!(
-    WAL_BYTES_IN_FLIGHT_DEFAULT >= SLOTS_IN_FLIGHT_MAX * SLOT_BYTES_TARGET
-        && WAL_BYTES_IN_FLIGHT_DEFAULT >= MESSAGE_BYTES_MAX,
+    WAL_MEMORY_BYTES_MIN >= SLOTS_IN_FLIGHT_MAX * SLOT_BYTES_TARGET
+        && WAL_MEMORY_BYTES_MIN >= MESSAGE_BYTES_MAX,
     "permits must be able to fill every slot in flight and hold the largest batch"
 );
 const _: () = assert!(
@@ -294,11 +289,6 @@ const _: () = assert!(
     "a wall must stand beyond everything a writer has in flight"
 );
 const _: () = assert!(CHECKPOINT_SLOTS <= CHECKPOINT_SLOTS_MAX);
-const _: () = assert!(
-    LOCAL_QUARANTINE_SEGMENTS_MAX as u64 * LOCAL_SEGMENT_BYTES
-        >= 2 * WAL_BYTES_IN_FLIGHT_DEFAULT as u64,
-    "the quarantine must hold all that one process can lose"
-);
 const _: () = assert!(
     COLD_GET_BYTES_MAX.is_multiple_of(CACHE_BLOCK_BYTES),
     "a GET takes whole blocks"

@@ -292,10 +292,10 @@ pub static KEYS: &[Key] = &[
         about: "bytes of produced batches that may wait for the bucket before producers are held back",
         set: |c, v| {
             let bytes = memory(v)?;
-            if bytes < 2 * limits::MESSAGE_BYTES_MAX {
+            if bytes < limits::WAL_MEMORY_BYTES_MIN {
                 return Err(format!(
                     "`{v}` is too small: the largest batch must fit twice ({} bytes)",
-                    2 * limits::MESSAGE_BYTES_MAX
+                    limits::WAL_MEMORY_BYTES_MIN
                 ));
             }
             set(&mut c.wal.memory_bytes, Ok(bytes))

@@ -122,9 +122,8 @@ impl Directory {
         }
     }
 
-    /// Moves a segment out of the way, for somebody to look at. Beyond `keep` of them the oldest
-    /// goes, and that is said.
-    pub(crate) fn quarantine(&self, number: u64, keep: usize) -> Result<PathBuf, LocalWalError> {
+    /// Moves a segment out of the way, for somebody to look at.
+    pub(crate) fn quarantine(&self, number: u64) -> Result<PathBuf, LocalWalError> {
         let folder = self.quarantine_path();
         create_durably(&folder)?;
         let from = self.segment_path(number);
@@ -132,16 +131,26 @@ impl Directory {
         fs::rename(&from, &to).map_err(LocalWalError::io("move to quarantine", &from))?;
         sync_directory(&folder)?;
         self.sync()?;
-        let kept = self.quarantined()?;
-        for oldest in &kept[..kept.len().saturating_sub(keep)] {
-            let path = folder.join(local_segment(*oldest));
+        Ok(to)
+    }
+
+    /// Removes the oldest of the segments in quarantine, as long as there are more than `keep`, and
+    /// only of `earlier`: those that were there before. What goes is said.
+    pub(crate) fn trim_quarantine(
+        &self,
+        earlier: &[u64],
+        keep: usize,
+    ) -> Result<(), LocalWalError> {
+        let excess = self.quarantined()?.len().saturating_sub(keep);
+        for oldest in earlier.iter().take(excess) {
+            let path = self.quarantine_path().join(local_segment(*oldest));
             fs::remove_file(&path).map_err(LocalWalError::io("remove", &path))?;
             tracing::error!(
                 path = %path.display(), keep,
                 "the quarantine of the local wal is full: its oldest segment is removed"
             );
         }
-        Ok(to)
+        Ok(())
     }
 
     /// Removes a segment file. Not fsynced: a segment that comes back after a power loss holds

@@ -156,13 +156,12 @@ impl Recovered {
     ///
     /// When a file cannot be removed or moved; what is left is found again at the next start.
     pub fn forget(self, lost: &[LocalRow]) -> Result<(), LocalWalError> {
+        let quarantined = self.directory.quarantined()?;
         for number in &self.segments {
             let keep = self.damaged.iter().any(|damage| damage.segment == *number)
                 || lost.iter().any(|row| row.segment == *number);
             let gone = if keep {
-                let moved = self
-                    .directory
-                    .quarantine(*number, LOCAL_QUARANTINE_SEGMENTS_MAX);
+                let moved = self.directory.quarantine(*number);
                 moved.map(|path| {
                     tracing::warn!(path = %path.display(), "local wal segment moved to quarantine");
                 })
@@ -175,7 +174,8 @@ impl Recovered {
                 other => other?,
             }
         }
-        Ok(())
+        self.directory
+            .trim_quarantine(&quarantined, LOCAL_QUARANTINE_SEGMENTS_MAX)
     }
 
     pub(crate) fn next_number(&self) -> u64 {

@@ -339,6 +339,21 @@ fn a_full_quarantine_lets_its_oldest_segment_go() {
 }
 
 #[test]
+fn a_start_that_loses_more_than_the_quarantine_keeps_removes_none_of_it() {
+    let dir = TempDir::new().unwrap();
+    let lives = LOCAL_QUARANTINE_SEGMENTS_MAX + 2;
+    for base in 0..lives as i64 {
+        write(dir.path(), &[vec![entry(0, base, base, 10)]]);
+    }
+    let (_, recovered) = open(dir.path());
+    let lost = recovered.rows().to_vec();
+    assert_eq!(lost.len(), lives);
+    recovered.forget(&lost).unwrap();
+    let kept = fs::read_dir(dir.path().join("quarantine")).unwrap();
+    assert_eq!(kept.count(), lives);
+}
+
+#[test]
 fn entries_of_several_lives_keep_their_order() {
     let dir = TempDir::new().unwrap();
     for base in 0..5 {
