@@ -67,13 +67,19 @@ impl FileStore {
     /// Opens `root`, which is made if it is missing, with its parents.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system says, and when `root` or one of its parents is no directory.
     pub fn open(root: &FsPath) -> io::Result<Self> {
         Self::open_on(Box::new(LocalDisk::default()), root)
     }
 
     fn open_on(disk: Box<dyn Disk>, root: &FsPath) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
+        if let Some(there) = root.ancestors().find(|path| path.exists())
+            && !there.is_dir()
+        {
+            let why = format!("{} is there and is no directory", there.display());
+            return Err(io::Error::new(ErrorKind::NotADirectory, why));
+        }
         for missing in missing_directories(&root) {
             disk.make_directory(missing)?;
             let parent = missing.parent().unwrap_or(missing);
