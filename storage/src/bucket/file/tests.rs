@@ -269,10 +269,10 @@ async fn a_full_disk_refuses_a_create_and_leaves_nothing() {
 fn a_root_that_is_a_file_or_lies_below_one_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("not-a-folder");
-    std::fs::write(&file, "x").unwrap();
+    fs::write(&file, "x").unwrap();
     for root in [file.clone(), file.join("below")] {
         let error = FileStore::open(&root).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::NotADirectory);
+        assert_eq!(error.kind(), ErrorKind::NotADirectory);
         assert!(error.to_string().contains("not-a-folder"), "{error}");
     }
 }
