@@ -3,10 +3,11 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+mod running;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::node::{Node, World};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{ProducerEpoch, ProducerId, TopicId};
@@ -32,6 +33,8 @@ use firn_storage::bucket::testing::FaultStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use running::{config, figure};
+
 const TOPIC: &str = "measurements";
 /// Offsets of the tests do not depend on it, but records may not lie in the future.
 const TIME: i64 = 1_700_000_000_000;
@@ -45,12 +48,6 @@ async fn start_on(bucket: &str) -> Node {
     Node::start(config).await.unwrap()
 }
 
-fn config(pairs: &[(&str, &str)]) -> Arc<Config> {
-    let pairs = [("kafka", "127.0.0.1:0")].iter().chain(pairs);
-    let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
-    Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
-}
-
 /// A node on a store that fails as told.
 async fn start_on_faults(store: &FaultStore, pairs: &[(&str, &str)]) -> Node {
     let mut world = World::of_machine();
@@ -58,18 +55,6 @@ async fn start_on_faults(store: &FaultStore, pairs: &[(&str, &str)]) -> Node {
     world.bucket = Some(Bucket::from_store(Arc::new(store.clone()), clock, entropy));
     let pairs = [&[("bucket", "memory://"), ("http", "127.0.0.1:0")], pairs].concat();
     Node::start_in(world, config(&pairs)).await.unwrap()
-}
-
-/// A figure of `/metrics`.
-async fn figure(node: &Node, name: &str) -> usize {
-    let mut socket = TcpStream::connect(node.http().unwrap()).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
-    let mut lines = answer.lines();
-    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap().parse().unwrap()
 }
 
 /// A connection that asks one thing at a time.

@@ -3,10 +3,10 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
-use std::sync::Arc;
+mod running;
+
 use std::time::Duration;
 
-use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::node::Node;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::describe_groups::DescribeGroupsRequest;
@@ -19,6 +19,8 @@ use firn_proto::record::{BatchBuilder, Codec, NewRecord};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use running::{config, figure};
+
 /// A version of JoinGroup that takes new members without sending them back first.
 const JOIN_GROUP: i16 = 3;
 const DESCRIBE_GROUPS: i16 = 5;
@@ -28,27 +30,8 @@ const PRODUCE: i16 = 9;
 const TOPIC: &str = "measurements";
 
 async fn start(pairs: &[(&str, &str)]) -> Node {
-    let fixed = [
-        ("bucket", "memory://"),
-        ("http", "127.0.0.1:0"),
-        ("kafka", "127.0.0.1:0"),
-    ];
-    let pairs = fixed.iter().chain(pairs);
-    let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
-    let config = Config::new(Profile::Dev, pairs.collect()).unwrap();
-    Node::start(Arc::new(config)).await.unwrap()
-}
-
-/// A figure of `/metrics`.
-async fn figure(node: &Node, name: &str) -> usize {
-    let mut socket = TcpStream::connect(node.http().unwrap()).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
-    let mut lines = answer.lines();
-    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap().parse().unwrap()
+    let pairs = [&[("bucket", "memory://"), ("http", "127.0.0.1:0")], pairs].concat();
+    Node::start(config(&pairs)).await.unwrap()
 }
 
 /// Sends a request over a connection of its own.

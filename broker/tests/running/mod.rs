@@ -1,0 +1,27 @@
+//! What tests of a whole node in their own process share: its configuration and its figures.
+
+use std::sync::Arc;
+
+use firn_broker::config::{Config, Pair, Profile, Source};
+use firn_broker::node::Node;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A configuration with the Kafka door on a free port and `pairs`.
+pub(crate) fn config(pairs: &[(&str, &str)]) -> Arc<Config> {
+    let pairs = [("kafka", "127.0.0.1:0")].iter().chain(pairs);
+    let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+    Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
+}
+
+/// A figure of `/metrics`.
+pub(crate) async fn figure(node: &Node, name: &str) -> usize {
+    let mut socket = TcpStream::connect(node.http().unwrap()).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let mut lines = answer.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap().parse().unwrap()
+}
