@@ -35,6 +35,7 @@ use firn_storage::cache::TailCache;
 use firn_storage::read::Reader;
 use firn_storage::stream::StreamEnv;
 use firn_storage::wal::Wal;
+use firn_storage::wal::local::{LocalWal, Recovered};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -92,8 +93,8 @@ impl Node {
         Self::start_in(World::of_machine(), config).await
     }
 
-    /// Starts a node: opens the bucket, takes the journal over, takes up what earlier processes of
-    /// this broker left, and only then opens its doors.
+    /// Starts a node: opens the bucket and the directories of this machine, takes the journal over,
+    /// takes up what earlier processes of this broker left, and only then opens its doors.
     ///
     /// # Errors
     /// Why it cannot serve.
@@ -231,6 +232,15 @@ struct Starting {
     shown: Shown,
 }
 
+/// A start that has the journal, and of this machine what it needs.
+struct Led {
+    coordinator: Coordinator,
+    task: CoordinatorTask,
+    local: Option<(LocalWal, Recovered)>,
+    tail: Arc<TailCache>,
+    reader: Reader,
+}
+
 impl Starting {
     /// Everything up to the doors.
     async fn assemble(&self, doors: &Doors) -> Result<(Context, Parts, JoinSet<()>), FirnError> {
@@ -250,20 +260,14 @@ impl Starting {
             clock: Arc::clone(&world.clock),
             entropy: Arc::clone(&world.entropy),
         };
-        stage("taking the journal over");
-        let (coordinator, coordinator_task) = self.lead(&bucket, &env).await?;
-        let cluster = coordinator.image().borrow().cluster;
-        stage("reading the local wal");
-        let (local, recovered) = parts::open_local_wal(config, cluster, &world.entropy)
-            .await?
-            .unzip();
+        let led = self.lead(&bucket, &env).await?;
+        let (coordinator, tail, reader) = (led.coordinator, led.tail, led.reader);
+        let (local, recovered) = led.local.unzip();
         let disk = recovered.as_ref().map(|recovered| recovered.disk());
         let register = parts::register(config, doors, disk, &coordinator);
         let registered =
             bucket::while_it_answers(&config.bucket, &bucket, &world.clock, register).await?;
 
-        let tail = Arc::new(TailCache::new(config.cache.tail_bytes));
-        let reader = parts::open_reader(config, &bucket, cluster, &tail).await?;
         let partitions = Arc::new(Partitions::new(Arc::clone(&world.clock), tail));
         let sink = Arc::new(NodeSink::new(
             Arc::clone(&partitions),
@@ -301,7 +305,7 @@ impl Starting {
         }
         let parts = Parts {
             coordinator,
-            coordinator_task: Mutex::new(coordinator_task),
+            coordinator_task: Mutex::new(led.task),
             registered,
             partitions,
             wal,
@@ -312,13 +316,9 @@ impl Starting {
 
     /// Takes the journal over in a bucket that has proved itself. A local directory proves itself
     /// meanwhile, since both wait for its disk; nothing is served unless it does.
-    async fn lead(
-        &self,
-        bucket: &Bucket,
-        env: &StreamEnv,
-    ) -> Result<(Coordinator, CoordinatorTask), FirnError> {
+    async fn lead(&self, bucket: &Bucket, env: &StreamEnv) -> Result<Led, FirnError> {
         let prove = bucket::prove(&self.config.bucket, bucket, &env.clock, &env.entropy);
-        let lead = parts::lead(&self.config, bucket, env);
+        let lead = self.claim(bucket, env);
         let lead = bucket::while_it_answers(&self.config.bucket, bucket, &env.clock, lead);
         if bucket.kind() == BucketKind::S3 {
             prove.await?;
@@ -327,6 +327,26 @@ impl Starting {
         let (proved, led) = tokio::join!(prove, lead);
         proved?;
         led
+    }
+
+    /// Takes what this process needs of its machine, and then the journal. The claim ends whichever
+    /// process leads now, so that what can fail has to fail before it.
+    async fn claim(&self, bucket: &Bucket, env: &StreamEnv) -> Result<Led, FirnError> {
+        let (config, health) = (&self.config, &self.shown.health);
+        let cluster = parts::cluster(config, bucket, env).await?;
+        health.starting("reading the local wal");
+        let local = parts::open_local_wal(config, cluster, &env.entropy).await?;
+        let tail = Arc::new(TailCache::new(config.cache.tail_bytes));
+        let reader = parts::open_reader(config, bucket, cluster, &tail).await?;
+        health.starting("taking the journal over");
+        let (coordinator, task) = parts::lead(config, bucket, env).await?;
+        Ok(Led {
+            coordinator,
+            task,
+            local,
+            tail,
+            reader,
+        })
     }
 
     /// Opens partitions without a past, and keeps to the picture of the cluster from now on.

@@ -67,6 +67,38 @@ fn an_idle_broker_stops_by_itself_when_another_takes_its_bucket() {
     second.stop();
 }
 
+/// The claim to the bucket ends whoever has it, so a start takes what it needs of its machine first.
+#[test]
+fn a_start_that_cannot_have_its_local_wal_leaves_the_running_broker_alone() {
+    let (mine, other) = (folder(), folder());
+    let wal = mine.path().join("wal");
+    let plan = NodePlan::on_directory(FIRN, mine.path()).with_wal(&wal);
+    let first = plan.start();
+    let (file, foreign) = (other.path().join("file"), other.path().join("foreign"));
+    fs::write(&file, "x").unwrap();
+    let elsewhere = NodePlan::on_directory(FIRN, other.path()).with_wal(&foreign);
+    elsewhere.start().stop();
+    let unusable = [
+        (&wal, "in use by another process"),
+        (&file, "Not a directory"),
+        (&foreign, "belongs to cluster"),
+    ];
+    for (directory, reason) in unusable {
+        let plan = NodePlan::on_bucket(FIRN, other.path(), plan.bucket()).with_wal(directory);
+        let mut second = plan.launch();
+        let status = second.process.wait(wait::PATIENCE);
+        assert!(!status.success());
+        let output = second.process.output();
+        assert!(output.contains(reason), "no {reason:?} in:\n{output}");
+    }
+    let mut client = Client::connect(first.kafka()).unwrap();
+    client.create_topic("kept", 1, &[]);
+    client.append("kept", 0, &[Record::new("k", "v")]);
+    let claims = fs::read_dir(mine.path().join("bucket/meta/epoch")).unwrap();
+    assert_eq!(claims.count(), 1, "nobody else has claimed the bucket");
+    first.stop();
+}
+
 /// A fetch that waits was let in before; what the broker knows when it answers may be old by then.
 #[test]
 fn a_broker_that_stood_still_answers_no_waiting_fetch_once_another_leads() {

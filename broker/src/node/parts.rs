@@ -11,7 +11,7 @@ use firn_proto::ids::{ClusterId, DiskId};
 use firn_proto::journal::JournalError;
 use firn_storage::bucket::{Bucket, BucketKind, backoff};
 use firn_storage::cache::{CachedObjects, DiskSpace, FoyerCache, TailCache};
-use firn_storage::journal::BucketJournal;
+use firn_storage::journal::{BucketJournal, cluster_id};
 use firn_storage::read::Reader;
 use firn_storage::stream::StreamEnv;
 use firn_storage::wal::local::{LocalWal, LocalWalError, LocalWalOptions, Recovered};
@@ -40,17 +40,42 @@ pub(super) async fn lead(
         puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
         ..CoordinatorConfig::default()
     };
-    let began = env.clock.mono();
-    let mut attempt = 0;
-    loop {
+    let start = || async {
         let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
         let environment = Environment {
             clock: Arc::clone(&env.clock),
             entropy: Arc::clone(&env.entropy),
         };
-        let started = Coordinator::start(opener, coordinator.clone(), environment).await;
+        Coordinator::start(opener, coordinator.clone(), environment).await
+    };
+    patiently(config, env, start).await
+}
+
+/// The id of the cluster whose bucket this is. Claims nothing.
+pub(super) async fn cluster(
+    config: &Config,
+    bucket: &Bucket,
+    env: &StreamEnv,
+) -> Result<ClusterId, FirnError> {
+    let ask = || async { Ok(cluster_id(bucket, env).await?) };
+    patiently(config, env, ask).await
+}
+
+/// Asks the journal again until it answers, or `bucket.start.timeout.ms` has passed.
+async fn patiently<T, F>(
+    config: &Config,
+    env: &StreamEnv,
+    ask: impl Fn() -> F,
+) -> Result<T, FirnError>
+where
+    F: Future<Output = Result<T, EndReason>>,
+{
+    let began = env.clock.mono();
+    let mut attempt = 0;
+    loop {
+        let answer = ask().await;
         let waited = env.clock.mono().since(began);
-        match started {
+        match answer {
             Err(EndReason::Journal(
                 JournalError::Unavailable(reason) | JournalError::Refused(reason),
             )) if waited < config.bucket.start_timeout => {
@@ -58,7 +83,7 @@ pub(super) async fn lead(
                 tracing::warn!(reason, "the journal cannot be taken over yet");
                 tokio::time::sleep(backoff(attempt, env.entropy.next_u64())).await;
             }
-            started => return started.map_err(|reason| coordinator_ended(&reason)),
+            answer => return answer.map_err(|reason| coordinator_ended(&reason)),
         }
     }
 }
