@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     const THIS_TEST: &str = "env::tests::the_monotonic_clock_goes_on_in_suspend";
-    const IS_CHILD: &str = "FIRN_TEST_CLOCK_CHILD";
+    const IS_CHILD: &str = "CI_FIRN_TEST_CLOCK_CHILD";
 
     /// Time since the start of the machine, suspend included, as the kernel prints it.
     fn uptime_micros() -> u64 {

@@ -1,6 +1,6 @@
 //! The bytes of every format, pinned: `storage/testdata/*.hex` hold what version 1 looks like, and
 //! `storage/FORMAT.md` walks through them. A difference is a change of format, which needs a new
-//! version, not a new golden file. For a new format, `FIRN_WRITE_GOLDEN=1` writes the file.
+//! version, not a new golden file. For a new format, `CI_FIRN_WRITE_GOLDEN=1` writes the file.
 
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ fn assert_golden(name: &str, bytes: &[u8]) {
         .join(name);
     let line = |line: &[u8]| -> String { line.iter().map(|byte| format!("{byte:02x}")).collect() };
     let hex: String = bytes.chunks(16).map(|chunk| line(chunk) + "\n").collect();
-    if std::env::var_os("FIRN_WRITE_GOLDEN").is_some() {
+    if std::env::var_os("CI_FIRN_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &hex).unwrap();
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();

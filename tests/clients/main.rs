@@ -1,7 +1,7 @@
 //! Clients written by others, against the real binary: kcat (librdkafka), Kafka's own Java tools,
 //! Python's confluent-kafka. What a machine lacks is skipped by name, or installed by `.ci/run`.
 //!
-//! `FIRN_CLIENTS_AGAINST=kafka` runs what needs no restart against Apache Kafka instead: what
+//! `CI_FIRN_CLIENTS_AGAINST=kafka` runs what needs no restart against Apache Kafka instead: what
 //! fails there too is the test's fault.
 #![allow(
     clippy::unwrap_used,
@@ -34,8 +34,8 @@ enum Broker {
 
 impl Broker {
     fn start(folder: &Path) -> Self {
-        if std::env::var("FIRN_CLIENTS_AGAINST").is_ok_and(|name| name == "kafka") {
-            let jars = KafkaJars::find().expect("FIRN_CLIENTS_AGAINST=kafka needs Kafka's jars");
+        if std::env::var("CI_FIRN_CLIENTS_AGAINST").is_ok_and(|name| name == "kafka") {
+            let jars = KafkaJars::find().expect("CI_FIRN_CLIENTS_AGAINST=kafka needs Kafka's jars");
             return Self::Kafka(Kafka::start(&jars, folder, &[], "512m", &[]));
         }
         Self::Firn(NodePlan::on_directory(FIRN, folder).start())

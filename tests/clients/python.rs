@@ -20,9 +20,9 @@ const PARTITIONS: i32 = 3;
 const RECORDS: usize = 6000;
 const KILLS: usize = 3;
 
-/// A Python that has confluent-kafka: `FIRN_PYTHON`, else the one `.ci/run` makes.
+/// A Python that has confluent-kafka: `CI_FIRN_PYTHON`, else the one `.ci/run` makes.
 fn python() -> Option<PathBuf> {
-    std::env::var_os("FIRN_PYTHON")
+    std::env::var_os("CI_FIRN_PYTHON")
         .map(PathBuf::from)
         .or_else(|| cache_folder().map(|folder| folder.join("python/bin/python")))
         .filter(|path| path.is_file())

@@ -15,7 +15,7 @@ fn with_keys(command: &mut Command) -> &mut Command {
 }
 
 fn doctor(url: &str) -> Output {
-    let binary = std::env::var("FIRN_BIN").unwrap_or_else(|_| FIRN.to_owned());
+    let binary = std::env::var("CI_FIRN_BIN").unwrap_or_else(|_| FIRN.to_owned());
     let mut command = quiet_command(binary.as_ref());
     with_keys(&mut command)
         .args(["doctor", "--bucket", url])

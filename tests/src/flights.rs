@@ -15,9 +15,9 @@ pub struct Flight {
     pub line: String,
 }
 
-/// Every flight of the file that `FIRN_FLIGHTS` names, else of the slice in the repository.
+/// Every flight of the file that `CI_FIRN_FLIGHTS` names, else of the slice in the repository.
 pub fn load() -> Vec<Flight> {
-    let path = std::env::var_os("FIRN_FLIGHTS").map_or_else(
+    let path = std::env::var_os("CI_FIRN_FLIGHTS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("data/flights-3k.jsonl.gz"),
         PathBuf::from,
     );

@@ -20,11 +20,11 @@ pub struct KafkaJars {
 }
 
 impl KafkaJars {
-    /// The jars of `FIRN_KAFKA_JARS`, else where `.ci/run` puts them. `None` without them or
+    /// The jars of `CI_FIRN_KAFKA_JARS`, else where `.ci/run` puts them. `None` without them or
     /// without Java.
     pub fn find() -> Option<Self> {
         program("java")?;
-        let folder = std::env::var_os("FIRN_KAFKA_JARS")
+        let folder = std::env::var_os("CI_FIRN_KAFKA_JARS")
             .map(PathBuf::from)
             .or_else(|| cache_folder().map(|folder| folder.join(format!("kafka-{VERSION}"))))?;
         folder

@@ -16,9 +16,9 @@ const SECRET: &str = "minioadmin";
 /// The bucket the tests use.
 const BUCKET: &str = "firn-test";
 
-/// The MinIO binary: `FIRN_MINIO`, else where `.ci/run` puts it, else of the search path.
+/// The MinIO binary: `CI_FIRN_MINIO`, else where `.ci/run` puts it, else of the search path.
 pub fn binary() -> Option<PathBuf> {
-    std::env::var_os("FIRN_MINIO")
+    std::env::var_os("CI_FIRN_MINIO")
         .map(PathBuf::from)
         .or_else(|| cache_folder().map(|folder| folder.join("bin/minio")))
         .filter(|path| path.is_file())

@@ -29,7 +29,7 @@ pub struct NodePlan {
 
 impl NodePlan {
     /// A broker whose bucket is the folder `bucket` below `folder`, without a local WAL.
-    /// `built` is the binary that cargo made for the calling test; `FIRN_BIN` names another.
+    /// `built` is the binary that cargo made for the calling test; `CI_FIRN_BIN` names another.
     pub fn on_directory(built: &str, folder: &Path) -> Self {
         let bucket = folder.join("bucket");
         std::fs::create_dir_all(&bucket).expect("a folder for the bucket");
@@ -39,7 +39,7 @@ impl NodePlan {
     /// A broker on any bucket URL; local files go below `folder`.
     pub fn on_bucket(built: &str, folder: &Path, bucket: &str) -> Self {
         let binary =
-            std::env::var_os("FIRN_BIN").map_or_else(|| PathBuf::from(built), PathBuf::from);
+            std::env::var_os("CI_FIRN_BIN").map_or_else(|| PathBuf::from(built), PathBuf::from);
         Self {
             binary,
             folder: folder.to_path_buf(),
@@ -118,10 +118,6 @@ impl NodePlan {
             None => command.args(["--wal", "none"]),
         };
         command.args(&self.arguments);
-        // What steers the tests is not the broker's: it refuses variables that it does not know.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FIRN_")) {
-            command.env_remove(name);
-        }
         command.envs(self.environment.iter().cloned());
         command.current_dir(&self.folder);
         Node {
@@ -131,8 +127,7 @@ impl NodePlan {
     }
 }
 
-/// A command that sees no `FIRN_` variable of this process: those steer the tests, and the broker
-/// refuses what it does not know.
+/// A command that sees no `FIRN_` variable of this process: each is a setting to the broker.
 pub fn quiet_command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {

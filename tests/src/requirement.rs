@@ -1,5 +1,5 @@
 //! What a test needs of its machine. A machine that lacks it skips the test by name; with
-//! `FIRN_REQUIRE_ALL=1`, as `.ci/run` sets it, the lack is a failure.
+//! `CI_FIRN_REQUIRE_ALL=1`, as `.ci/run` sets it, the lack is a failure.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,15 +10,15 @@ use std::process::Command;
 /// When the caller was told that nothing may be missing.
 pub fn skip(test: &str, what: &str) {
     assert!(
-        std::env::var_os("FIRN_REQUIRE_ALL").is_none(),
-        "{test} needs {what}, and FIRN_REQUIRE_ALL is set"
+        std::env::var_os("CI_FIRN_REQUIRE_ALL").is_none(),
+        "{test} needs {what}, and CI_FIRN_REQUIRE_ALL is set"
     );
     eprintln!("SKIPPED {test}: this machine lacks {what} (.ci/run installs it)");
 }
 
 /// The folder that keeps what `.ci/run` installs between runs.
 pub fn cache_folder() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("FIRN_CACHE") {
+    if let Some(folder) = std::env::var_os("CI_FIRN_CACHE") {
         return Some(PathBuf::from(folder));
     }
     std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/firn"))

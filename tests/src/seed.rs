@@ -1,4 +1,4 @@
-//! Randomness that a failing test can be run with again: each test prints its seed, `FIRN_SEED`
+//! Randomness that a failing test can be run with again: each test prints its seed, `CI_FIRN_SEED`
 //! sets it.
 
 /// A small generator (splitmix64).
@@ -6,13 +6,13 @@
 pub struct Seed(u64);
 
 impl Seed {
-    /// The seed of `FIRN_SEED`, else `default`; printed, so that a failure names it.
+    /// The seed of `CI_FIRN_SEED`, else `default`; printed, so that a failure names it.
     pub fn from_environment(test: &str, default: u64) -> Self {
-        let seed = std::env::var("FIRN_SEED")
+        let seed = std::env::var("CI_FIRN_SEED")
             .ok()
             .and_then(|text| text.parse().ok())
             .unwrap_or(default);
-        eprintln!("{test}: FIRN_SEED={seed}");
+        eprintln!("{test}: CI_FIRN_SEED={seed}");
         Self(seed)
     }
 

@@ -418,6 +418,33 @@ fn comments_cite_only_what_a_clone_has() {
     );
 }
 
+/// The broker reads every variable that begins with `FIRN_` as a setting and refuses what is none, so
+/// that whoever exported one of those that steer tests could not start it.
+#[test]
+fn no_variable_that_steers_tests_is_a_setting_to_the_broker() {
+    let mut faults = Vec::new();
+    each_text(|name, text| {
+        if ["broker/src/", "deploy/", "README.md"]
+            .iter()
+            .any(|of| name.starts_with(of))
+        {
+            return;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let is_setting = line.match_indices("FIRN_").any(|(at, prefix)| {
+                let before = line[..at].chars().next_back();
+                let after = line[at + prefix.len()..].chars().next();
+                after.is_some_and(|c| c.is_ascii_uppercase())
+                    && !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
+            });
+            if is_setting {
+                faults.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    });
+    none(&faults, "variables of tests begin with CI_FIRN_");
+}
+
 #[test]
 fn the_top_level_holds_only_what_the_map_names() {
     let ignored = ["target", "firn-data"];

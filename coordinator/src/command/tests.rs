@@ -192,7 +192,7 @@ fn slot_of(commands: &[Stamped]) -> Bytes {
 
 /// Durable bytes may gain kinds and versions, but what is there must read as it did. If this fails
 /// a command changed its bytes: give it a new version and keep the old one readable. The files are
-/// written by `FIRN_WRITE_GOLDEN=1 cargo test -p firn-coordinator golden`.
+/// written by `CI_FIRN_WRITE_GOLDEN=1 cargo test -p firn-coordinator golden`.
 #[test]
 fn the_golden_journal_has_these_bytes_and_replays() {
     let commands = every_kind();
@@ -202,7 +202,7 @@ fn the_golden_journal_has_these_bytes_and_replays() {
         assert!(state.apply(stamped).effects.changed, "{stamped:?}");
     }
     let snapshot = encode_snapshot(&state).unwrap();
-    if std::env::var_os("FIRN_WRITE_GOLDEN").is_some() {
+    if std::env::var_os("CI_FIRN_WRITE_GOLDEN").is_some() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
         std::fs::write(format!("{dir}/journal-2.slot"), &bytes).unwrap();
         std::fs::write(format!("{dir}/snapshot-2.bin"), &snapshot).unwrap();

@@ -159,13 +159,13 @@ async fn wrong_credentials_are_refused_and_not_printed() {
     assert!(!printed.contains("not-the-secret"), "{printed}");
 }
 
-/// Runs where the harness (or a developer) names an S3 server: `FIRN_TEST_S3=s3://bucket?endpoint=…`
+/// Runs where the harness (or a developer) names an S3 server: `CI_FIRN_TEST_S3=s3://bucket?endpoint=…`
 /// with the AWS names for its credentials.
 #[tokio::test]
 #[expect(clippy::print_stderr, reason = "a skipped test says so by name")]
 async fn a_real_s3_server_conforms() {
-    let Ok(url) = std::env::var("FIRN_TEST_S3") else {
-        eprintln!("skipped: FIRN_TEST_S3 does not name an S3 server");
+    let Ok(url) = std::env::var("CI_FIRN_TEST_S3") else {
+        eprintln!("skipped: CI_FIRN_TEST_S3 does not name an S3 server");
         return;
     };
     let (clock, entropy) = env();
