@@ -20,10 +20,11 @@ pub enum FirnError {
         /// Why it failed, and what to do.
         reason: String,
     },
-    /// Another process has taken over what this one wrote. Exit status 1.
+    /// Another process has taken this one's place. Exit status 3.
     #[error(
-        "fenced: {0}; another process writes this bucket now, so this one stops. Nothing it \
-         acknowledged is lost"
+        "fenced: {0}. What this process acknowledged with acks=all is in the bucket and served \
+         there. One bucket takes one process: do not restart this one while the other runs, or \
+         give it a bucket or a prefix of its own"
     )]
     Fenced(String),
     /// Anything else. Exit status 1.
@@ -58,7 +59,8 @@ impl FirnError {
         match self {
             Self::Config(_) => ExitCode::from(2),
             Self::Disk { .. } => ExitCode::from(74),
-            Self::Failed { .. } | Self::Fenced(_) => ExitCode::FAILURE,
+            Self::Fenced(_) => ExitCode::from(3),
+            Self::Failed { .. } => ExitCode::FAILURE,
         }
     }
 }

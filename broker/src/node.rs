@@ -5,6 +5,7 @@
 //! - `doors.rs`: its sockets
 //! - `bucket.rs`: the bucket at start
 //! - `parts.rs`: coordinator, local WAL, WAL, reader, each built from those before it
+//! - `takeover.rs`: who had the bucket before, and who takes it away
 //! - `recovery.rs`: what earlier processes of this broker left
 //! - `lost.rs`: what of that cannot be brought back
 //! - `ownership.rs`: partitions that come and go
@@ -21,6 +22,7 @@ mod ownership;
 mod parts;
 mod recovery;
 mod sink;
+mod takeover;
 mod world;
 
 use std::collections::BTreeMap;
@@ -68,6 +70,7 @@ pub struct Node {
     shown: Shown,
     doors: Doors,
     listeners: Vec<Arc<OpenListener>>,
+    bucket: Bucket,
     start_took: Duration,
     parts: Parts,
     door: Arc<Door<Dispatch>>,
@@ -111,7 +114,13 @@ impl Node {
             config: Arc::clone(&config),
             shown: shown.clone(),
         };
-        let (context, parts, keepers) = starting.assemble(&doors).await?;
+        let bucket = starting.open_bucket().await?;
+        let (context, parts, keepers) = match starting.assemble(&bucket, &doors).await {
+            Ok(assembled) => assembled,
+            Err(error) => {
+                return Err(takeover::name_successor(error, &config.bucket.url, &bucket).await);
+            }
+        };
         let stop_kafka = CancellationToken::new();
         let door = open_kafka(&config, context, &mut doors, &stop_kafka);
         shown.health.serving();
@@ -122,6 +131,7 @@ impl Node {
             shown,
             doors,
             listeners,
+            bucket,
             start_took,
             parts,
             door,
@@ -162,6 +172,12 @@ impl Node {
             },
             error = self.parts.wal.failed() => wal_ended(&error),
         }
+    }
+
+    /// What a process that ends because of `error` has to say: of one that lost its place, who has it
+    /// now.
+    pub async fn last_words(&self, error: FirnError) -> FirnError {
+        takeover::name_successor(error, &self.config.bucket.url, &self.bucket).await
     }
 
     /// Stops in order: no more connections and requests, everything that was taken in durable and
@@ -242,38 +258,53 @@ struct Led {
 }
 
 impl Starting {
+    async fn open_bucket(&self) -> Result<Bucket, FirnError> {
+        let World {
+            clock,
+            entropy,
+            bucket,
+        } = &self.world;
+        self.shown.health.starting("opening the bucket");
+        let bucket = match bucket.clone() {
+            Some(bucket) => bucket,
+            None => bucket::connect(&self.config.bucket, clock, entropy).await?,
+        };
+        let figures = BucketFigures(bucket.clone());
+        self.shown.metrics.collect_from(figures);
+        Ok(bucket)
+    }
+
     /// Everything up to the doors.
-    async fn assemble(&self, doors: &Doors) -> Result<(Context, Parts, JoinSet<()>), FirnError> {
+    async fn assemble(
+        &self,
+        bucket: &Bucket,
+        doors: &Doors,
+    ) -> Result<(Context, Parts, JoinSet<()>), FirnError> {
         let Self {
             world,
             config,
             shown,
         } = self;
         let stage = |what| shown.health.starting(what);
-        stage("opening the bucket");
-        let bucket = match world.bucket.clone() {
-            Some(bucket) => bucket,
-            None => bucket::connect(&config.bucket, &world.clock, &world.entropy).await?,
-        };
-        shown.metrics.collect_from(BucketFigures(bucket.clone()));
         let env = StreamEnv {
             clock: Arc::clone(&world.clock),
             entropy: Arc::clone(&world.entropy),
         };
-        let led = self.lead(&bucket, &env).await?;
+        let led = self.lead(bucket, doors, &env).await?;
         let (coordinator, tail, reader) = (led.coordinator, led.tail, led.reader);
+        takeover::report_predecessors(&coordinator.image().borrow());
         let (local, recovered) = led.local.unzip();
         let disk = recovered.as_ref().map(|recovered| recovered.disk());
         let register = parts::register(config, doors, disk, &coordinator);
         let registered =
-            bucket::while_it_answers(&config.bucket, &bucket, &world.clock, register).await?;
+            bucket::while_it_answers(&config.bucket, bucket, &world.clock, register).await?;
 
         let partitions = Arc::new(Partitions::new(Arc::clone(&world.clock), tail));
         let sink = Arc::new(NodeSink::new(
             Arc::clone(&partitions),
             Arc::clone(&world.clock),
         ));
-        let wal = parts::start_wal(config, &bucket, &registered, local, &sink, &env)?;
+        let wal = parts::start_wal(config, bucket, &registered, local, &sink, &env)?;
         partitions.attach(wal.clone());
         shown.metrics.collect_from(WalFigures(wal.clone()));
         let read_figures = ReadFigures {
@@ -284,7 +315,7 @@ impl Starting {
 
         stage("taking up what earlier processes left");
         let recovery = Recovery {
-            bucket: &bucket,
+            bucket,
             coordinator: &coordinator,
             registered: &registered,
             env: &env,
@@ -299,7 +330,7 @@ impl Starting {
             }
         };
         let taken_up =
-            bucket::while_it_answers(&config.bucket, &bucket, &world.clock, take_up).await?;
+            bucket::while_it_answers(&config.bucket, bucket, &world.clock, take_up).await?;
         for row in taken_up.rows {
             partitions.open(row);
         }
@@ -316,9 +347,14 @@ impl Starting {
 
     /// Takes the journal over in a bucket that has proved itself. A local directory proves itself
     /// meanwhile, since both wait for its disk; nothing is served unless it does.
-    async fn lead(&self, bucket: &Bucket, env: &StreamEnv) -> Result<Led, FirnError> {
+    async fn lead(
+        &self,
+        bucket: &Bucket,
+        doors: &Doors,
+        env: &StreamEnv,
+    ) -> Result<Led, FirnError> {
         let prove = bucket::prove(&self.config.bucket, bucket, &env.clock, &env.entropy);
-        let lead = self.claim(bucket, env);
+        let lead = self.claim(bucket, doors, env);
         let lead = bucket::while_it_answers(&self.config.bucket, bucket, &env.clock, lead);
         if bucket.kind() == BucketKind::S3 {
             prove.await?;
@@ -331,7 +367,12 @@ impl Starting {
 
     /// Takes what this process needs of its machine, and then the journal. The claim ends whichever
     /// process leads now, so that what can fail has to fail before it.
-    async fn claim(&self, bucket: &Bucket, env: &StreamEnv) -> Result<Led, FirnError> {
+    async fn claim(
+        &self,
+        bucket: &Bucket,
+        doors: &Doors,
+        env: &StreamEnv,
+    ) -> Result<Led, FirnError> {
         let (config, health) = (&self.config, &self.shown.health);
         let cluster = parts::cluster(config, bucket, env).await?;
         health.starting("reading the local wal");
@@ -339,7 +380,8 @@ impl Starting {
         let tail = Arc::new(TailCache::new(config.cache.tail_bytes));
         let reader = parts::open_reader(config, bucket, cluster, &tail).await?;
         health.starting("taking the journal over");
-        let (coordinator, task) = parts::lead(config, bucket, env).await?;
+        let identity = takeover::identity(config.broker_id, &doors.advertised(config));
+        let (coordinator, task) = parts::lead(config, identity, bucket, env).await?;
         Ok(Led {
             coordinator,
             task,

@@ -26,6 +26,11 @@ fn sigterm_ends_the_broker_with_success_and_keeps_what_it_held() {
     let mut client = Client::connect(node.kafka()).unwrap();
     client.wait_leaders("kept", 1);
     assert_eq!(client.read("kept", 0, 0).len(), 1);
+    let output = node.process.output();
+    assert!(
+        !output.contains("takes over"),
+        "the bucket was free:\n{output}"
+    );
     node.stop();
 }
 
@@ -58,12 +63,24 @@ fn an_idle_broker_stops_by_itself_when_another_takes_its_bucket() {
     let mut first = plan.start();
     let second = NodePlan::on_bucket(FIRN, other.path(), plan.bucket()).start();
     let status = first.process.wait(wait::PATIENCE);
-    assert!(!status.success());
+    assert_eq!(status.code(), Some(3), "a status of its own");
     let output = first.process.output();
-    assert!(
-        output.contains("fenced") && output.contains("claimed epoch 2"),
-        "its last line names the later epoch:\n{output}"
+    let last = output.lines().last().unwrap_or_default();
+    let successor = format!(
+        "broker 1 at {} (process {}",
+        second.bootstrap(),
+        second.process.id()
     );
+    for word in ["fenced", plan.bucket(), "claimed epoch 2", &successor] {
+        assert!(
+            last.contains(word),
+            "no {word:?} in the last line:\n{output}"
+        );
+    }
+    let output = second.process.output();
+    let took = output.lines().find(|line| line.contains("takes over"));
+    let from = format!("broker 1 at {}", first.bootstrap());
+    assert!(took.is_some_and(|line| line.contains(&from)), "{output}");
     second.stop();
 }
 

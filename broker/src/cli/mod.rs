@@ -1,5 +1,6 @@
 //! The command line: what can be asked of `firn`, and how it ends. Data goes to stdout, log lines
-//! to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 74 a disk failed.
+//! to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 another process has
+//! taken this one's place, 74 a disk failed.
 
 mod doctor;
 mod inspect;

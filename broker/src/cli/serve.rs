@@ -83,7 +83,7 @@ async fn serve(profile: Profile, config: Arc<Config>) -> Result<(), FirnError> {
         welcome(&config, &node);
     }
     tokio::select! {
-        ended = node.failed() => return Err(ended),
+        ended = node.failed() => return Err(node.last_words(ended).await),
         () = stop.next() => {}
     }
     tokio::select! {

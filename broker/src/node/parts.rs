@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use firn_coordinator::groups::GroupConfig;
 use firn_coordinator::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment};
 use firn_proto::cluster::{RegisterBroker, RegisteredBroker, Reply, Request};
@@ -22,9 +23,10 @@ use super::sink::NodeSink;
 use crate::config::Config;
 use crate::error::FirnError;
 
-/// Takes the journal over and starts the coordinator.
+/// Takes the journal over and starts the coordinator. `identity` is who does, for others to read.
 pub(super) async fn lead(
     config: &Config,
+    identity: Bytes,
     bucket: &Bucket,
     env: &StreamEnv,
 ) -> Result<(Coordinator, CoordinatorTask), FirnError> {
@@ -38,7 +40,7 @@ pub(super) async fn lead(
             offsets_retention: config.groups.offsets_retention,
         },
         puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
-        ..CoordinatorConfig::default()
+        identity,
     };
     let start = || async {
         let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));

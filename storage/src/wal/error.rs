@@ -14,7 +14,7 @@ pub enum WalError {
     #[error("the wal is closed: this broker is stopping")]
     Closed,
     /// Another process has taken over. What is not durable by now never will be.
-    #[error("the wal's stream is fenced at slot {at}: this broker was taken for dead; restart it")]
+    #[error("another process has sealed the stream of this one at slot {at}")]
     Fenced {
         /// The first slot that does not count.
         at: Slot,
