@@ -424,13 +424,14 @@ impl ClassicGroup {
             .min();
     }
 
-    /// Whether the group is empty and due to be looked at; the next look is later.
+    /// Whether the group is empty, promises nobody a place and is due to be looked at. Whatever the
+    /// look says, the next one is later.
     pub(super) fn take_idle(&mut self, now: Mono) -> bool {
-        if self.state != GroupState::Empty || !self.pending.is_empty() || self.idle_check > now {
+        if self.state != GroupState::Empty || self.idle_check > now {
             return false;
         }
         self.idle_check = now.after(IDLE_CHECK);
-        true
+        self.pending.is_empty()
     }
 
     /// Asserts what holds between steps.
@@ -493,7 +494,8 @@ pub(super) fn join_bytes(request: &JoinGroup) -> usize {
 /// What is put behind a name to make it the id of a member.
 const UUID_BYTES: usize = 37;
 
-/// A timeout as clients write it; a negative one counts as none.
+/// A timeout as clients write it. It is never zero: a timer that is due again as soon as it has
+/// gone off would keep the loop busy for ever.
 pub(super) fn millis(ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1))
 }

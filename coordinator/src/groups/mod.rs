@@ -292,6 +292,12 @@ impl Groups {
             }
             self.with_group(&id, &mut out, |group, out| {
                 group.on_timeout(now, &config, out);
+                let wake = group.wake();
+                assert!(
+                    wake.is_none_or(|wake| wake > now),
+                    "group {:?} is due again at {wake:?}, not after {now:?}",
+                    group.id()
+                );
             });
         }
         out

@@ -6,6 +6,8 @@ use super::*;
 
 const SESSION_MS: i32 = 10_000;
 const REBALANCE_MS: i32 = 30_000;
+/// The longest session that a client may ask for.
+const SESSION_MS_MAX: i32 = 1_800_000;
 
 /// Groups under a clock that the test moves, with the answers that have come so far.
 struct Scene {
@@ -29,6 +31,8 @@ struct Joiner {
     protocols: Vec<&'static str>,
     require_known: bool,
     skip: bool,
+    session_ms: i32,
+    rebalance_ms: i32,
 }
 
 fn joiner(member: &str) -> Joiner {
@@ -39,6 +43,8 @@ fn joiner(member: &str) -> Joiner {
         protocols: vec!["range"],
         require_known: false,
         skip: false,
+        session_ms: SESSION_MS,
+        rebalance_ms: REBALANCE_MS,
     }
 }
 
@@ -90,8 +96,8 @@ impl Scene {
             instance: joiner.instance.map(Arc::from),
             client_id: "client".into(),
             client_host: "/127.0.0.1".into(),
-            session_timeout_ms: SESSION_MS,
-            rebalance_timeout_ms: REBALANCE_MS,
+            session_timeout_ms: joiner.session_ms,
+            rebalance_timeout_ms: joiner.rebalance_ms,
             protocol_type: "consumer".into(),
             protocols: joiner
                 .protocols
@@ -630,6 +636,41 @@ fn an_empty_group_is_offered_for_removal_after_a_while() {
     assert_eq!(scene.groups.next_timeout(), None);
 }
 
+#[test]
+fn a_group_with_a_promised_place_is_not_idle_and_is_looked_at_again_later() {
+    let mut scene = Scene::new(0);
+    scene.join(&Joiner {
+        require_known: true,
+        session_ms: SESSION_MS_MAX,
+        ..joiner("")
+    });
+    for at in [600, 1200] {
+        scene.now = Mono(at * 1_000_000);
+        let out = scene.groups.on_timeout(scene.now);
+        assert!(out.idle.is_empty(), "somebody may still come");
+        assert!(scene.groups.next_timeout() > Some(scene.now));
+    }
+    scene.now = Mono(1800 * 1_000_000);
+    let out = scene.groups.on_timeout(scene.now);
+    assert_eq!(out.idle, ["g".into()], "the promise has run out");
+}
+
+#[test]
+fn a_group_whose_members_leave_no_time_for_a_rebalance_ends_up_empty() {
+    let mut scene = Scene::new(0);
+    let hasty = Joiner {
+        rebalance_ms: i32::MIN,
+        ..joiner("")
+    };
+    let call = scene.join(&hasty);
+    let joined = scene.joined(call);
+    assert_eq!(scene.state(), GroupState::CompletingRebalance);
+    assert!(scene.groups.next_timeout() > Some(scene.now));
+    scene.pass(1);
+    assert_eq!(scene.state(), GroupState::Empty);
+    assert_eq!(scene.heartbeat(&joined), Err(GroupError::UnknownMemberId));
+}
+
 /// A step of a random history of one group; numbers choose among the members seen so far.
 #[derive(Clone, Debug)]
 enum Step {
@@ -684,12 +725,16 @@ fn take_step(scene: &mut Scene, step: &Step) {
                 (None, Some(id)) if variant % 2 == 0 => id,
                 _ => String::new(),
             };
+            let instance = instances[usize::from(variant / 3 % 3)];
+            let is_promised_a_place = require_known && id.is_empty() && instance.is_none();
             scene.join(&Joiner {
-                instance: instances[usize::from(variant / 3 % 3)],
+                instance,
                 metadata: [&b"a"[..], b"b"][usize::from(variant / 9 % 2)],
                 protocols: vec!["range", ["sticky", "robin"][usize::from(variant % 2)]],
                 require_known,
                 skip: require_known,
+                session_ms: [SESSION_MS, SESSION_MS_MAX][usize::from(is_promised_a_place)],
+                rebalance_ms: [REBALANCE_MS, 0][usize::from(variant / 18 % 2)],
                 member: id,
             });
         }
