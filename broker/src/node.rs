@@ -6,6 +6,7 @@
 //! - `bucket.rs`: the bucket at start
 //! - `parts.rs`: coordinator, local WAL, WAL, reader, each built from those before it
 //! - `takeover.rs`: who had the bucket before, and who takes it away
+//! - `reminder.rs`: when to say again that something is waited for
 //! - `recovery.rs`: what earlier processes of this broker left
 //! - `lost.rs`: what of that cannot be brought back
 //! - `ownership.rs`: partitions that come and go
@@ -21,6 +22,7 @@ mod lost;
 mod ownership;
 mod parts;
 mod recovery;
+mod reminder;
 mod sink;
 mod takeover;
 mod world;

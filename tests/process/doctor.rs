@@ -1,10 +1,12 @@
 //! `firn doctor` and the probe at start: a store proves itself, or is refused with the reason.
 
+use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use firn_tests::careless_store::CarelessStore;
 use firn_tests::node::{NodePlan, quiet_command};
+use firn_tests::wait;
 
 use crate::{FIRN, folder, minio_for};
 
@@ -87,6 +89,90 @@ fn a_store_that_ignores_if_none_match_is_refused_at_start() {
         "the reason is missing:\n{said}"
     );
     assert!(!said.contains("panicked"), "{said}");
+}
+
+/// A typo in a path, or a disk that is not mounted, must not become a new empty log.
+#[test]
+fn a_missing_directory_is_made_only_if_that_is_asked_for() {
+    let folder = folder();
+    let directory = folder.path().join("typo");
+    let url = format!("file://{}", directory.display());
+    let answer = doctor(&url);
+    assert!(!answer.status.success());
+    let said = text(&answer);
+    assert!(
+        said.contains(&url) && said.contains("--create-bucket"),
+        "{said}"
+    );
+    let plan = NodePlan::on_bucket(FIRN, folder.path(), &url);
+    let mut node = plan.launch();
+    assert!(!node.process.wait(wait::PATIENCE).success());
+    let said = node.process.output();
+    assert!(
+        said.contains(&url) && said.contains("--create-bucket"),
+        "{said}"
+    );
+    assert!(!directory.exists(), "nobody asked for it");
+    plan.with_argument("--create-bucket").start().stop();
+    assert!(directory.is_dir());
+}
+
+/// It takes connections, and that is all.
+#[test]
+fn a_store_that_answers_nobody_is_named_while_it_is_waited_for() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let url = format!("s3://b/p?endpoint={endpoint}");
+    let folder = folder();
+    let plan = NodePlan::on_bucket(FIRN, folder.path(), &url)
+        .with_environment("AWS_ACCESS_KEY_ID", "any")
+        .with_environment("AWS_SECRET_ACCESS_KEY", "any")
+        .with_setting("bucket.start.timeout.ms=6s");
+    let mut node = plan.launch();
+    let status = node.process.wait(wait::PATIENCE);
+    assert_eq!(status.code(), Some(1));
+    let said = node.process.output();
+    let waiting = said.lines().filter(|line| line.contains("the start waits"));
+    assert_eq!(waiting.count(), 1, "one line, not one per attempt:\n{said}");
+    let last = said.lines().last().unwrap_or_default();
+    for word in [&endpoint, "does not answer", "no answer within 5000 ms"] {
+        assert!(last.contains(word), "no {word:?} in {last}");
+    }
+    let said = text(&doctor(&url));
+    assert!(
+        said.contains(&endpoint) && said.contains("no answer within"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_bucket_that_is_not_there_ends_a_start_at_once() {
+    let folder = folder();
+    let test = "a_bucket_that_is_not_there_ends_a_start_at_once";
+    let Some(minio) = minio_for(test, folder.path()) else {
+        return;
+    };
+    let here = minio.url("log");
+    for (name, reason) in [
+        ("nobodys", "does not exist"),
+        ("Not_A_Name", "InvalidBucketName"),
+    ] {
+        let url = here.replace("firn-test", name);
+        let answer = doctor(&url);
+        let said = text(&answer);
+        assert!(!answer.status.success(), "{said}");
+        assert!(said.contains(&url) && said.contains(reason), "{said}");
+        let plan = NodePlan::on_bucket(FIRN, folder.path(), &url)
+            .with_environment("AWS_ACCESS_KEY_ID", "minioadmin")
+            .with_environment("AWS_SECRET_ACCESS_KEY", "minioadmin");
+        let mut node = plan.launch();
+        assert_eq!(node.process.wait(wait::PATIENCE).code(), Some(1));
+        let said = node.process.output();
+        assert!(
+            said.contains(reason) && !said.contains("the start waits"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

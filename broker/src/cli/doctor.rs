@@ -8,7 +8,6 @@ use firn_proto::env::{Entropy, SystemClock};
 use firn_storage::bucket::{Bucket, BucketError, BucketOptions, Depth, Report};
 
 use crate::cli::runtime;
-use crate::config::ConfigError;
 use crate::error::FirnError;
 
 /// Flags of `firn doctor`.
@@ -17,21 +16,15 @@ pub(super) struct DoctorArgs {
     /// The bucket: file://DIR, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true
     #[arg(long, value_name = "URL", env = "FIRN_BUCKET")]
     bucket: String,
-    /// Make the bucket if it does not exist
+    /// Make the bucket, or the directory, if it does not exist
     #[arg(long)]
     create_bucket: bool,
 }
 
 /// Checks the bucket; fails if Firn could not use it.
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, FirnError> {
-    let report = runtime()?.block_on(examine(args)).map_err(|error| {
-        let what = format!("cannot check {}", args.bucket);
-        match error {
-            BucketError::Url { .. } => ConfigError::Contradiction(error.to_string()).into(),
-            BucketError::Disk { .. } => FirnError::disk(what, error),
-            error => FirnError::failed(what, error),
-        }
-    })?;
+    let examined = runtime()?.block_on(examine(args));
+    let report = examined.map_err(|error| FirnError::bucket(&args.bucket, error))?;
     show(&report);
     match report.is_usable() {
         true => Ok(ExitCode::SUCCESS),

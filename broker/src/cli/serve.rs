@@ -20,7 +20,7 @@ pub(super) struct ServeArgs {
     /// The durable store: file://DIR, memory://, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true
     #[arg(long, value_name = "URL")]
     bucket: Option<String>,
-    /// Make the bucket if it does not exist
+    /// Make the bucket, or the directory, if it does not exist
     #[arg(long)]
     create_bucket: bool,
     /// Where Kafka clients connect; short for one listener

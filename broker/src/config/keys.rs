@@ -28,7 +28,7 @@ pub(super) fn profile_defaults(profile: Profile) -> Vec<Pair> {
             ("bucket", "file://./firn-data"),
             ("bucket.create", "true"),
             ("group.initial.rebalance.delay.ms", "0"),
-            ("log.filter", "warn"),
+            ("log.filter", "warn,aws_config=error"),
         ],
         Profile::Serve => &[],
     };
@@ -70,7 +70,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "bucket.create",
         default: "false",
-        about: "make the bucket if it does not exist",
+        about: "make the bucket, or the directory, if it does not exist",
         set: |c, v| set(&mut c.bucket.create, switch(v)),
     },
     Key {
@@ -175,7 +175,7 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "log.filter",
-        default: "info,foyer=warn",
+        default: "info,foyer=warn,aws_config=error",
         about: "which log lines are written: a tracing filter, such as info or firn_broker=debug,info",
         set: |c, v| set(&mut c.log.filter, Ok(v.to_owned())),
     },

@@ -99,7 +99,7 @@ pub enum LogFormat {
 pub struct BucketConfig {
     /// `file://DIR`, `memory://`, or `s3://BUCKET/PREFIX?endpoint=…&region=…&path_style=true`.
     pub url: String,
-    /// Make the bucket if it does not exist.
+    /// Make the bucket, or the directory, if it does not exist.
     pub create: bool,
     /// How long a start waits for a bucket that does not answer.
     pub start_timeout: Duration,

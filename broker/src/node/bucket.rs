@@ -9,8 +9,9 @@ use firn_storage::bucket::{
     Bucket, BucketError, BucketOptions, Depth, Operation, UsageRow, backoff,
 };
 
-use crate::config::{BucketConfig, ConfigError};
-use crate::error::FirnError;
+use super::reminder::Reminder;
+use crate::config::BucketConfig;
+use crate::error::{FirnError, with_hint};
 
 /// Opens the bucket. It has not proved itself then: [`prove`].
 ///
@@ -68,6 +69,7 @@ pub(super) async fn while_it_answers<T>(
     let mut start = std::pin::pin!(start);
     let mut heard = Silence::after(Heard::of_all(bucket));
     let mut taken = Silence::after(Heard::of_creates(bucket));
+    let mut reminders = [Reminder::new(); 2];
     loop {
         tokio::select! {
             biased;
@@ -85,19 +87,28 @@ pub(super) async fn while_it_answers<T>(
             (heard.lasted(now), "does not answer"),
             (refused, "takes nothing"),
         ];
-        for (silent, does_what) in silences {
+        for ((silent, does_what), reminder) in silences.into_iter().zip(&mut reminders) {
             let Some(silent) = silent else {
+                if reminder.is_over() {
+                    tracing::info!("the bucket {} answers again", config.url);
+                }
                 continue;
             };
-            let silent_s = silent.as_secs();
             let what = format!("the bucket {} {does_what}", config.url);
             if silent >= config.start_timeout {
-                let reason = format!("gave up after {silent_s} s (bucket.start.timeout.ms)");
-                return Err(FirnError::failed(what, reason));
+                return Err(FirnError::failed(what, gave_up(silent)));
             }
-            tracing::warn!(silent_s, "{what}, the start waits for it");
+            if reminder.is_due(silent) {
+                let silent_s = silent.as_secs();
+                tracing::warn!(silent_s, "{what}, the start waits for it");
+            }
         }
     }
+}
+
+fn gave_up(waited: Duration) -> String {
+    let seconds = waited.as_secs();
+    format!("gave up after {seconds} s (bucket.start.timeout.ms)")
 }
 
 /// What has been heard of the bucket so far.
@@ -174,47 +185,38 @@ where
 {
     let began = clock.mono();
     let mut attempt = 0;
-    let mut error = "no answer".to_owned();
+    let mut reminder = Reminder::new();
+    let mut reason = "no answer".to_owned();
     loop {
         let left = config
             .start_timeout
             .saturating_sub(clock.mono().since(began));
         match tokio::time::timeout(left.max(ATTEMPT_MIN), ask()).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(unavailable @ BucketError::Unavailable { .. })) => {
-                error = unavailable.to_string();
+            Ok(Ok(answer)) => {
+                if reminder.is_over() {
+                    tracing::info!("the bucket {} answers", config.url);
+                }
+                return Ok(answer);
             }
-            Ok(Err(error)) => return Err(lasting(&config.url, error)),
+            Ok(Err(BucketError::Unavailable { detail, .. })) => {
+                reason = with_hint(&config.url, &detail);
+            }
+            Ok(Err(error)) => return Err(FirnError::bucket(&config.url, error)),
             // The attempt was cut off; what was heard before it is still the best reason.
             Err(_) => {}
         }
         let waited = clock.mono().since(began);
+        let what = format!("the bucket {} does not answer", config.url);
         if waited >= config.start_timeout {
-            let what = format!("the bucket {} does not answer", config.url);
-            let seconds = waited.as_secs();
-            let reason = format!("{error}; gave up after {seconds} s (bucket.start.timeout.ms)");
+            let reason = format!("{reason}; {}", gave_up(waited));
             return Err(FirnError::failed(what, reason));
         }
+        if reminder.is_due(waited) {
+            let gives_up_after_s = config.start_timeout.as_secs();
+            tracing::warn!(gives_up_after_s, "{what}, the start waits for it: {reason}");
+        }
         attempt += 1;
-        let pause = backoff(attempt, entropy.next_u64());
-        let retry_in_ms = pause.as_millis();
-        tracing::warn!(
-            bucket = config.url,
-            error,
-            retry_in_ms,
-            "the bucket does not answer"
-        );
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// An answer that asking again will not change.
-fn lasting(url: &str, error: BucketError) -> FirnError {
-    let what = format!("cannot use the bucket {url}");
-    match error {
-        BucketError::Url { .. } => ConfigError::Contradiction(error.to_string()).into(),
-        BucketError::Disk { .. } => FirnError::disk(what, error),
-        error => FirnError::failed(what, error),
+        tokio::time::sleep(backoff(attempt, entropy.next_u64())).await;
     }
 }
 
@@ -295,6 +297,41 @@ mod tests {
             let refused = started.expect("it tries for ever").unwrap_err();
             assert!(refused.to_string().contains("takes nothing"), "{refused}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_asks_a_store_that_hangs_again_and_ends_with_what_it_waited_for() {
+        let store = FaultStore::in_memory();
+        for on in [On::Get, On::Put] {
+            store.inject(Rule::new(on, Fault::Hang).times(u64::MAX));
+        }
+        let (config, bucket, clock) = bucket_on(store);
+        let entropy = Arc::new(Entropy::from_seed(1));
+        let error = prove(&config, &bucket, &clock, &entropy).await.unwrap_err();
+        let text = error.to_string();
+        let words = [
+            "memory:// does not answer",
+            "no answer within 5000 ms",
+            "gave up after 8 s",
+        ];
+        for word in words {
+            assert!(text.contains(word), "no {word:?} in {text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_does_not_wait_for_a_store_that_refuses_it() {
+        let store = FaultStore::in_memory();
+        store.inject(Rule::new(On::Get, Fault::Denied).times(u64::MAX));
+        let (config, bucket, clock) = bucket_on(store);
+        let entropy = Arc::new(Entropy::from_seed(1));
+        let error = prove(&config, &bucket, &clock, &entropy).await.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot use the bucket memory://: the store refuses access"),
+            "{text}"
+        );
+        assert_eq!(clock.mono(), Mono(0));
     }
 
     const HOUR: Duration = Duration::from_secs(60 * 60);

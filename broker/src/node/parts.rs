@@ -19,6 +19,7 @@ use firn_storage::wal::local::{LocalWal, LocalWalError, LocalWalOptions, Recover
 use firn_storage::wal::{FlushPolicy, Wal, WalError, WalSpec};
 
 use super::doors::Doors;
+use super::reminder::Reminder;
 use super::sink::NodeSink;
 use crate::config::Config;
 use crate::error::FirnError;
@@ -74,6 +75,7 @@ where
 {
     let began = env.clock.mono();
     let mut attempt = 0;
+    let mut reminder = Reminder::new();
     loop {
         let answer = ask().await;
         let waited = env.clock.mono().since(began);
@@ -82,7 +84,9 @@ where
                 JournalError::Unavailable(reason) | JournalError::Refused(reason),
             )) if waited < config.bucket.start_timeout => {
                 attempt += 1;
-                tracing::warn!(reason, "the journal cannot be taken over yet");
+                if reminder.is_due(waited) {
+                    tracing::warn!(reason, "the journal cannot be taken over yet");
+                }
                 tokio::time::sleep(backoff(attempt, env.entropy.next_u64())).await;
             }
             answer => return answer.map_err(|reason| coordinator_ended(&reason)),

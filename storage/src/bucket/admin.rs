@@ -5,9 +5,13 @@
 //! records and seals away behind Firn's back, so a bucket with such a rule over Firn's prefix is
 //! refused. The only rule Firn sets itself removes unfinished multipart uploads.
 
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{
     AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint,
     BucketVersioningStatus, CreateBucketConfiguration, ExpirationStatus, LifecycleRule,
@@ -15,7 +19,7 @@ use aws_sdk_s3::types::{
 };
 
 use super::Operation;
-use super::error::BucketError;
+use super::error::{BucketError, chain, rejection_hint};
 use super::report::{Report, Verdict};
 use super::s3::Connection;
 use super::url::S3Url;
@@ -23,6 +27,8 @@ use super::url::S3Url;
 const LIFECYCLE: &str = "lifecycle rules";
 const VERSIONING: &str = "versioning";
 const ABORT_AFTER_DAYS: i32 = 1;
+/// What one question about the bucket may take, with all repetitions of the SDK.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The administrative side of an S3 bucket.
 #[derive(Clone)]
@@ -47,6 +53,11 @@ impl Admin {
     pub(super) fn new(connection: &Connection) -> Self {
         let config = Builder::from(&connection.sdk)
             .force_path_style(connection.url.path_style)
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .operation_timeout(OPERATION_TIMEOUT)
+                    .build(),
+            )
             .build();
         Self {
             client: Client::from_conf(config),
@@ -57,11 +68,11 @@ impl Admin {
     /// Creates the bucket unless it is there.
     pub(super) async fn create_bucket(&self) -> Result<(), BucketError> {
         let name = &self.url.bucket;
-        if Box::pin(self.client.head_bucket().bucket(name).send())
-            .await
-            .is_ok()
-        {
-            return Ok(());
+        match Box::pin(self.client.head_bucket().bucket(name).send()).await {
+            Ok(_) => return Ok(()),
+            // Some answer a HEAD of what is not there with a refusal: the create shows which it is.
+            Err(SdkError::ServiceError(_)) => {}
+            Err(error) => return Err(failed(name, &error)),
         }
         let mut request = self.client.create_bucket().bucket(name);
         let region = self.url.region.as_deref().unwrap_or_default();
@@ -76,14 +87,7 @@ impl Admin {
         match Box::pin(request.send()).await {
             Ok(_) => tracing::info!(bucket = name, "created the bucket"),
             Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => return Ok(()),
-            Err(error) => {
-                return Err(BucketError::Unavailable {
-                    operation: Operation::Create,
-                    key: format!("bucket {name}"),
-                    attempts: 1,
-                    detail: words(&error),
-                });
-            }
+            Err(error) => return Err(failed(name, &error)),
         }
         self.set_abort_rule().await;
         Ok(())
@@ -194,6 +198,35 @@ fn is_unknown(code: Option<&str>) -> bool {
     )
 }
 
+/// Why the bucket called `name` could not be looked at or created.
+fn failed<E>(name: &str, error: &SdkError<E>) -> BucketError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let detail = words(error);
+    let lacking = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>());
+    if let Some(lacking) = lacking {
+        return BucketError::no_credentials(lacking);
+    }
+    let (operation, key) = (Operation::Create, format!("bucket {name}"));
+    let status = error.raw_response().map(|answer| answer.status().as_u16());
+    let hint = error.code().and_then(rejection_hint);
+    match (status, hint) {
+        (_, Some(hint)) => BucketError::Rejected { detail, hint },
+        (Some(401 | 403), None) => BucketError::Denied {
+            operation,
+            key,
+            detail,
+        },
+        _ => BucketError::Unavailable {
+            operation,
+            key,
+            attempts: 1,
+            detail,
+        },
+    }
+}
+
 /// The words of an SDK error; the request, which could hold secrets, is not among them.
 fn words<E>(error: &SdkError<E>) -> String
 where
@@ -202,11 +235,13 @@ where
     match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
-        _ => DisplayErrorContext(error)
-            .to_string()
-            .chars()
-            .take(300)
-            .collect(),
+        _ if matches!(error, SdkError::TimeoutError(_)) => {
+            format!("no answer within {} ms", OPERATION_TIMEOUT.as_millis())
+        }
+        _ => {
+            let last = chain(error).last().map(ToString::to_string);
+            last.unwrap_or_else(|| error.to_string())
+        }
     }
 }
 

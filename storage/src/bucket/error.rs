@@ -9,12 +9,15 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use aws_credential_types::provider::error::CredentialsError;
 use object_store::Error as StoreError;
 use object_store::client::{HttpError, HttpErrorKind};
 use thiserror::Error;
 
 use super::usage::Operation;
 
+/// The error code of a request to the wrong region.
+const WRONG_REGION: &str = "PermanentRedirect";
 /// Longest piece of a store's own words that is kept in an error.
 const DETAIL_CHARS_MAX: usize = 300;
 
@@ -30,18 +33,14 @@ pub enum BucketError {
         reason: String,
     },
     /// The bucket itself does not exist.
-    #[error(
-        "the bucket does not exist ({operation} {key}): create it, or start with --create-bucket"
-    )]
+    #[error("{what} does not exist: create it, or start with --create-bucket")]
     NoSuchBucket {
-        /// What was tried.
-        operation: Operation,
-        /// On which key.
-        key: String,
+        /// The bucket, or the directory.
+        what: String,
     },
     /// The store refuses our credentials or our rights.
     #[error(
-        "the store refuses {operation} {key}: {detail}: check the credentials and their policy"
+        "the store refuses access: {detail}: check the credentials and their policy ({operation} {key})"
     )]
     Denied {
         /// What was tried.
@@ -51,8 +50,25 @@ pub enum BucketError {
         /// The store's own words.
         detail: String,
     },
+    /// There are no credentials to ask the store with.
+    #[error(
+        "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile \
+         (profile= in the url, AWS_PROFILE), or run where the machine has a role ({detail})"
+    )]
+    NoCredentials {
+        /// What the last of their sources said.
+        detail: String,
+    },
+    /// The store understands what is asked and will never do it.
+    #[error("the store rejects what is asked: {detail}: {hint}")]
+    Rejected {
+        /// The store's own words.
+        detail: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The store did not give a usable answer, however often it was asked.
-    #[error("the store does not serve {operation} {key} after {attempts} attempts: {detail}")]
+    #[error("{detail} (attempt {attempts} of {operation} {key})")]
     Unavailable {
         /// What was tried.
         operation: Operation,
@@ -81,6 +97,22 @@ pub enum BucketError {
         /// What was seen.
         reason: String,
     },
+}
+
+impl BucketError {
+    /// The bucket of the URL is not there.
+    pub(super) fn no_such_bucket() -> Self {
+        let what = "the bucket".to_owned();
+        Self::NoSuchBucket { what }
+    }
+
+    /// Nobody gave us credentials.
+    pub(super) fn no_credentials(error: &CredentialsError) -> Self {
+        let last = chain(error).last().map(ToString::to_string);
+        let last = last.unwrap_or_else(|| error.to_string());
+        let detail = last.chars().take(DETAIL_CHARS_MAX).collect();
+        Self::NoCredentials { detail }
+    }
 }
 
 /// Why nobody knows yet whether a create has happened.
@@ -189,17 +221,11 @@ pub(super) fn create_outcome(key: &str, error: &StoreError) -> CreateOutcome {
             }
         }
         StoreError::Precondition { .. } | StoreError::NotModified { .. } => CreateOutcome::Exists,
-        StoreError::NotFound { .. } => CreateOutcome::Refused(BucketError::NoSuchBucket {
-            operation,
-            key: key.to_owned(),
-        }),
+        StoreError::NotFound { .. } => CreateOutcome::Refused(BucketError::no_such_bucket()),
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-            CreateOutcome::Refused(BucketError::Denied {
-                operation,
-                key: key.to_owned(),
-                detail: detail(error),
-            })
+            CreateOutcome::Refused(denied(operation, key, error))
         }
+        other if let Some(rejected) = rejected(other) => CreateOutcome::Refused(rejected),
         other => match failure_of(other).map(|failure| failure.effect) {
             Some(Effect::None) => CreateOutcome::Refused(BucketError::Disk {
                 operation,
@@ -245,17 +271,11 @@ pub(super) enum Failure {
 pub(super) fn sort(operation: Operation, key: &str, error: &StoreError) -> Failure {
     match error {
         StoreError::NotFound { .. } if !detail(error).contains("NoSuchBucket") => Failure::Absent,
-        StoreError::NotFound { .. } => Failure::Lasting(BucketError::NoSuchBucket {
-            operation,
-            key: key.to_owned(),
-        }),
+        StoreError::NotFound { .. } => Failure::Lasting(BucketError::no_such_bucket()),
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-            Failure::Lasting(BucketError::Denied {
-                operation,
-                key: key.to_owned(),
-                detail: detail(error),
-            })
+            Failure::Lasting(denied(operation, key, error))
         }
+        other if let Some(rejected) = rejected(other) => Failure::Lasting(rejected),
         other => match failure_of(other) {
             Some(StoreFailure {
                 effect: Effect::None,
@@ -277,6 +297,49 @@ pub(super) fn may_be_range(error: &StoreError) -> bool {
         && http_error(error).is_none()
         && failure_of(error).is_none()
         && matches!(status(error), None | Some(416))
+}
+
+fn denied(operation: Operation, key: &str, error: &StoreError) -> BucketError {
+    let lacking = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>());
+    match lacking {
+        Some(lacking) => BucketError::no_credentials(lacking),
+        None => BucketError::Denied {
+            operation,
+            key: key.to_owned(),
+            detail: detail(error),
+        },
+    }
+}
+
+/// What a store will never do, however often it is asked.
+fn rejected(error: &StoreError) -> Option<BucketError> {
+    let text = error.to_string();
+    let code = between(&text, "<Code>", "</Code>");
+    // A redirect that says nothing at all is how S3 answers in the wrong region.
+    let code = code.or_else(|| {
+        text.contains("redirect without LOCATION")
+            .then_some(WRONG_REGION)
+    });
+    let hint = rejection_hint(code?)?;
+    let detail = detail(error);
+    Some(BucketError::Rejected { detail, hint })
+}
+
+/// What to do about an error code that no repetition changes.
+pub(super) fn rejection_hint(code: &str) -> Option<&'static str> {
+    match code {
+        "InvalidBucketName" => Some("give the bucket a name that the store takes"),
+        "BucketAlreadyExists" => Some("somebody else has a bucket of that name, choose another"),
+        WRONG_REGION
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException"
+        | "IncorrectEndpoint"
+        | "InvalidLocationConstraint" => Some("check region= and endpoint= of the bucket url"),
+        "NotImplemented" => {
+            Some("use a store with atomic conditional puts: AWS S3, MinIO, Cloudflare R2, file://")
+        }
+        _ => None,
+    }
 }
 
 fn is_conflict(source: &(dyn StdError + 'static)) -> bool {
@@ -315,8 +378,10 @@ fn http_error(error: &StoreError) -> Option<&HttpError> {
 }
 
 /// The causes of an error, outermost first.
-fn chain(error: &StoreError) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    let mut next = StdError::source(error);
+pub(super) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = error.source();
     std::iter::from_fn(move || {
         let cause = next?;
         next = cause.source();
@@ -335,13 +400,20 @@ pub(super) fn detail(error: &StoreError) -> String {
             format!("{status}{code}: {message}")
         }
         (None, _) => {
+            // What was asked, and of whom, says whoever reports this.
+            let answer = text
+                .split_once(" - ")
+                .map_or(text.as_str(), |(_, answer)| answer);
             let last = chain(error).last().map(ToString::to_string);
+            let is_last_enough = http_error(error).is_some() || failure_of(error).is_some();
             match last {
-                Some(last) if !text.contains(&last) => format!("{text}: {last}"),
-                _ => text,
+                Some(last) if is_last_enough => last,
+                Some(last) if !text.contains(&last) => format!("{answer}: {last}"),
+                _ => answer.to_owned(),
             }
         }
     };
+    let short = short.split_whitespace().collect::<Vec<_>>().join(" ");
     short.chars().take(DETAIL_CHARS_MAX).collect()
 }
 

@@ -39,7 +39,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use firn_proto::env::{Clock, Entropy};
+use firn_proto::env::{Clock, Entropy, Mono};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions, PutPayload};
 
@@ -228,7 +228,7 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::get_range`].
     pub async fn size(&self, purpose: Purpose, key: &Key) -> Result<Option<u64>, BucketError> {
-        let mut attempt = Attempt::new(purpose, Operation::Head, key);
+        let mut attempt = self.attempt(purpose, Operation::Head, key);
         loop {
             let started = self.0.clock.mono();
             let answer = self.head_once(&self.path(key)).await;
@@ -260,7 +260,7 @@ impl Bucket {
         limit: usize,
     ) -> Result<Vec<ListedObject>, BucketError> {
         let mut found = Vec::new();
-        let mut attempt = Attempt::new(purpose, Operation::List, prefix);
+        let mut attempt = self.attempt(purpose, Operation::List, prefix);
         loop {
             let started = self.0.clock.mono();
             let answer = self.list_once(prefix, start_after, limit, &mut found).await;
@@ -294,7 +294,7 @@ impl Bucket {
         let Some(first) = keys.first() else {
             return Ok(());
         };
-        let mut attempt = Attempt::new(purpose, Operation::Delete, first);
+        let mut attempt = self.attempt(purpose, Operation::Delete, first);
         loop {
             let started = self.0.clock.mono();
             let answer = self.delete_once(keys).await;
@@ -317,7 +317,7 @@ impl Bucket {
         key: &Key,
         range: Option<Range<u64>>,
     ) -> Result<Option<Bytes>, BucketError> {
-        let mut attempt = Attempt::new(purpose, Operation::Get, key);
+        let mut attempt = self.attempt(purpose, Operation::Get, key);
         let path = self.path(key);
         loop {
             let started = self.0.clock.mono();
@@ -349,6 +349,15 @@ impl Bucket {
         }
     }
 
+    fn attempt<'a>(&self, purpose: Purpose, operation: Operation, key: &'a Key) -> Attempt<'a> {
+        Attempt {
+            label: (purpose, operation),
+            key,
+            number: 0,
+            began: self.0.clock.mono(),
+        }
+    }
+
     /// Whether a failed attempt says that the object is absent. Otherwise pauses before the next
     /// attempt, or gives up.
     async fn is_absent(
@@ -364,7 +373,10 @@ impl Bucket {
             Failure::Passing(detail) => detail,
         };
         attempt.number += 1;
-        if attempt.number >= retry::READ_ATTEMPTS_MAX {
+        // Who lets a store prove itself asks again itself, and says meanwhile what is waited for.
+        let waited = self.0.clock.mono().since(attempt.began);
+        let is_long = purpose == Purpose::Probe && waited >= retry::PROBE_PATIENCE;
+        if attempt.number >= retry::READ_ATTEMPTS_MAX || is_long {
             return Err(BucketError::Unavailable {
                 operation,
                 key: attempt.key.to_string(),
@@ -397,16 +409,7 @@ struct Attempt<'a> {
     label: (Purpose, Operation),
     key: &'a Key,
     number: u32,
-}
-
-impl<'a> Attempt<'a> {
-    fn new(purpose: Purpose, operation: Operation, key: &'a Key) -> Self {
-        Self {
-            label: (purpose, operation),
-            key,
-            number: 0,
-        }
-    }
+    began: Mono,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -19,7 +19,7 @@ use super::{Bucket, BucketError, BucketKind, FileStore, Operation};
 /// How to open a bucket, beside its URL.
 #[derive(Clone, Debug, Default)]
 pub struct BucketOptions {
-    /// Create the bucket (S3) if it is missing. A directory is always created.
+    /// Create the bucket, or the directory, if it is missing.
     pub create_bucket: bool,
     /// Where credentials, region and endpoint come from if the URL does not say.
     pub environment: Environment,
@@ -67,7 +67,13 @@ impl Bucket {
     ) -> Result<Self, BucketError> {
         match BucketUrl::parse(url)? {
             BucketUrl::Memory => Ok(Self::memory(clock, entropy)),
-            BucketUrl::File(directory) => Self::directory(&directory, clock, entropy),
+            BucketUrl::File(directory) => {
+                if !options.create_bucket && !directory.exists() {
+                    let what = format!("the directory {}", directory.display());
+                    return Err(BucketError::NoSuchBucket { what });
+                }
+                Self::directory(&directory, clock, entropy)
+            }
             BucketUrl::S3(url) => Box::pin(Self::s3(&url, options, clock, entropy)).await,
         }
     }

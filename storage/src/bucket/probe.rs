@@ -12,6 +12,7 @@ use futures::future::join_all;
 
 use super::error::{BucketError, CreateOutcome};
 use super::report::{Report, Verdict};
+use super::retry::PROBE_PATIENCE;
 use super::{Bucket, BucketKind, Purpose, backoff};
 use crate::layout::{self, Key, Place};
 
@@ -105,7 +106,11 @@ pub(super) async fn run(
             break;
         }
     }
-    if let Err(error) = bucket.delete(Purpose::Probe, &used).await {
+    let is_away = matches!(
+        outcome,
+        Err(RoundError::Bucket(BucketError::Unavailable { .. }))
+    );
+    if !is_away && let Err(error) = bucket.delete(Purpose::Probe, &used).await {
         tracing::warn!(%error, "the scratch objects of the probe were not deleted");
     }
     let broken = match outcome {
@@ -144,6 +149,7 @@ fn add_checks(report: &mut Report, broken: Option<&Broken>, extent: &str) {
 
 /// One race for one fresh key, then everything that must hold of its object.
 async fn round(bucket: &Bucket, writers: u8, used: &mut Vec<Key>) -> Result<(), RoundError> {
+    let began = bucket.0.clock.mono();
     let mut last = String::new();
     for attempt in 1..=ATTEMPTS_MAX {
         let name = bucket.0.entropy.next_u128();
@@ -157,10 +163,14 @@ async fn round(bucket: &Bucket, writers: u8, used: &mut Vec<Key>) -> Result<(), 
             }
             Race::Unclear(detail) => last = detail,
         }
+        // Who asks for the probe asks again, and says meanwhile what is waited for.
+        if bucket.0.clock.mono().since(began) >= PROBE_PATIENCE {
+            return Err(unavailable(&key, attempt, last));
+        }
         let pause = backoff(attempt, bucket.0.entropy.next_u64());
         tokio::time::sleep(pause).await;
     }
-    Err(unavailable(&layout::scratch(), last))
+    Err(unavailable(&layout::scratch(), ATTEMPTS_MAX, last))
 }
 
 /// Lets `writers` create one key at once.
@@ -175,14 +185,14 @@ async fn race(bucket: &Bucket, key: &Key, writers: u8) -> Result<Race, RoundErro
         match outcome {
             CreateOutcome::Created => created.push(writer),
             CreateOutcome::Exists => {}
-            CreateOutcome::Unclear(answer) => unclear = Some(answer.to_string()),
+            CreateOutcome::Unclear(answer) => unclear = Some(answer),
             CreateOutcome::Refused(error) => return Err(error.into()),
         }
     }
     match created.as_slice() {
         [winner] => Ok(Race::Won(body_of(key, *winner))),
         [] => match unclear {
-            Some(detail) => Ok(Race::Unclear(detail)),
+            Some(answer) => Ok(Race::Unclear(answer.detail)),
             None => Err(broken(
                 ONE_WINNER,
                 format!("all of {writers} concurrent creates of a fresh key were refused"),
@@ -200,6 +210,7 @@ async fn race(bucket: &Bucket, key: &Key, writers: u8) -> Result<Race, RoundErro
 }
 
 async fn refuses_second(bucket: &Bucket, key: &Key) -> Result<(), RoundError> {
+    let began = bucket.0.clock.mono();
     let mut last = String::new();
     for attempt in 1..=ATTEMPTS_MAX {
         let body = vec![Bytes::from_static(b"second")];
@@ -214,20 +225,23 @@ async fn refuses_second(bucket: &Bucket, key: &Key) -> Result<(), RoundError> {
             }
             CreateOutcome::Refused(error) => return Err(error.into()),
             CreateOutcome::Unclear(answer) => {
-                last = answer.to_string();
+                last = answer.detail;
+                if bucket.0.clock.mono().since(began) >= PROBE_PATIENCE {
+                    return Err(unavailable(key, attempt, last));
+                }
                 let pause = backoff(attempt, bucket.0.entropy.next_u64());
                 tokio::time::sleep(pause).await;
             }
         }
     }
-    Err(unavailable(key, last))
+    Err(unavailable(key, ATTEMPTS_MAX, last))
 }
 
-fn unavailable(key: &Key, detail: String) -> RoundError {
+fn unavailable(key: &Key, attempts: u32, detail: String) -> RoundError {
     RoundError::Bucket(BucketError::Unavailable {
         operation: super::Operation::Create,
         key: key.to_string(),
-        attempts: ATTEMPTS_MAX,
+        attempts,
         detail,
     })
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Attempts of an idempotent read before the caller hears of the failure.
 pub(super) const READ_ATTEMPTS_MAX: u32 = 6;
 
+/// How long a store that proves itself is asked the same before whoever waits for it is told.
+pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 

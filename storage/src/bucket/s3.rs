@@ -113,10 +113,8 @@ pub(super) async fn connect(
 
     let provider = sdk
         .credentials_provider()
-        .ok_or_else(|| BucketError::Denied {
-            operation: super::Operation::Get,
-            key: url.to_string(),
-            detail: "no source of credentials".to_owned(),
+        .ok_or_else(|| BucketError::NoCredentials {
+            detail: "there is no source of any".to_owned(),
         })?;
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&url.bucket)
@@ -242,7 +240,10 @@ impl ChainCredentials {
                 Ok(credential)
             }
             Err(error) => {
-                tracing::warn!(%error, "no new credentials for the store");
+                // Whoever never had any is told by the error.
+                if held.is_some() {
+                    tracing::warn!(%error, "no new credentials for the store");
+                }
                 match held.as_ref().filter(|h| fresh(h, Duration::ZERO)) {
                     Some(held) => Ok(Arc::clone(&held.credential)),
                     None => Err(object_store::Error::Unauthenticated {

@@ -1,3 +1,4 @@
+use aws_credential_types::provider::error::CredentialsError;
 use firn_proto::env::{Mono, SystemClock};
 use firn_proto::ids::{Slot, StreamId};
 use object_store::memory::InMemory;
@@ -5,6 +6,7 @@ use object_store::memory::InMemory;
 mod s3;
 mod s3_server;
 
+use super::error::Failure;
 use super::testing::{Fault, FaultStore, On, Rule};
 use super::*;
 use crate::layout::{self, Place};
@@ -344,6 +346,68 @@ async fn a_read_outlives_passing_trouble() {
     assert!(!store.has_rules());
 }
 
+#[test]
+fn whoever_has_no_credentials_is_told_what_to_set() {
+    let lacking = CredentialsError::not_loaded("no providers in chain provided credentials");
+    let error = object_store::Error::Unauthenticated {
+        path: "credentials".to_owned(),
+        source: Box::new(lacking),
+    };
+    let Failure::Lasting(error) = error::sort(Operation::Get, "key", &error) else {
+        panic!("asking again does not help")
+    };
+    assert!(
+        matches!(error, BucketError::NoCredentials { .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
+}
+
+/// A start that lets a store prove itself says what it waits for, so that it has to hear of it.
+#[tokio::test(start_paused = true)]
+async fn a_probe_waits_for_a_store_that_hangs_once_and_says_so() {
+    for depth in [Depth::AsNeeded, Depth::Full] {
+        let (store, bucket) = faulty();
+        for on in [On::Get, On::Put] {
+            store.inject(Rule::new(on, Fault::Hang).times(u64::MAX));
+        }
+        let error = bucket.examine(depth).await.unwrap_err();
+        let BucketError::Unavailable {
+            attempts: 1,
+            detail,
+            ..
+        } = error
+        else {
+            panic!("{error:?}")
+        };
+        assert!(detail.starts_with("no answer within 5"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_directory_is_made_only_if_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("missing");
+    let url = format!("file://{}", directory.display());
+    let connect = async |create_bucket| {
+        let (clock, entropy) = env();
+        let options = BucketOptions {
+            create_bucket,
+            ..BucketOptions::default()
+        };
+        Bucket::connect(&url, &options, clock, entropy).await
+    };
+    let error = connect(false).await.unwrap_err();
+    assert!(matches!(error, BucketError::NoSuchBucket { .. }), "{error}");
+    assert!(
+        error.to_string().contains("missing does not exist"),
+        "{error}"
+    );
+    assert!(!directory.exists());
+    connect(true).await.unwrap();
+    assert!(directory.is_dir());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_ends_a_read_with_the_reason() {
     let (store, bucket) = faulty();
@@ -403,7 +467,10 @@ async fn requests_and_bytes_are_counted_by_purpose() {
 #[tokio::test]
 async fn the_probe_passes_on_memory_and_on_a_directory() {
     let (clock, entropy) = env();
-    let options = BucketOptions::default();
+    let options = BucketOptions {
+        create_bucket: true,
+        ..BucketOptions::default()
+    };
     Bucket::open("memory://", &options, clock, entropy)
         .await
         .unwrap();

@@ -217,9 +217,10 @@ fn snapshot_key(covers: JournalPosition) -> Key {
 
 fn unavailable(error: BucketError) -> JournalError {
     match error {
-        BucketError::Denied { .. } | BucketError::NoSuchBucket { .. } => {
-            JournalError::Refused(error.to_string())
-        }
+        BucketError::Denied { .. }
+        | BucketError::NoCredentials { .. }
+        | BucketError::NoSuchBucket { .. }
+        | BucketError::Rejected { .. } => JournalError::Refused(error.to_string()),
         _ => JournalError::Unavailable(error.to_string()),
     }
 }

@@ -139,6 +139,27 @@ async fn a_missing_bucket_is_named_with_the_fix() {
     assert!(error.to_string().contains("--create-bucket"));
 }
 
+/// The one error of a store that no waiting mends and that is no refusal of rights.
+#[tokio::test]
+async fn a_bucket_name_that_no_store_takes_is_refused_at_once() {
+    let server = Server::start(Conditions::Atomic).await;
+    for create_bucket in [false, true] {
+        let (clock, entropy) = env();
+        let options = BucketOptions {
+            create_bucket,
+            ..options()
+        };
+        let opened = Bucket::open(&server.url("Not_A_Name"), &options, clock, entropy).await;
+        let error = opened.unwrap_err();
+        assert!(matches!(error, BucketError::Rejected { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains("InvalidBucketName") && text.contains("give the bucket a name"),
+            "{text}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn wrong_credentials_are_refused_and_not_printed() {
     let server = Server::start(Conditions::Atomic).await;
