@@ -24,8 +24,10 @@ const METADATA: i16 = 12;
 
 fn config(pairs: &[(&str, &str)]) -> Arc<Config> {
     let fixed = [("http", "none"), ("kafka", "127.0.0.1:0")];
-    let pairs = fixed.iter().chain(pairs);
+    let fixed = fixed.map(|(key, value)| Pair::new(key, value, Source::Default));
+    let pairs = pairs.iter();
     let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+    let pairs = fixed.into_iter().chain(pairs);
     Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
 }
 
@@ -80,7 +82,7 @@ async fn create(node: &Node, topic: &str) {
 
 #[tokio::test]
 async fn clients_are_told_the_address_of_the_listener_they_came_in_on() {
-    let listeners = "IN=plaintext://127.0.0.1:0 \
+    let listeners = "KAFKA=plaintext://127.0.0.1:0 IN=plaintext://127.0.0.1:0 \
                      OUT=plaintext://127.0.0.1:0,advertise=kafka.example:19092 \
                      V6=plaintext://[::1]:0,advertise=[2001:db8::7]:9092";
     let config = config(&[("bucket", "memory://"), ("listeners", listeners)]);

@@ -1,6 +1,7 @@
 //! `firn doctor` and the probe at start: a store proves itself, or is refused with the reason.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -16,9 +17,12 @@ fn with_keys(command: &mut Command) -> &mut Command {
         .env("AWS_SECRET_ACCESS_KEY", "minioadmin")
 }
 
+fn binary() -> PathBuf {
+    std::env::var_os("CI_FIRN_BIN").map_or_else(|| PathBuf::from(FIRN), PathBuf::from)
+}
+
 fn doctor(url: &str) -> Output {
-    let binary = std::env::var("CI_FIRN_BIN").unwrap_or_else(|_| FIRN.to_owned());
-    let mut command = quiet_command(binary.as_ref());
+    let mut command = quiet_command(&binary());
     with_keys(&mut command)
         .args(["doctor", "--bucket", url])
         .output()
@@ -115,6 +119,26 @@ fn a_missing_directory_is_made_only_if_that_is_asked_for() {
     assert!(!directory.exists(), "nobody asked for it");
     plan.with_argument("--create-bucket").start().stop();
     assert!(directory.is_dir());
+}
+
+/// What `serve` is told, `doctor` can be told the same way.
+#[test]
+fn the_doctor_takes_its_bucket_from_where_a_broker_does() {
+    let folder = folder();
+    let url = format!("file://{}", folder.path().display());
+    let file = folder.path().join("firn.toml");
+    std::fs::write(&file, format!("bucket = '{url}'\nnum.partitions = 3\n")).unwrap();
+    let file = file.display().to_string();
+    let setting = format!("bucket={url}");
+    for arguments in [["--config", &file], ["-X", &setting]] {
+        let mut command = quiet_command(&binary());
+        let answer = command.arg("doctor").args(arguments).output().unwrap();
+        assert_finds_nothing(&answer);
+    }
+    let mut command = quiet_command(&binary());
+    let answer = command.arg("doctor").output().unwrap();
+    assert_eq!(answer.status.code(), Some(2));
+    assert!(text(&answer).contains("--bucket URL"), "{}", text(&answer));
 }
 
 /// It takes connections, and that is all.

@@ -186,9 +186,8 @@ fn an_unknown_setting_is_refused_with_a_suggestion() {
 #[test]
 fn an_open_door_to_the_world_needs_to_be_asked_for() {
     let folder = folder();
-    let plan = NodePlan::on_directory(FIRN, folder.path())
-        .with_argument("--listener")
-        .with_argument("OUTSIDE=PLAINTEXT://0.0.0.0:0");
+    let mut plan = NodePlan::on_directory(FIRN, folder.path());
+    plan.kafka.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
     let mut node = plan.launch();
     let status = node.process.wait(Duration::from_secs(20));
     assert!(!status.success());

@@ -6,6 +6,7 @@ mod doctor;
 mod inspect;
 mod log;
 mod serve;
+mod settings;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -51,8 +52,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Dev(args) => serve::run(Profile::Dev, args),
-        Command::Serve(args) => serve::run(Profile::Serve, args),
+        Command::Dev(args) => serve::run(Profile::Dev, &args),
+        Command::Serve(args) => serve::run(Profile::Serve, &args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Version => version(),

@@ -1,7 +1,6 @@
 //! `firn dev` and `firn serve`: put the configuration together and run a node until it is told to
 //! stop.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::settings::{KeyTable, SettingArgs};
 use crate::cli::{log, runtime};
-use crate::config::{self, Config, ConfigError, Pair, Profile, Source};
+use crate::config::{Config, Pair, Profile, Source};
 use crate::error::FirnError;
 use crate::node::Node;
 
@@ -23,7 +23,7 @@ pub(super) struct ServeArgs {
     /// Make the bucket, or the directory, if it does not exist
     #[arg(long)]
     create_bucket: bool,
-    /// Where Kafka clients connect; short for one listener
+    /// Where Kafka clients connect; short for one listener, and not beside --listener
     #[arg(long, value_name = "ADDR")]
     kafka: Option<String>,
     /// A Kafka listener: NAME=PROTO://ADDR[,advertise=HOST:PORT]; repeatable
@@ -38,23 +38,26 @@ pub(super) struct ServeArgs {
     /// Directory of the local WAL, or none
     #[arg(long, value_name = "DIR")]
     wal: Option<String>,
-    /// Configuration file
-    #[arg(long, value_name = "FILE", env = "FIRN_CONFIG")]
-    config: Option<PathBuf>,
     /// Allow listeners beyond loopback although nobody has to authenticate
     #[arg(long)]
     insecure: bool,
     /// Log lines: plain or json
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Set any key of the configuration; repeatable
-    #[arg(short = 'X', value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
+    #[command(flatten)]
+    settings: SettingArgs,
+    /// List every key of the configuration with its default and meaning, and end
+    #[arg(long)]
+    help_keys: bool,
 }
 
 /// Runs a broker until SIGTERM or SIGINT; a second signal ends it at once.
-pub(super) fn run(profile: Profile, args: ServeArgs) -> Result<ExitCode, FirnError> {
-    let config = Arc::new(configure(profile, args)?);
+pub(super) fn run(profile: Profile, args: &ServeArgs) -> Result<ExitCode, FirnError> {
+    if args.help_keys {
+        list_keys(profile);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Arc::new(args.settings.configure(profile, args.flags())?);
     log::start(&config.log)?;
     if let Some(quic) = config.quic {
         tracing::warn!(%quic, "the native quic door is reserved: a later version opens it");
@@ -92,20 +95,9 @@ async fn serve(profile: Profile, config: Arc<Config>) -> Result<(), FirnError> {
     }
 }
 
-/// All sources in their order; later ones win.
-fn configure(profile: Profile, args: ServeArgs) -> Result<Config, ConfigError> {
-    let mut pairs = Vec::new();
-    if let Some(path) = &args.config {
-        pairs.extend(config::read_file(path)?);
-    }
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    pairs.extend(config::from_env(variables)?);
-    pairs.extend(args.flags());
-    for text in &args.overrides {
-        pairs.push(Pair::from_override(text)?);
-    }
-    Config::new(profile, pairs)
+#[expect(clippy::print_stdout, reason = "the list is what was asked for")]
+fn list_keys(profile: Profile) {
+    print!("{}", KeyTable(profile));
 }
 
 impl ServeArgs {

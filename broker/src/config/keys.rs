@@ -8,7 +8,7 @@ use firn_storage::bucket::BucketUrl;
 
 use super::listener::{ListenerSpec, bind_address};
 use super::value::{duration, number, size, switch};
-use super::{Config, KAFKA, LogFormat, Pair, Profile, Source, WalPlace};
+use super::{Config, KAFKA, LogFormat, Profile, WalPlace};
 
 /// One key.
 pub struct Key {
@@ -21,21 +21,17 @@ pub struct Key {
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
 }
 
-/// What `profile` changes in the defaults.
-pub(super) fn profile_defaults(profile: Profile) -> Vec<Pair> {
-    let pairs: &[(&str, &str)] = match profile {
-        Profile::Dev => &[
-            ("bucket", "file://./firn-data"),
-            ("bucket.create", "true"),
-            ("group.initial.rebalance.delay.ms", "0"),
-            ("log.filter", "warn,aws_config=error"),
-        ],
-        Profile::Serve => &[],
-    };
-    pairs
-        .iter()
-        .map(|(key, value)| Pair::new(key, value, Source::Default))
-        .collect()
+impl Key {
+    /// What it is under `profile` when nobody says otherwise.
+    pub fn default_in(&self, profile: Profile) -> &'static str {
+        match (profile, self.name) {
+            (Profile::Dev, "bucket") => "file://./firn-data",
+            (Profile::Dev, "bucket.create") => "true",
+            (Profile::Dev, "group.initial.rebalance.delay.ms") => "0",
+            (Profile::Dev, "log.filter") => "warn,aws_config=error",
+            (Profile::Dev | Profile::Serve, _) => self.default,
+        }
+    }
 }
 
 /// Every key, in the order of names.
@@ -154,7 +150,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "kafka",
         default: "127.0.0.1:9092",
-        about: "address of one Kafka listener; short for listeners = KAFKA=plaintext://ADDR",
+        about: "address of the one Kafka listener; short for listeners = KAFKA=plaintext://ADDR",
         set: |c, v| {
             c.listeners.retain(|listener| listener.name != KAFKA);
             c.listeners.insert(0, ListenerSpec::kafka(bind_address(v)?));
@@ -166,9 +162,10 @@ pub static KEYS: &[Key] = &[
         default: "",
         about: "Kafka listeners, NAME=PROTO://ADDR[,advertise=HOST:PORT], separated by ; or blanks",
         set: |c, v| {
-            c.listeners.retain(|listener| listener.name == KAFKA);
-            for spec in v.split([';', ' ']).filter(|spec| !spec.is_empty()) {
-                c.listeners.push(spec.parse()?);
+            let specs = v.split([';', ' ']).filter(|spec| !spec.is_empty());
+            let specs: Vec<ListenerSpec> = specs.map(str::parse).collect::<Result<_, _>>()?;
+            if !specs.is_empty() {
+                c.listeners = specs;
             }
             Ok(())
         },

@@ -3,6 +3,7 @@
 //!
 //! * `keys` has every key: its name (Kafka's own where Kafka has one), default and meaning.
 //! * `sources` reads `firn.toml`, the environment and `-X` into key–value pairs.
+//! * `relations` says which limits must fit which.
 //! * `value` reads sizes, durations, numbers; `listener` reads listeners.
 //!
 //! Order, later wins: defaults, what `firn dev` changes, `--config FILE`, `FIRN_…`, flags, `-X`.
@@ -10,6 +11,7 @@
 
 mod keys;
 mod listener;
+mod relations;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use firn_proto::ids::BrokerId;
 use firn_proto::limits;
 use thiserror::Error;
 
-pub use keys::KEYS;
+pub use keys::{KEYS, Key};
 pub use listener::{HostPort, ListenerSpec, Protocol};
 pub use sources::{Pair, Source, from_env, read_file};
 
@@ -228,6 +230,8 @@ pub struct Setting {
     /// The value; durations and sizes as plain numbers of milliseconds and bytes, which is how
     /// Kafka's tools read them.
     pub text: String,
+    /// The value as it was written.
+    written: String,
     /// Who wrote it.
     pub source: Source,
 }
@@ -238,12 +242,14 @@ impl Config {
     /// # Errors
     /// An unknown key, a value its key cannot take, or values that contradict each other.
     pub fn new(profile: Profile, pairs: Vec<Pair>) -> Result<Self, ConfigError> {
+        if let Some(text) = said_twice(&pairs) {
+            return Err(ConfigError::Contradiction(text));
+        }
         let mut config = Self::blank();
         let defaults = KEYS
             .iter()
-            .map(|key| Pair::new(key.name, key.default, Source::Default));
-        let of_profile = keys::profile_defaults(profile);
-        for pair in defaults.chain(of_profile).chain(pairs) {
+            .map(|key| Pair::new(key.name, key.default_in(profile), Source::Default));
+        for pair in defaults.chain(pairs) {
             config.set(pair)?;
         }
         config.finish(profile)
@@ -282,6 +288,7 @@ impl Config {
         })?;
         let setting = Setting {
             text: value::canonical(key.name, pair.value.trim()),
+            written: pair.value.trim().to_owned(),
             source: pair.source,
         };
         self.values.insert(key.name, setting);
@@ -289,7 +296,7 @@ impl Config {
     }
 
     /// Checks what no single value can show.
-    fn finish(mut self, profile: Profile) -> Result<Self, ConfigError> {
+    fn finish(self, profile: Profile) -> Result<Self, ConfigError> {
         if self.bucket.url.is_empty() {
             assert_eq!(profile, Profile::Serve, "`firn dev` has a default bucket");
             return Err(ConfigError::Contradiction(
@@ -297,8 +304,12 @@ impl Config {
                     .to_owned(),
             ));
         }
-        if !self.is_written("kafka") && self.is_written("listeners") {
-            self.listeners.retain(|listener| listener.name != KAFKA);
+        if self.is_written("kafka") && self.is_written("listeners") {
+            let (kafka, listeners) = (self.named("kafka"), self.named("listeners"));
+            return Err(ConfigError::Contradiction(format!(
+                "{kafka} and {listeners} both say where Kafka clients connect: leave kafka out; to \
+                 open it too, add {KAFKA}=plaintext://ADDR to the listeners"
+            )));
         }
         let contradiction = self.wrong_door().or_else(|| self.wrong_sizes());
         contradiction.map_or(Ok(self), |text| Err(ConfigError::Contradiction(text)))
@@ -331,52 +342,33 @@ impl Config {
 
     /// Limits that contradict each other.
     fn wrong_sizes(&self) -> Option<String> {
-        let ConnectionConfig {
-            request_bytes_max,
-            produces_bytes_max,
-            requests_bytes_max,
-            fetch_bytes_max,
-            fetches_bytes_max,
-            ..
-        } = self.connections;
-        let message_bytes_max = self.topics.message_max_bytes;
-        if message_bytes_max >= request_bytes_max {
+        if self.connections.requests_bytes_max < limits::REQUESTS_BYTES_MIN {
             return Some(format!(
-                "message.max.bytes ({message_bytes_max}) must be less than socket.request.max.bytes \
-                 ({request_bytes_max}): a legal batch must fit a request"
-            ));
-        }
-        if produces_bytes_max < 2 * request_bytes_max {
-            return Some(format!(
-                "queued.max.produce.bytes ({produces_bytes_max}) must be at least twice \
-                 socket.request.max.bytes ({request_bytes_max}), so that the largest request fits \
-                 beside short ones"
-            ));
-        }
-        let wal_bytes = self.wal.memory_bytes;
-        if produces_bytes_max > wal_bytes {
-            return Some(format!(
-                "queued.max.produce.bytes ({produces_bytes_max}) must be at most wal.memory.bytes \
-                 ({wal_bytes}): what is taken from clients must fit the wal, which shares it out fairly"
-            ));
-        }
-        if requests_bytes_max < limits::REQUESTS_BYTES_MIN {
-            return Some(format!(
-                "queued.max.request.bytes ({requests_bytes_max}) must be at least {}, so that the \
-                 largest request fits beside others",
+                "{} must be at least {}, so that the largest request fits beside others",
+                self.named("queued.max.request.bytes"),
                 limits::REQUESTS_BYTES_MIN
             ));
         }
-        if fetches_bytes_max / 3 < fetch_bytes_max {
-            return Some(format!(
-                "queued.max.fetch.bytes ({fetches_bytes_max}) must be at least three times \
-                 fetch.max.bytes ({fetch_bytes_max}), so that the largest answer fits beside short \
-                 ones and requests that wait"
-            ));
+        let broken = relations::ALL.iter().find_map(|relation| {
+            let value = |key| self.values.get(key)?.text.parse().ok();
+            relation.remedy(value(relation.low)?, value(relation.high)?)
+        });
+        let (relation, remedy) = broken?;
+        Some(format!(
+            "{} must be {} {}: {}; {remedy}",
+            self.named(relation.high),
+            relation.words,
+            self.named(relation.low),
+            relation.why,
+        ))
+    }
+
+    /// A key with its value as it was written, and where.
+    fn named(&self, key: &str) -> String {
+        match self.values.get(key) {
+            Some(setting) => format!("{key} = {} ({})", setting.written, setting.source),
+            None => key.to_owned(),
         }
-        (self.groups.session_timeout_min > self.groups.session_timeout_max).then(|| {
-            "group.min.session.timeout.ms is above group.max.session.timeout.ms".to_owned()
-        })
     }
 
     fn is_written(&self, key: &str) -> bool {
@@ -441,6 +433,18 @@ impl Config {
             values: BTreeMap::new(),
         }
     }
+}
+
+/// What one source says of a key that it has said something of before.
+fn said_twice(pairs: &[Pair]) -> Option<String> {
+    pairs.iter().enumerate().find_map(|(at, pair)| {
+        let is_same = |before: &&Pair| before.key == pair.key && before.source.is_as(&pair.source);
+        let before = pairs[..at].iter().find(is_same)?;
+        Some(format!(
+            "{} is set twice: {} ({}) and {} ({}); leave one out",
+            pair.key, before.value, before.source, pair.value, pair.source
+        ))
+    })
 }
 
 /// The name of the listener that `--kafka` stands for.

@@ -21,6 +21,13 @@ pub enum Source {
     Override,
 }
 
+impl Source {
+    /// Whether both stand at the same place in the order of sources, so that neither wins.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -80,14 +80,77 @@ fn listeners_of_a_file_are_an_array() {
 }
 
 #[test]
-fn listeners_join_a_kafka_address_only_if_that_was_written() {
-    let both = over(&[
-        ("kafka", "127.0.0.1:7"),
-        ("listeners", "IN=plaintext://127.0.0.1:1"),
-    ]);
-    assert_eq!(both.unwrap().listeners.len(), 2);
-    let alone = over(&[("listeners", "IN=plaintext://127.0.0.1:1")]);
-    assert_eq!(alone.unwrap().listeners.len(), 1);
+fn listeners_take_the_place_of_the_default_kafka_address_and_not_of_a_written_one() {
+    for (listeners, count) in [
+        ("IN=plaintext://127.0.0.1:1", 1),
+        (
+            "KAFKA=plaintext://127.0.0.1:1;IN=plaintext://127.0.0.1:2",
+            2,
+        ),
+    ] {
+        let config = over(&[("listeners", listeners)]).unwrap();
+        assert_eq!(config.listeners.len(), count);
+    }
+    let mut pairs = from_toml("firn.toml", "kafka = '127.0.0.1:7'").unwrap();
+    let listeners = "IN=plaintext://127.0.0.1:1";
+    pairs.push(Pair::new("listeners", listeners, Source::Flag("listener")));
+    let error = Config::new(Profile::Dev, pairs).unwrap_err().to_string();
+    for word in [
+        "kafka = 127.0.0.1:7 (firn.toml)",
+        "listeners = IN=plaintext://127.0.0.1:1 (--listener)",
+        "add KAFKA=plaintext://ADDR to the listeners",
+    ] {
+        assert!(error.contains(word), "no {word:?} in: {error}");
+    }
+}
+
+#[test]
+fn one_source_says_one_thing_of_a_key() {
+    let twice = over(&[("num.partitions", "3"), ("num.partitions", "4")]);
+    assert_eq!(
+        twice.unwrap_err().to_string(),
+        "num.partitions is set twice: 3 (-X) and 4 (-X); leave one out"
+    );
+    let spellings = [("FIRN_NUM_PARTITIONS", "3"), ("FIRN_NUM__PARTITIONS", "4")];
+    let error = Config::new(Profile::Dev, env(&spellings).unwrap()).unwrap_err();
+    assert!(
+        error.to_string().contains("FIRN_NUM__PARTITIONS"),
+        "{error}"
+    );
+}
+
+#[test]
+fn limits_that_do_not_fit_are_named_with_who_set_them_and_what_to_set() {
+    let error = over(&[("wal.memory.bytes", "256MB")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "wal.memory.bytes = 256MB (-X) must be at least queued.max.produce.bytes = 256MiB (default): \
+         what is taken from clients must fit the wal, which shares it out fairly; set \
+         queued.max.produce.bytes to 256000000 or less, or wal.memory.bytes to 268435456 or more"
+    );
+}
+
+/// What an error tells to set is taken, alone.
+#[test]
+fn the_remedy_of_a_contradiction_is_one() {
+    let broken = [
+        ("wal.memory.bytes", "256MB"),
+        ("socket.request.max.bytes", "1MB"),
+        ("queued.max.produce.bytes", "150MiB"),
+        ("fetch.max.bytes", "100MiB"),
+        ("group.min.session.timeout.ms", "1h"),
+    ];
+    for set in broken {
+        let error = over(&[set]).unwrap_err().to_string();
+        let (_, remedy) = error.split_once("; set ").unwrap();
+        let mut words = remedy.split_ascii_whitespace();
+        let (key, value) = (words.next().unwrap(), words.nth(1).unwrap());
+        if key == set.0 {
+            over(&[(key, value)]).unwrap();
+        } else {
+            over(&[set, (key, value)]).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -184,15 +247,15 @@ fn values_that_contradict_each_other_are_refused() {
         ),
         (
             vec![("queued.max.produce.bytes", "100MiB")],
-            "twice socket.request.max.bytes",
+            "must be at least twice socket.request.max.bytes",
         ),
         (
             vec![("queued.max.produce.bytes", "257MiB")],
-            "at most wal.memory.bytes",
+            "wal.memory.bytes = 256MiB (default) must be at least",
         ),
         (
             vec![("queued.max.fetch.bytes", "64MiB")],
-            "three times fetch.max.bytes",
+            "must be at least three times fetch.max.bytes",
         ),
         (
             vec![("group.min.session.timeout.ms", "1h")],

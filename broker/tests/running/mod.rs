@@ -9,8 +9,10 @@ use tokio::net::TcpStream;
 
 /// A configuration with the Kafka door on a free port and `pairs`.
 pub(crate) fn config(pairs: &[(&str, &str)]) -> Arc<Config> {
-    let pairs = [("kafka", "127.0.0.1:0")].iter().chain(pairs);
+    let door = Pair::new("kafka", "127.0.0.1:0", Source::Default);
+    let pairs = pairs.iter();
     let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+    let pairs = std::iter::once(door).chain(pairs);
     Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
 }
 
