@@ -32,7 +32,7 @@ use firn_tests::node::{Node, NodePlan};
 
 use bucket::while_old_objects_are_emptied;
 use consumers::{Consumed, while_consumers_read, write_history};
-use producers::{BATCH_BYTES, Load, PRODUCERS, WINDOW_OVERLOAD, load};
+use producers::{BATCH_BYTES, Load, PRODUCERS, WINDOW, load};
 
 const TOPIC: &str = "overload";
 const MEBIBYTE: f64 = (1_u64 << 20) as f64;
@@ -150,14 +150,14 @@ fn report(arguments: &Arguments, run: &Run, peak: f64) -> bool {
     let capacity = run.capacity.per_second();
     println!("| Figure | Measured | Goal | Reached |\n|---|---|---|---|");
     figure(
-        &format!("capacity, {PRODUCERS} producers, MiB/s"),
+        &format!("capacity, {PRODUCERS} producers as fast as it is taken, MiB/s"),
         &in_mebibytes(capacity),
     );
     figure(
         &format!(
             "offered for {} s, at most {PRODUCERS} x {} MiB unanswered, MiB/s",
             arguments.seconds,
-            (WINDOW_OVERLOAD * BATCH_BYTES) >> 20,
+            (WINDOW * BATCH_BYTES) >> 20,
         ),
         &in_mebibytes(run.offered),
     );

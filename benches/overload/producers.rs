@@ -14,10 +14,9 @@ use crate::TOPIC;
 
 pub(crate) const PRODUCERS: usize = 16;
 pub(crate) const BATCH_BYTES: usize = 64 * 1024;
-/// Requests one producer keeps unanswered when nothing holds it back.
-const WINDOW: usize = 5;
-/// The same when it offers more than is taken: all a connection's buffers hold, and more.
-pub(crate) const WINDOW_OVERLOAD: usize = 200;
+/// Requests one producer keeps unanswered: all a connection's buffers hold, and more, so that it
+/// is the broker that bounds what is taken.
+pub(crate) const WINDOW: usize = 200;
 
 /// What was acknowledged.
 pub(crate) struct Load {
@@ -38,8 +37,8 @@ impl Load {
     }
 }
 
-/// Produces from all producers for `time`: as fast as answers come, or at `offered` bytes per
-/// second in all, however slowly they come.
+/// Produces from all producers for `time`: as fast as it is taken, or at `offered` bytes per second
+/// in all, however slowly answers come.
 pub(crate) fn load(node: &Node, time: Duration, offered: Option<f64>) -> Load {
     let stop = AtomicBool::new(false);
     let acknowledged: Vec<AtomicU64> = (0..PRODUCERS).map(|_| AtomicU64::new(0)).collect();
@@ -79,7 +78,6 @@ fn producer(
 ) {
     let mut client = Client::connect(address).expect("a broker that serves");
     let batch = batch(partition);
-    let window = bytes_per_second.map_or(WINDOW, |_| WINDOW_OVERLOAD);
     let watch = Stopwatch::start();
     let mut sent = 0_u64;
     let mut answered = 0_u64;
@@ -93,7 +91,7 @@ fn producer(
         let due = bytes_per_second.map_or(u64::MAX, |rate| {
             (watch.elapsed().as_secs_f64() * rate / BATCH_BYTES as f64) as u64
         });
-        if sent < due && sent - answered < window as u64 {
+        if sent < due && sent - answered < WINDOW as u64 {
             let sending = client.send_produce(TOPIC, partition, batch.clone());
             sending.expect("the broker keeps the connection");
             sent += 1;

@@ -77,11 +77,11 @@ pub const REFUSALS_MAX: usize = 10_000;
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;
 /// On a local disk a busy buffer waits for this many bytes: half a millisecond of CPU for the
 /// fsyncs of a slot is then small beside what its bytes cost.
-pub const WAL_GATHER_BYTES: usize = 1024 * 1024;
+pub const WAL_GATHER_BYTES: usize = 2 * 1024 * 1024;
 /// But no longer than this.
-pub const WAL_GATHER_TIME: Duration = Duration::from_millis(10);
-/// It is busy when this many bytes come in that time: 25 MiB/s.
-pub const WAL_GATHER_BYTES_LEAST: usize = 256 * 1024;
+pub const WAL_GATHER_TIME: Duration = Duration::from_millis(20);
+/// It is busy when this many bytes come in a second.
+pub const WAL_GATHER_BYTES_PER_SECOND_LEAST: usize = 25 * 1024 * 1024;
 /// Slots of one stream that may be in flight at a time.
 pub const SLOTS_IN_FLIGHT_MAX: usize = 8;
 /// Appends to the journal that may wait for a slot; the coordinator batches before that.
@@ -268,8 +268,12 @@ const _: () = assert!(
     "reads must not wait for looks of a process that runs"
 );
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
-const _: () =
-    assert!(WAL_GATHER_BYTES_LEAST < WAL_GATHER_BYTES && WAL_GATHER_BYTES <= SLOT_BYTES_TARGET);
+const _: () = assert!(WAL_GATHER_BYTES <= SLOT_BYTES_TARGET);
+const _: () = assert!(
+    WAL_GATHER_BYTES_PER_SECOND_LEAST * WAL_GATHER_TIME.as_millis() as usize / 1000
+        < WAL_GATHER_BYTES,
+    "at the least rate a wait ends by time"
+);
 const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(
     MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX,

@@ -82,6 +82,7 @@ pub(super) struct Shared {
     pub(super) local: Option<LocalQueue>,
     pub(super) put: Latency,
     pub(super) progress: watch::Sender<Progress>,
+    ended: Ended,
     checkpoint_room: Semaphore,
 }
 
@@ -92,11 +93,13 @@ pub(super) struct Progress {
     pub(super) low: u64,
     pub(super) durable_end: Slot,
     pub(super) durable_bytes: u64,
-    /// Why nothing is taken any more.
-    pub(super) ended: Option<WalError>,
     /// The driver is done.
     pub(super) finished: bool,
 }
+
+/// Why nothing is taken any more. Apart from [`Progress`], which moves with every slot, since the
+/// node waits for nothing but this.
+type Ended = watch::Sender<Option<WalError>>;
 
 pub(super) struct State {
     pub(super) buffer: WalBuffer<Held>,
@@ -164,7 +167,7 @@ impl FlushPolicy {
                 gather: Some(GatherPolicy {
                     bytes: limits::WAL_GATHER_BYTES,
                     time: limits::WAL_GATHER_TIME,
-                    least: limits::WAL_GATHER_BYTES_LEAST,
+                    least_per_second: limits::WAL_GATHER_BYTES_PER_SECOND_LEAST,
                 }),
                 ..shared
             },
@@ -195,6 +198,7 @@ impl Wal {
             low: first_sequence,
             ..Progress::default()
         });
+        let ended = Ended::default();
         let permits = Arc::new(Permits::new(spec.bytes_in_flight));
         let mut thread = None;
         let mut local = None;
@@ -202,7 +206,7 @@ impl Wal {
             let events = ToSink {
                 sink: Arc::clone(&sink),
                 permits: Arc::clone(&permits),
-                progress: progress.clone(),
+                ended: ended.clone(),
             };
             let log = wal.into_log(spec.stream);
             let (queue, joined) = LocalQueue::start(log, events, Arc::clone(&env.clock))
@@ -226,6 +230,7 @@ impl Wal {
             local,
             put: Latency::default(),
             progress,
+            ended,
             checkpoint_room: Semaphore::new(CHECKPOINTS_WAITING_MAX),
         });
         let stream = StreamSpec {
@@ -387,19 +392,19 @@ impl Wal {
         self.shared.wake.notify_one();
         let mut progress = self.shared.progress.subscribe();
         let _ = progress.wait_for(|progress| progress.finished).await;
-        let progress = progress.borrow();
-        match &progress.ended {
-            None | Some(WalError::Closed) => Ok(progress.durable_end),
+        let ended = self.shared.ended.borrow();
+        match &*ended {
+            None | Some(WalError::Closed) => Ok(progress.borrow().durable_end),
             Some(error) => Err(error.clone()),
         }
     }
 
     /// Resolves when the WAL has ended by itself, with the reason: the node has to stop.
     pub fn failed(&self) -> impl Future<Output = WalError> + Send + 'static {
-        let mut progress = self.shared.progress.subscribe();
+        let mut ended = self.shared.ended.subscribe();
         async move {
-            match progress.wait_for(|progress| progress.ended.is_some()).await {
-                Ok(progress) => progress.ended.clone().unwrap_or(WalError::Closed),
+            match ended.wait_for(Option::is_some).await {
+                Ok(ended) => ended.clone().unwrap_or(WalError::Closed),
                 Err(_) => WalError::Closed,
             }
         }
@@ -445,7 +450,7 @@ impl Shared {
     pub(super) fn refuse(&self, error: &WalError) {
         self.lock().refuses = Some(error.clone());
         self.checkpoint_room.close();
-        end(&self.permits, &self.progress, error);
+        end(&self.permits, &self.ended, error);
     }
 
     /// Lets go of all that waits for a slot which will not come, and takes nothing any more.
@@ -457,7 +462,7 @@ impl Shared {
     }
 
     fn refusal(&self) -> WalError {
-        let ended = self.progress.borrow().ended.clone();
+        let ended = self.ended.borrow().clone();
         ended
             .or_else(|| self.lock().refuses.clone())
             .unwrap_or(WalError::Closed)
@@ -470,10 +475,10 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-fn end(permits: &Permits, progress: &watch::Sender<Progress>, error: &WalError) {
+fn end(permits: &Permits, ended: &Ended, error: &WalError) {
     permits.close();
-    progress.send_modify(|progress| {
-        progress.ended.get_or_insert_with(|| error.clone());
+    ended.send_modify(|ended| {
+        ended.get_or_insert_with(|| error.clone());
     });
 }
 
@@ -481,20 +486,20 @@ fn end(permits: &Permits, progress: &watch::Sender<Progress>, error: &WalError) 
 struct ToSink {
     sink: Arc<dyn WalSink>,
     permits: Arc<Permits>,
-    progress: watch::Sender<Progress>,
+    ended: Ended,
 }
 
 impl LocalEvents for ToSink {
     fn on_fsynced(&self, acked: &[LocalAck]) {
         // what is on the disk of a fenced broker is missing in the bucket and not acknowledged
-        if self.progress.borrow().ended.is_none() {
+        if self.ended.borrow().is_none() {
             self.sink.on_local(acked);
         }
     }
 
     fn on_device_failed(&self, error: std::io::Error) {
         let error = WalError::DeviceFailed(Arc::new(error));
-        end(&self.permits, &self.progress, &error);
+        end(&self.permits, &self.ended, &error);
     }
 }
 

@@ -4,33 +4,37 @@
 //!
 //! Owns when a partial slot is held back, and nothing of what is in it. Pure.
 //!
-//! It waits only where that pays: while batches come at [`GatherPolicy::least`] or faster. At a
-//! lower rate every slot goes at once, however bursty it is, so latency away from saturation is
-//! that of the disk.
+//! It waits only where that pays: while batches come at [`GatherPolicy::least_per_second`] or
+//! faster, and longer the faster they come. At a lower rate every slot goes at once, however bursty
+//! it is, so latency away from saturation is that of the disk.
 //! Producers whose windows are all used up stop sending while a slot is held, and wait with it. So
-//! a slot to which nothing comes for half the time goes, a wait at whose end nothing came was in
-//! vain, and after each of those in a row twice as many slots go without one.
+//! a slot to which nothing comes for half of its wait goes; and when less came in a stretch of time
+//! in which slots waited than in the last one in which they went at once, they go at once again,
+//! for twice as long each time in a row.
 
 use std::time::Duration;
 
 use firn_proto::env::Mono;
 
-/// The rate is that of a stretch of at least this length: one burst does not make a buffer busy.
-const STRETCH: Duration = Duration::from_millis(100);
-/// Slots that go at once after a wait was in vain for the first time.
-const SKIPPED_MIN: u32 = 4;
-/// The same after many in a row.
-const SKIPPED_MAX: u32 = 1024;
+/// Rates are those of a stretch of at least this length: one burst does not make a buffer busy.
+const STRETCH: Duration = Duration::from_millis(200);
+/// Stretches in which slots go at once after waits cost something, for the first time in a row.
+const DIRECT_MIN: u32 = 1;
+/// The same after many in a row: 13 s.
+const DIRECT_MAX: u32 = 64;
+/// After so many stretches of waits in a row, what comes without them is measured anew.
+const GATHERED_MAX: u32 = 32;
 
 /// What a slot should hold before it is put.
 #[derive(Clone, Copy, Debug)]
 pub struct GatherPolicy {
     /// At this many bytes a slot does not wait.
     pub bytes: usize,
-    /// How long it waits otherwise, counted from when the slot before was closed.
+    /// How long it waits at most, counted from when the slot before was closed.
     pub time: Duration,
-    /// Where fewer bytes than this come in that time, slots do not wait.
-    pub least: usize,
+    /// Where fewer bytes than this come in a second, slots do not wait. At this rate they wait for
+    /// half of `time`, and at twice this rate for all of it.
+    pub least_per_second: usize,
 }
 
 /// Decides whether the buffer waits for more.
@@ -41,14 +45,18 @@ pub(super) struct Gathering {
     closed_at: Option<Mono>,
     /// When the stretch began whose bytes are counted now, and what was put since.
     stretch: Option<(Mono, usize)>,
-    /// The stretch before was one at whose rate slots wait.
-    busy: bool,
+    /// How long slots of this stretch wait; zero if they go at once.
+    wait: Duration,
     /// The present slot, if it is held.
     held: Option<Hold>,
-    /// Slots that go without a wait.
-    skips: u32,
-    /// Slots that will go without one after the next wait in vain.
-    next_skips: u32,
+    /// Bytes per second of the last stretch in which slots went at once.
+    direct_rate: u64,
+    /// Stretches to come in which slots go at once, whatever the rate.
+    direct: u32,
+    /// How many those will be when waits cost something the next time.
+    next_direct: u32,
+    /// Stretches in a row in which slots waited.
+    gathered: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +72,12 @@ impl Gathering {
             policy,
             closed_at: None,
             stretch: None,
-            busy: false,
+            wait: Duration::ZERO,
             held: None,
-            skips: 0,
-            next_skips: SKIPPED_MIN,
+            direct_rate: 0,
+            direct: 0,
+            next_direct: DIRECT_MIN,
+            gathered: 0,
         }
     }
 
@@ -78,14 +88,14 @@ impl Gathering {
 
     /// Until when a slot of `bytes`, which could go now, waits for more.
     pub(super) fn hold(&mut self, now: Mono, bytes: usize) -> Option<Mono> {
-        if !self.busy || self.is_worth(bytes) || self.skips > 0 {
+        if self.is_worth(bytes) {
             return None;
         }
-        let until = self.closed_at?.after(self.policy.time);
+        let until = self.closed_at?.after(self.wait);
         if until <= now {
             return None;
         }
-        let patience = self.policy.time / 2;
+        let patience = self.wait / 2;
         let hold = self.held.get_or_insert_with(|| Hold {
             seen: bytes,
             next_look: now.after(patience),
@@ -101,18 +111,7 @@ impl Gathering {
     /// A slot of `bytes` was closed, held or not.
     pub(super) fn on_close(&mut self, now: Mono, bytes: usize) {
         self.closed_at = Some(now);
-        self.count(now, bytes);
-        match self.held.take() {
-            None => self.skips = self.skips.saturating_sub(1),
-            Some(hold) if bytes > hold.seen => self.next_skips = SKIPPED_MIN,
-            Some(_) => {
-                self.skips = self.next_skips;
-                self.next_skips = (2 * self.next_skips).min(SKIPPED_MAX);
-            }
-        }
-    }
-
-    fn count(&mut self, now: Mono, bytes: usize) {
+        self.held = None;
         let (began, before) = *self.stretch.get_or_insert((now, 0));
         let put = before + bytes;
         let taken = now.since(began);
@@ -120,38 +119,78 @@ impl Gathering {
             self.stretch = Some((began, put));
             return;
         }
-        let wanted = self.policy.least as u128 * taken.as_micros();
-        self.busy = put as u128 * self.policy.time.as_micros() >= wanted;
         self.stretch = Some((now, 0));
+        self.on_stretch(per_second(put, taken));
     }
+
+    /// Decides from the rate of a stretch how long the slots of the next one wait.
+    fn on_stretch(&mut self, rate: u64) {
+        if self.wait.is_zero() {
+            self.direct_rate = rate;
+            self.direct = self.direct.saturating_sub(1);
+            self.gathered = 0;
+        } else if cost_something(self.direct_rate, rate) {
+            self.direct = self.next_direct;
+            self.next_direct = (2 * self.next_direct).min(DIRECT_MAX);
+        } else {
+            self.next_direct = DIRECT_MIN;
+            self.gathered += 1;
+            self.direct = u32::from(self.gathered >= GATHERED_MAX);
+        }
+        self.wait = match self.direct {
+            0 => self.wait_at(rate),
+            _ => Duration::ZERO,
+        };
+    }
+
+    fn wait_at(&self, rate: u64) -> Duration {
+        let least = self.policy.least_per_second as u64;
+        if rate < least {
+            return Duration::ZERO;
+        }
+        let full = 2 * least;
+        let micros = self.policy.time.as_micros() as u64 * rate.min(full) / full;
+        Duration::from_micros(micros)
+    }
+}
+
+fn per_second(bytes: usize, taken: Duration) -> u64 {
+    let rate = bytes as u128 * 1_000_000 / taken.as_micros().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
+/// Whether less came with waits than without: by more than an eighth, as rates vary by themselves.
+fn cost_something(direct: u64, gathered: u64) -> bool {
+    gathered < direct - direct / 8
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Slots wait for 5 ms from 50 kB/s on, and for 10 ms from 100 kB/s on.
     const POLICY: GatherPolicy = GatherPolicy {
         bytes: 1000,
         time: Duration::from_millis(10),
-        least: 500,
+        least_per_second: 50_000,
     };
 
     fn at(ms: u64) -> Mono {
-        Mono(0).after(Duration::from_millis(100 + ms))
+        Mono(0).after(Duration::from_millis(200 + ms))
     }
 
-    /// After 100 ms of slots of `bytes` each 10 ms; the last was closed at 0 ms of [`at`].
+    /// After 200 ms of slots of `bytes` each 10 ms; the last was closed at 0 ms of [`at`].
     fn gathering_after(bytes: usize) -> Gathering {
         let mut gathering = Gathering::new(POLICY);
         gathering.on_close(Mono(0), 0);
-        for slot in 1..=10 {
+        for slot in 1..=20 {
             gathering.on_close(Mono(0).after(Duration::from_millis(10 * slot)), bytes);
         }
         gathering
     }
 
     fn gathering() -> Gathering {
-        gathering_after(500)
+        gathering_after(1000)
     }
 
     #[test]
@@ -164,7 +203,16 @@ mod tests {
 
     #[test]
     fn where_batches_come_fast_a_slot_waits() {
-        assert_eq!(gathering_after(500).hold(at(1), 50), Some(at(6)));
+        assert_eq!(gathering_after(1000).hold(at(1), 50), Some(at(6)));
+    }
+
+    #[test]
+    fn where_they_come_half_as_fast_it_waits_half_as_long() {
+        let mut gathering = gathering_after(500);
+        gathering.hold(at(1), 50);
+        gathering.hold(at(4), 60);
+        assert_eq!(gathering.hold(at(4), 60), Some(at(5)));
+        assert_eq!(gathering.hold(at(5), 70), None);
     }
 
     #[test]
@@ -200,59 +248,100 @@ mod tests {
         assert_eq!(gathering.hold(at(2), 1000), None);
     }
 
-    /// Plays slots of producers that send `window` bytes in the millisecond after each put, which
-    /// takes one, and then wait for their answers. Returns how many of `slots` were held.
-    fn held_slots(gathering: &mut Gathering, window: usize, slots: usize) -> usize {
-        let mut now = 0;
-        let mut held = 0;
-        for _ in 0..slots {
-            now += 1;
-            let mut bytes = window / 8;
-            let mut waited = false;
-            while let Some(until) = gathering.hold(at(now), bytes) {
-                waited = true;
-                bytes = window;
-                now = until.since(at(0)).as_millis() as u64;
+    /// What became of slots in some time.
+    struct Played {
+        slots: usize,
+        waits: usize,
+        bytes: usize,
+    }
+
+    /// Plays `time` of a disk that takes 2 ms for a put, and of producers of whose bytes `arrive`
+    /// says how many have come so many ms after the last slot was closed.
+    fn play(time: u64, arrive: impl Fn(u64) -> usize) -> Played {
+        let mut gathering = gathering();
+        let mut played = Played {
+            slots: 0,
+            waits: 0,
+            bytes: 0,
+        };
+        let (mut closed, mut now) = (0, 2);
+        while now < time {
+            let bytes = arrive(now - closed);
+            if let Some(until) = gathering.hold(at(now), bytes) {
+                played.waits += usize::from(now == closed + 2);
+                now = until.since(at(0)).as_micros().div_ceil(1000) as u64;
+                continue;
             }
-            held += usize::from(waited);
             gathering.on_close(at(now), bytes);
+            played.slots += 1;
+            played.bytes += bytes;
+            closed = now;
+            now += 2;
         }
-        held
+        played
+    }
+
+    #[test]
+    fn producers_that_are_bound_by_themselves_get_few_slots() {
+        let played = play(10_000, |since| 90 * since as usize);
+        assert!(played.bytes > 890_000, "{} bytes", played.bytes);
+        assert!(played.slots < 1_200, "{} slots", played.slots);
     }
 
     #[test]
     fn producers_that_wait_for_their_answers_are_hardly_ever_held_up() {
-        let held = held_slots(&mut gathering(), 512, 4_000);
-        assert!(held <= 12, "{held} of 4000 slots were held");
+        let played = play(60_000, |_| 500);
+        let share = played.waits as f64 / played.slots as f64;
+        assert!(share < 0.02, "{share} of {} slots waited", played.slots);
     }
 
-    #[test]
-    fn after_a_wait_in_vain_slots_go_at_once_for_longer_each_time() {
-        let mut gathering = gathering();
-        let mut now = 0;
-        let mut without_wait = Vec::new();
-        for _ in 0..10 {
-            assert!(gathering.hold(at(now + 1), 200).is_some());
-            now += 6;
-            gathering.on_close(at(now), 200);
-            let mut slots = 0;
-            while gathering.skips > 0 {
-                assert_eq!(gathering.hold(at(now + 1), 200), None);
-                now += 1;
-                gathering.on_close(at(now), 200);
-                slots += 1;
+    /// Closes slots of `bytes` each 10 ms for `stretches`, from `begin` on; says whether slots
+    /// waited in each of them.
+    fn stretches(gathering: &mut Gathering, begin: u64, stretches: u64, bytes: usize) -> Vec<bool> {
+        let mut waited = Vec::new();
+        for stretch in 0..stretches {
+            waited.push(!gathering.wait.is_zero());
+            for slot in 1..=20 {
+                gathering.on_close(at(begin + stretch * 200 + slot * 10), bytes);
             }
-            without_wait.push(slots);
         }
-        assert_eq!(without_wait, [4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]);
+        waited
     }
 
     #[test]
-    fn a_wait_at_whose_end_more_came_was_not_in_vain() {
+    fn what_comes_without_waits_is_measured_anew_after_a_while() {
+        let waited = stretches(&mut gathering(), 0, 66, 1000);
+        let direct: Vec<usize> = (0..66).filter(|at| !waited[*at]).collect();
+        assert_eq!(direct, [32, 65]);
+    }
+
+    #[test]
+    fn when_waits_cost_something_slots_go_at_once_for_longer_each_time() {
         let mut gathering = gathering();
-        assert!(gathering.hold(at(1), 200).is_some());
-        assert!(gathering.hold(at(6), 400).is_some());
-        gathering.on_close(at(10), 401);
-        assert!(gathering.hold(at(11), 200).is_some());
+        let mut begin = 0;
+        let mut direct = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(stretches(&mut gathering, begin, 1, 874), [true]);
+            begin += 200;
+            let mut count = 0;
+            while gathering.wait.is_zero() {
+                stretches(&mut gathering, begin, 1, 1000);
+                begin += 200;
+                count += 1;
+            }
+            direct.push(count);
+        }
+        assert_eq!(direct, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+    }
+
+    #[test]
+    fn when_they_cost_nothing_once_the_count_begins_anew() {
+        let mut gathering = gathering();
+        stretches(&mut gathering, 0, 1, 874);
+        stretches(&mut gathering, 200, 1, 1000);
+        assert_eq!(stretches(&mut gathering, 400, 1, 1000), [true]);
+        assert_eq!(stretches(&mut gathering, 600, 1, 874), [true]);
+        assert_eq!(stretches(&mut gathering, 800, 1, 1000), [false]);
+        assert_eq!(stretches(&mut gathering, 1000, 1, 1000), [true]);
     }
 }

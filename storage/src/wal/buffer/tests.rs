@@ -118,7 +118,7 @@ fn gathering() -> FlushPolicy {
         gather: Some(GatherPolicy {
             bytes: 10_000,
             time: Duration::from_millis(10),
-            least: 10_000,
+            least_per_second: 500_000,
         }),
         ..unlimited()
     }
