@@ -77,9 +77,9 @@ pub const REFUSALS_MAX: usize = 10_000;
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;
 /// On a local disk a busy buffer waits for this many bytes: half a millisecond of CPU for the
 /// fsyncs of a slot is then small beside what its bytes cost.
-pub const WAL_GATHER_BYTES: usize = 2 * 1024 * 1024;
+pub const WAL_GATHER_BYTES: usize = 1024 * 1024;
 /// But no longer than this.
-pub const WAL_GATHER_TIME: Duration = Duration::from_millis(20);
+pub const WAL_GATHER_TIME: Duration = Duration::from_millis(10);
 /// It is busy when this many bytes come in a second.
 pub const WAL_GATHER_BYTES_PER_SECOND_LEAST: usize = 25 * 1024 * 1024;
 /// Slots of one stream that may be in flight at a time.
