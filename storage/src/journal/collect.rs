@@ -1,9 +1,13 @@
 //! Putting snapshots, and letting go of what they cover.
 //!
-//! The last two snapshots are kept, and every slot after the older one: should the newest turn out
-//! to be corrupt, the journal can still be read. Order, so that a crash anywhere loses nothing: the
+//! The last two snapshots that are known to be whole are kept, and every slot after the older one:
+//! should the newest turn out to be corrupt, the journal can still be read. Known to be whole are
+//! those that this process put, and the one that it began with: it may have passed over a later one
+//! that is corrupt, and nothing may rest on that. Order, so that a crash anywhere loses nothing: the
 //! new snapshot is put, with the floor that it brings; then slots up to that floor are deleted;
 //! then the snapshots before it. Seals are never deleted (I1).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch};
@@ -22,15 +26,34 @@ pub(super) struct Collection {
     bucket: Bucket,
     env: StreamEnv,
     cluster: ClusterId,
+    newest_whole: Arc<Mutex<Option<JournalPosition>>>,
 }
 
 impl Collection {
-    pub(super) fn new(bucket: Bucket, env: StreamEnv, cluster: ClusterId) -> Self {
+    /// `base` is the snapshot that the journal was read from, if there was one.
+    pub(super) fn new(
+        bucket: Bucket,
+        env: StreamEnv,
+        cluster: ClusterId,
+        base: Option<JournalPosition>,
+    ) -> Self {
         Self {
             bucket,
             env,
             cluster,
+            newest_whole: Arc::new(Mutex::new(base)),
         }
+    }
+
+    fn newest_whole(&self) -> MutexGuard<'_, Option<JournalPosition>> {
+        self.newest_whole
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_whole(&self, covers: JournalPosition) {
+        let mut newest = self.newest_whole();
+        *newest = newest.max(Some(covers));
     }
 
     /// Puts the snapshot of the state after `covers`, then collects.
@@ -41,7 +64,7 @@ impl Collection {
     ) -> Result<(), JournalError> {
         let mut older = snapshots(&self.bucket).await?;
         older.retain(|other| *other < covers);
-        let floor = older.last().copied();
+        let floor = self.newest_whole().filter(|whole| *whole < covers);
         let snapshot = Snapshot {
             cluster: self.cluster,
             covers,
@@ -59,6 +82,7 @@ impl Collection {
                 return Err(corrupt(&key, &fault));
             }
         }
+        self.note_whole(covers);
         match floor {
             Some(floor) => self.collect(&older, floor).await,
             None => Ok(()),

@@ -346,6 +346,44 @@ async fn a_corrupt_snapshot_is_passed_over_for_the_one_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_collected_that_only_a_corrupt_snapshot_covers() {
+    let world = world();
+    filled(&world, 6, &[2, 4]).await;
+    let nonsense = Bytes::from_static(b"nonsense");
+    world
+        .replace(&snapshot_key(at(1, 4)), nonsense.clone())
+        .await;
+    let second = world.open().await;
+    let covers = append(&*second.journal, "7").await.unwrap();
+    second
+        .journal
+        .put_snapshot(covers, "up to 7".into())
+        .await
+        .unwrap();
+    world.replace(&snapshot_key(covers), nonsense).await;
+    let third = world.open().await;
+    assert_eq!(state(&third), Some("up to 2"), "the one that is whole");
+    assert_eq!(texts(&third), ["3", "4", "5", "6", "7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_corrupt_snapshot_goes_with_those_before_it_once_two_later_ones_are_whole() {
+    let world = world();
+    filled(&world, 6, &[2, 4]).await;
+    world
+        .replace(&snapshot_key(at(1, 4)), Bytes::from_static(b"nonsense"))
+        .await;
+    let second = world.open().await;
+    for text in ["7", "8"] {
+        let covers = append(&*second.journal, text).await.unwrap();
+        let state = Bytes::from(format!("up to {text}"));
+        second.journal.put_snapshot(covers, state).await.unwrap();
+    }
+    let kept = snapshots(&world.bucket).await.unwrap();
+    assert_eq!(kept, [at(2, 1), at(2, 2)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_journal_without_a_whole_snapshot_fails_loudly() {
     let world = world();
     filled(&world, 8, &[2, 4, 6]).await;

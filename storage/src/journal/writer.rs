@@ -59,7 +59,7 @@ impl JournalWriter {
             first_slot: Slot(0),
             prev_nonce: Nonce::NONE,
         };
-        let collection = Collection::new(bucket.clone(), env.clone(), cluster);
+        let collection = Collection::new(bucket.clone(), env.clone(), cluster, opening.base);
         let (stream, mut events) = StreamHandle::start(bucket.clone(), spec, env);
         let first = SlotBody::new(JournalIndex::Open(opening).encode(), Vec::new());
         let fenced = JournalError::Fenced { epoch };
