@@ -141,8 +141,8 @@ pub async fn newest_epoch(bucket: &Bucket) -> Result<CoordinatorEpoch, JournalEr
     let newest = snapshots(bucket).await?.pop();
     let mut epoch = newest.map_or(CoordinatorEpoch(0), |at| at.epoch);
     let folder = layout::epoch_claims();
+    let mut after = Place::EpochClaim(epoch).key();
     loop {
-        let after = Place::EpochClaim(epoch).key();
         let listed = bucket
             .list(Purpose::Meta, &folder, Some(&after), LIST_MAX)
             .await;
@@ -152,8 +152,9 @@ pub async fn newest_epoch(bucket: &Bucket) -> Result<CoordinatorEpoch, JournalEr
                 epoch = epoch.max(found);
             }
         }
-        if listed.len() < LIST_MAX {
-            return Ok(epoch);
+        match listed.last() {
+            Some(last) if listed.len() == LIST_MAX => after = last.key.clone(),
+            _ => return Ok(epoch),
         }
     }
 }

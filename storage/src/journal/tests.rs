@@ -560,6 +560,21 @@ async fn the_identity_of_a_claimant_can_be_read_by_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_newest_claim_is_found_behind_a_page_of_keys_that_are_none() {
+    let world = world();
+    world.open().await;
+    let claim = Place::EpochClaim(CoordinatorEpoch(1)).key();
+    for number in 0..LIST_MAX {
+        let stray = Key::listed(&format!("{claim}-{number:04}"));
+        let body = vec![Bytes::from_static(b"stray")];
+        world.bucket.create_once(Purpose::Meta, &stray, body).await;
+    }
+    assert_eq!(world.open().await.epoch, CoordinatorEpoch(2));
+    let newest = newest_epoch(&world.bucket).await.unwrap();
+    assert_eq!(newest, CoordinatorEpoch(2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_with_nothing_to_put_can_look_for_a_later_one() {
     let world = world();
     let first = world.open().await;
