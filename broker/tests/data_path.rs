@@ -6,11 +6,15 @@
 mod running;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use firn_broker::node::{Node, World};
+use firn_proto::env::{Clock, Mono};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{ProducerEpoch, ProducerId, TopicId};
+use firn_proto::kafka::api_versions::ApiVersionsRequest;
 use firn_proto::kafka::fetch::{
     FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData,
 };
@@ -27,9 +31,10 @@ use firn_proto::kafka::produce::{
     PartitionProduceData, PartitionProduceResponse, ProduceRequest, TopicProduceData,
 };
 use firn_proto::kafka::{ApiKey, Reader, Request, Response, read_response_header};
+use firn_proto::limits::FENCE_LOOK_LASTS;
 use firn_proto::record::{BatchBuilder, Codec, NewRecord, split_batches};
 use firn_storage::bucket::Bucket;
-use firn_storage::bucket::testing::FaultStore;
+use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -50,11 +55,31 @@ async fn start_on(bucket: &str) -> Node {
 
 /// A node on a store that fails as told.
 async fn start_on_faults(store: &FaultStore, pairs: &[(&str, &str)]) -> Node {
-    let mut world = World::of_machine();
+    start_in(World::of_machine(), store, pairs).await
+}
+
+async fn start_in(mut world: World, store: &FaultStore, pairs: &[(&str, &str)]) -> Node {
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     world.bucket = Some(Bucket::from_store(Arc::new(store.clone()), clock, entropy));
     let pairs = [&[("bucket", "memory://"), ("http", "127.0.0.1:0")], pairs].concat();
     Node::start_in(world, config(&pairs)).await.unwrap()
+}
+
+/// The machine's clock, set forward as the test says: as if nothing had run meanwhile.
+struct SetForward {
+    machine: Arc<dyn Clock>,
+    micros: AtomicU64,
+}
+
+impl Clock for SetForward {
+    fn wall_ms(&self) -> i64 {
+        self.machine.wall_ms()
+    }
+
+    fn mono(&self) -> Mono {
+        let by = Duration::from_micros(self.micros.load(Ordering::Relaxed));
+        self.machine.mono().after(by)
+    }
 }
 
 /// A connection that asks one thing at a time.
@@ -639,10 +664,10 @@ async fn a_restarted_node_serves_what_was_acknowledged_and_knows_its_producers()
     assert_eq!((next.error_code, next.base_offset), (ErrorCode::None, 10));
 }
 
-/// A bucket that is away fills the WAL, and then the memory of Produce in front of it. Who reads
+/// A bucket that takes nothing fills the WAL, and then the memory of Produce in front of it. Who reads
 /// what is in memory, or only says that it is alive, must not notice.
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_bucket_is_away_only_producers_wait() {
+async fn while_the_bucket_takes_nothing_only_producers_wait() {
     const VALUE_BYTES: usize = 1_000_000;
     const WAL_BYTES: usize = 128 << 20;
     let store = FaultStore::in_memory();
@@ -659,7 +684,8 @@ async fn while_the_bucket_is_away_only_producers_wait() {
     let id = client.topic().await;
     client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
 
-    store.set_outage(true);
+    let no_slots = Rule::new(On::Put, Fault::RequestLost);
+    store.inject(no_slots.times(u64::MAX));
     let mut builder = BatchBuilder::new(Codec::None);
     builder.push(&record(TIME, &vec![7; VALUE_BYTES])).unwrap();
     let large = builder.build().unwrap().into_bytes();
@@ -688,6 +714,52 @@ async fn while_the_bucket_is_away_only_producers_wait() {
         panic!("not Heartbeat");
     };
     assert_ne!(alive.error_code, ErrorCode::None, "nobody is in the group");
+}
+
+/// Whether another process has taken the bucket over, one that does not hear from it cannot know:
+/// then it says no more than where things were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_cut_off_from_its_bucket_ends_reads_until_it_hears_from_it() {
+    let store = FaultStore::in_memory();
+    let mut world = World::of_machine();
+    let clock = Arc::new(SetForward {
+        machine: world.clock,
+        micros: AtomicU64::new(0),
+    });
+    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let node = start_in(world, &store, &[]).await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+
+    store.set_outage(true);
+    let by = 2 * FENCE_LOOK_LASTS;
+    clock.micros.store(by.as_micros() as u64, Ordering::Relaxed);
+    let read = client.fetch(12, fetch_of(id, 0)).await;
+    assert_eq!(only(&read).error_code, ErrorCode::NotLeaderOrFollower);
+    let records = only(&read).records.as_ref();
+    assert!(records.is_none_or(|records| records.is_empty()));
+    let listed = client.list(-1).await;
+    assert_eq!(listed.error_code, ErrorCode::NotLeaderOrFollower);
+    let Response::Heartbeat(alive) = client.call(4, HeartbeatRequest::default()).await else {
+        panic!("not Heartbeat");
+    };
+    assert_eq!(alive.error_code, ErrorCode::NotCoordinator);
+    assert_eq!(client.topic().await, id, "Metadata goes on");
+    let Response::ApiVersions(versions) = client.call(0, ApiVersionsRequest::default()).await
+    else {
+        panic!("not ApiVersions");
+    };
+    assert_eq!(versions.error_code, ErrorCode::None);
+
+    store.set_outage(false);
+    let read = loop {
+        let read = client.fetch(12, fetch_of(id, 0)).await;
+        if only(&read).error_code != ErrorCode::NotLeaderOrFollower {
+            break read;
+        }
+    };
+    assert_eq!(batches(only(&read)), [(0, 1)]);
 }
 
 /// Kafka serves partitions in their turn. Were those in memory served first, a consumer that is

@@ -1,25 +1,28 @@
-//! When a leader looks whether another one has claimed a later epoch, and what it concludes.
-//! Pure; the loop in `task.rs` does the looking.
+//! When a leader looks whether another one has claimed a later epoch, and what it concludes: the
+//! read lease. Pure; the loop in `task.rs` does the looking.
 //!
-//! A leader that has something to put is fenced by its put. One that is idle is not, and would
-//! answer reads for ever; so it looks. A bucket that does not answer a process that runs changes
-//! nothing: whoever claims an epoch needs it as well, and what is in memory stays readable in an
-//! outage. A process that stood still does not know whether there was an outage, and one that is
-//! refused knows that there is none: both need to hear that nobody else leads.
+//! A leader that has something to put is fenced by its put. One that is idle, or cut off from the
+//! bucket, is not, and would answer reads for ever; so it looks, and is read for
+//! [`FENCE_LOOK_LASTS`] after the sending of the last look that said that nobody else leads.
+//! Whatever else a look brings, no answer or a refusal, draws that out no further: the bucket may
+//! be away for this process alone, and serve its successor.
+//!
+//! In an outage that hits everybody this ends reads that would do no harm. Little is lost by that,
+//! for no new record becomes visible then and no offset can be committed; and it cannot be told
+//! from a successor that has put members out and moves on, whose partitions and groups would be
+//! seen here as they were for as long as this process runs.
 
 use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
-use firn_proto::limits::{FENCE_LOOK_INTERVAL, FENCE_LOOK_LASTS};
+use firn_proto::limits::{FENCE_LOOK_AGAIN, FENCE_LOOK_INTERVAL, FENCE_LOOK_LASTS};
 
 /// What the looks of this process say, whichever leader sent them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Looked {
     /// When the last look was sent that is over.
     sent: Mono,
-    /// Until then nobody led in its place, as far as its looks can tell.
-    lasts_from: Mono,
-    /// The bucket has refused a look since it last said that nobody else leads.
-    is_refused: bool,
+    /// When the last one was sent that said that nobody else leads.
+    alone: Mono,
 }
 
 impl Looked {
@@ -27,31 +30,21 @@ impl Looked {
     pub(crate) fn new(now: Mono) -> Self {
         Self {
             sent: now,
-            lasts_from: now,
-            is_refused: false,
+            alone: now,
         }
     }
 
     /// The look that was sent at `sent` is over.
     pub(crate) fn on_seen(&mut self, sent: Mono, seen: Seen) {
         self.sent = self.sent.max(sent);
-        match seen {
-            Seen::Nothing => {
-                self.lasts_from = self.lasts_from.max(sent);
-                self.is_refused = false;
-            }
-            // A process that looks all the time has not stood still between two looks.
-            Seen::NoAnswer if !self.is_refused && is_recent(self.lasts_from, sent) => {
-                self.lasts_from = self.lasts_from.max(sent);
-            }
-            Seen::NoAnswer | Seen::Newer(_) => {}
-            Seen::Refused => self.is_refused = true,
+        if seen == Seen::Nothing {
+            self.alone = self.alone.max(sent);
         }
     }
 
     /// Whether what this process knows may be read at `now`; `None`: it must look first.
     pub(crate) fn may_read(&self, now: Mono) -> Option<bool> {
-        if is_recent(self.lasts_from, now) {
+        if is_recent(self.alone, now) {
             return Some(true);
         }
         is_recent(self.sent, now).then_some(false)
@@ -147,7 +140,11 @@ impl FenceWatch {
         };
         let changed = (self.answering != answering).then_some(answering);
         self.answering = answering;
-        self.due = Some(self.sent.after(FENCE_LOOK_INTERVAL));
+        let next = match answering {
+            Answering::Yes => FENCE_LOOK_INTERVAL,
+            Answering::No | Answering::Refused => FENCE_LOOK_AGAIN,
+        };
+        self.due = Some(self.sent.after(next));
         Verdict::LeadOn {
             sent: self.sent,
             changed,
@@ -207,6 +204,11 @@ mod tests {
                 panic!("{seen:?} ends nothing")
             };
             assert_eq!(sent, second(at));
+            let next = match seen {
+                Seen::Nothing => FENCE_LOOK_INTERVAL,
+                _ => FENCE_LOOK_AGAIN,
+            };
+            assert_eq!(watch.due(), Some(second(at).after(next)));
             told.push(changed);
         }
         assert_eq!(
@@ -216,11 +218,17 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_looks_all_the_time_may_be_read_in_an_outage() {
-        let mut looked = Looked::new(second(0));
-        for at in (5..3600).step_by(5) {
-            assert_eq!(looked.may_read(second(at)), Some(true));
-            looked.on_seen(second(at), Seen::NoAnswer);
+    fn reads_end_some_seconds_after_the_last_look_that_was_answered() {
+        for unanswered in [Seen::NoAnswer, Seen::Refused] {
+            let mut looked = Looked::new(second(0));
+            looked.on_seen(second(5), Seen::Nothing);
+            for at in (10..3600).step_by(5) {
+                let may_read = second(at).since(second(5)) <= FENCE_LOOK_LASTS;
+                assert_eq!(looked.may_read(second(at)), Some(may_read), "{at} s");
+                looked.on_seen(second(at), unanswered);
+            }
+            looked.on_seen(second(3600), Seen::Nothing);
+            assert_eq!(looked.may_read(second(3600)), Some(true));
         }
     }
 
@@ -236,20 +244,5 @@ mod tests {
         }
         looked.on_seen(second(75), Seen::Nothing);
         assert_eq!(looked.may_read(second(75)), Some(true));
-    }
-
-    #[test]
-    fn a_refusal_is_no_outage_and_only_an_answer_ends_it() {
-        let mut looked = Looked::new(second(0));
-        for (seen, at) in [Seen::Refused, Seen::NoAnswer, Seen::NoAnswer]
-            .into_iter()
-            .zip([5, 9, 11])
-        {
-            looked.on_seen(second(at), seen);
-        }
-        assert_eq!(looked.may_read(second(11)), Some(false));
-        looked.on_seen(second(16), Seen::Nothing);
-        looked.on_seen(second(21), Seen::NoAnswer);
-        assert_eq!(looked.may_read(second(31)), Some(true));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use firn_proto::env::Mono;
+use firn_proto::limits::FENCE_LOOK_LASTS;
 
 /// Things that wait for the journal. Commands are counted; a thing made after the n-th command
 /// waits until n commands are durable.
@@ -100,23 +101,30 @@ impl PutTokens {
 }
 
 /// The time by which groups expire their members: it stands still while the journal does not
-/// move, so that a slow bucket puts nobody out.
+/// move, so that a slow bucket puts nobody out, and while nobody is heard because the read lease is
+/// over.
 #[derive(Debug)]
 pub(crate) struct GroupClock {
     lost: Duration,
+    /// What was lost up to here is counted.
+    counted_to: Mono,
     /// The last move of the journal, while it has something to do.
     moved_at: Option<Mono>,
+    /// When the last look was sent that said that nobody else leads.
+    alone: Mono,
 }
 
 /// A journal that has not moved for this long stands still.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
 impl GroupClock {
-    /// A clock that has lost no time.
-    pub(crate) fn new() -> Self {
+    /// A clock that has lost no time, of a leader that was the only one at `now`.
+    pub(crate) fn new(now: Mono) -> Self {
         Self {
             lost: Duration::ZERO,
+            counted_to: now,
             moved_at: None,
+            alone: now,
         }
     }
 
@@ -136,13 +144,27 @@ impl GroupClock {
 
     /// A slot became durable; `more` are on their way.
     pub(crate) fn on_durable(&mut self, now: Mono, more: bool) {
-        self.lost += self.standstill(now);
+        self.count(now);
         self.moved_at = more.then_some(now);
     }
 
+    /// The look that was sent at `sent` said that nobody else leads.
+    pub(crate) fn on_alone(&mut self, sent: Mono, now: Mono) {
+        self.count(now);
+        self.alone = self.alone.max(sent);
+    }
+
+    fn count(&mut self, now: Mono) {
+        self.lost += self.standstill(now);
+        self.counted_to = self.counted_to.max(now);
+    }
+
+    /// How long it has stood still, beyond what is counted.
     fn standstill(&self, now: Mono) -> Duration {
-        let still = self.moved_at.map_or(Duration::ZERO, |at| now.since(at));
-        still.saturating_sub(STANDSTILL)
+        let unread = self.alone.after(FENCE_LOOK_LASTS);
+        let unmoved = self.moved_at.map(|at| at.after(STANDSTILL));
+        let from = unmoved.map_or(unread, |unmoved| unmoved.min(unread));
+        now.since(from.max(self.counted_to))
     }
 }
 
@@ -166,7 +188,6 @@ mod tests {
 
     #[test]
     fn tokens_allow_a_burst_and_then_the_rate() {
-        let second = |s: u64| Mono(s * 1_000_000);
         let mut tokens = PutTokens::new(Some(1));
         for _ in 0..BURST {
             assert!(tokens.free_at() <= second(10));
@@ -176,14 +197,41 @@ mod tests {
         assert_eq!(PutTokens::new(None).free_at(), Mono(0));
     }
 
+    fn second(s: u64) -> Mono {
+        Mono(s * 1_000_000)
+    }
+
     #[test]
     fn group_time_stands_still_while_the_journal_does() {
-        let second = |s: u64| Mono(s * 1_000_000);
-        let mut clock = GroupClock::new();
+        let mut clock = GroupClock::new(second(10));
         clock.on_put(second(10));
         assert_eq!(clock.at(second(11)), second(11));
+        clock.on_alone(second(58), second(59));
         assert_eq!(clock.at(second(60)), second(12));
         clock.on_durable(second(60), false);
         assert_eq!(clock.at(second(61)), second(13));
+    }
+
+    #[test]
+    fn group_time_stands_still_while_nobody_is_heard() {
+        let mut clock = GroupClock::new(second(0));
+        clock.on_alone(second(5), second(6));
+        let end = second(5).after(FENCE_LOOK_LASTS);
+        assert_eq!(clock.at(end), end);
+        assert_eq!(clock.at(second(600)), end);
+        clock.on_alone(second(600), second(601));
+        assert_eq!(clock.at(second(601)), end);
+        assert_eq!(clock.at(second(602)), end.after(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn no_time_is_lost_twice() {
+        let mut clock = GroupClock::new(second(0));
+        clock.on_put(second(4));
+        assert_eq!(clock.at(second(100)), second(6), "both stand still");
+        clock.on_durable(second(100), false);
+        assert_eq!(clock.at(second(110)), second(6), "the lease is still over");
+        clock.on_alone(second(110), second(111));
+        assert_eq!(clock.at(second(112)), second(7));
     }
 }

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::journal::{JournalError, JournalOpener};
-use firn_proto::limits::COORDINATOR_QUEUE_MAX;
+use firn_proto::limits::{COORDINATOR_QUEUE_MAX, FENCE_WAIT_MAX};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::command::CommandError;
 use crate::fence::Looked;
@@ -121,14 +122,13 @@ impl Coordinator {
         self.image.clone()
     }
 
-    /// Waits until it is known whether what this process knows may be read: its last look for a
-    /// later epoch is recent. That is at once, unless the process has stood still (SIGSTOP, a
-    /// paused machine). A bucket that does not answer a process that runs holds nobody up.
+    /// Waits until it is known whether what this process knows may be read: it has heard lately
+    /// that no other one leads. That is known at once, unless the process has stood still (SIGSTOP,
+    /// a paused machine), and then after a bounded time.
     ///
     /// # Errors
     /// [`CoordinatorError::Stopped`]: another process leads, or this one stops.
-    /// [`CoordinatorError::NotLeader`]: this process stood still or was refused by the bucket, and
-    /// has not heard since that no other one leads.
+    /// [`CoordinatorError::NotLeader`]: the bucket does not say, or has not been asked in time.
     pub async fn may_read(&self, now: Mono) -> Result<(), CoordinatorError> {
         let mut looked = self.looked.clone();
         if looked.has_changed().is_err() {
@@ -138,12 +138,13 @@ impl Coordinator {
             // A full queue is a loop that is about to look anyway.
             drop(self.inbox.try_send(Message::Look));
         }
-        let looked = looked.wait_for(|looked| looked.may_read(now).is_some());
-        let looked = *looked.await.map_err(|_| CoordinatorError::Stopped)?;
-        if looked.may_read(now) == Some(true) {
-            return Ok(());
-        }
-        let reason = "the bucket does not say whether another process leads";
+        let known = looked.wait_for(|looked| looked.may_read(now).is_some());
+        let reason = match timeout(FENCE_WAIT_MAX, known).await {
+            Ok(Err(_)) => return Err(CoordinatorError::Stopped),
+            Ok(Ok(looked)) if looked.may_read(now) == Some(true) => return Ok(()),
+            Ok(Ok(_)) => "the bucket does not say whether another process leads",
+            Err(_) => "nobody has looked in time whether another process leads",
+        };
         Err(CoordinatorError::NotLeader(reason.to_owned()))
     }
 
@@ -167,5 +168,31 @@ impl CoordinatorTask {
                 "the coordinator's loop failed: {error}"
             )))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::limits::FENCE_LOOK_LASTS;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_does_not_run_keeps_no_reader_for_ever() {
+        let (sender, _inbox) = mpsc::channel(COORDINATOR_QUEUE_MAX);
+        let (_publish, image) = watch::channel(Arc::new(ClusterImage::default()));
+        let (_looks, looked) = watch::channel(Looked::new(Mono(0)));
+        let coordinator = Coordinator {
+            inbox: sender,
+            image,
+            looked,
+        };
+        assert_eq!(coordinator.may_read(Mono(0)).await, Ok(()));
+        let later = Mono(0).after(2 * FENCE_LOOK_LASTS);
+        let refused = coordinator.may_read(later).await;
+        assert!(
+            matches!(refused, Err(CoordinatorError::NotLeader(_))),
+            "{refused:?}"
+        );
     }
 }

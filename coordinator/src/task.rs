@@ -157,8 +157,7 @@ impl Leadership {
                 self.take_over().await
             };
             tokio::pin!(attempt);
-            // An attempt that hangs in an outage holds no reader up: it is a look without answer
-            // for as long as this process runs.
+            // An attempt that hangs in an outage holds no reader up: it is a look without answer.
             let mut ticks = tokio::time::interval(FENCE_LOOK_INTERVAL);
             let note = |seen| {
                 let now = clock.mono();
@@ -266,7 +265,7 @@ impl Leader {
             puts: FuturesOrdered::new(),
             flights: VecDeque::new(),
             tokens: PutTokens::new(config.puts_per_second),
-            group_clock: GroupClock::new(),
+            group_clock: GroupClock::new(now),
             log_bytes,
             snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
             snapshot: None,
@@ -494,14 +493,18 @@ impl Leader {
             }
             Verdict::LeadOn { sent, changed } => {
                 publish.note_look(sent, seen);
+                if seen == Seen::Nothing {
+                    let now = self.environment.clock.mono();
+                    self.group_clock.on_alone(sent, now);
+                }
                 match changed {
                     Some(Answering::No) => warn!(
-                        "the bucket does not say whether another process leads: what is in memory \
-                         is served on, unless this process stood still"
+                        "the bucket does not say whether another process leads: nothing is read \
+                         from here soon, until it does"
                     ),
                     Some(Answering::Refused) => warn!(
                         "the bucket refuses to say whether another process leads: nothing is \
-                         served until it does"
+                         read from here soon, until it does"
                     ),
                     Some(Answering::Yes) => info!("no other process leads"),
                     None => {}

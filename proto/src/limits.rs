@@ -165,11 +165,17 @@ pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 /// How often a leader looks for a claim to a later epoch. On S3 720 GETs an hour, which cost
 /// 0.0003 dollars; an idle cluster may make one request a second.
 pub const FENCE_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon it looks again after one that the bucket did not answer, so that reads end late and go on
+/// early.
+pub const FENCE_LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A look that takes longer has no answer.
-pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(2);
-/// Nothing is read from a leader whose last look is older, counted from when it was sent: it has
-/// stood still, and another may lead by now.
+pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(4);
+/// Nothing is read from a leader that has not heard for so long that no other one leads, counted
+/// from when it sent the look: it has stood still or is cut off, and another may lead by now.
+/// Sessions of group members are by default no shorter: whoever is heard here last is a member there.
 pub const FENCE_LOOK_LASTS: Duration = Duration::from_secs(10);
+/// Longest wait of a reader for a look.
+pub const FENCE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Requests that wait for the coordinator's loop.
 pub const COORDINATOR_QUEUE_MAX: usize = 1024;
 /// Requests whose answers wait for the journal, for a rebalance, or for an owner.
@@ -266,6 +272,10 @@ const _: () = assert!(
         && (FENCE_LOOK_INTERVAL.as_millis() + FENCE_LOOK_MAX.as_millis()
             < FENCE_LOOK_LASTS.as_millis()),
     "reads must not wait for looks of a process that runs"
+);
+const _: () = assert!(
+    FENCE_LOOK_MAX.as_millis() < FENCE_WAIT_MAX.as_millis(),
+    "a reader that waits for a look must hear what it says"
 );
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
 const _: () = assert!(WAL_GATHER_BYTES <= SLOT_BYTES_TARGET);

@@ -44,6 +44,8 @@ pub mod code {
     pub const CORRUPT_MESSAGE: i16 = 2;
     /// No such topic or partition.
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    /// Somebody else may lead the partition: a broker cut off from its bucket says so, too.
+    pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     /// The batch is larger than the topic takes.
     pub const MESSAGE_TOO_LARGE: i16 = 10;
     /// The group moves to its next generation.
@@ -289,7 +291,8 @@ impl Client {
         records
     }
 
-    /// The offset `ListOffsets` answers for a timestamp or for [`EARLIEST`], [`LATEST`].
+    /// The offset `ListOffsets` answers for a timestamp or for [`EARLIEST`], [`LATEST`], asked again
+    /// while the broker has not heard from its bucket.
     ///
     /// # Panics
     /// When the broker answers an error.
@@ -304,15 +307,20 @@ impl Client {
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_topics(vec![topic]);
-        let response = self.connection.call(LIST_OFFSETS_VERSION, &request);
-        let answer = response.expect("ListOffsets is answered");
-        let partition = &answer.topics[0].partitions[0];
-        assert_eq!(
-            partition.error_code,
-            code::NONE,
-            "ListOffsets of {timestamp}"
-        );
-        partition.offset
+        wait::until("an offset to be found", wait::PATIENCE, || {
+            let response = self.connection.call(LIST_OFFSETS_VERSION, &request);
+            let answer = response.expect("ListOffsets is answered");
+            let partition = &answer.topics[0].partitions[0];
+            if partition.error_code == code::NOT_LEADER_OR_FOLLOWER {
+                return None;
+            }
+            assert_eq!(
+                partition.error_code,
+                code::NONE,
+                "ListOffsets of {timestamp}"
+            );
+            Some(partition.offset)
+        })
     }
 }
 

@@ -13,13 +13,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use firn_coordinator::Coordinator;
-use firn_proto::cluster::ClusterImage;
+use firn_proto::cluster::{ClusterImage, CoordinatorError};
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
 use firn_storage::read::Reader;
 use firn_storage::wal::Wal;
 use tokio::sync::watch;
 
+use super::connection::Refusal;
 use super::data::fetch_session::FetchSessions;
 use super::data::init_producer_id::ProducerIds;
 use super::memory::{FetchMemory, RequestMemory};
@@ -61,6 +62,22 @@ pub struct Context {
     pub request_memory: RequestMemory,
     /// Bytes of all Fetch answers that are being written, and of all requests that wait for one.
     pub fetch_memory: FetchMemory,
+}
+
+impl Context {
+    /// Waits until it is known whether records, offsets and groups may be told to clients: this
+    /// process has heard lately that no other one leads. What does not depend on it are the picture
+    /// of the cluster, which says no more than where things were, and what waits for the bucket.
+    ///
+    /// # Errors
+    /// They never will be again: another process leads, or this one stops.
+    pub async fn may_read(&self) -> Result<bool, Refusal> {
+        match self.coordinator.may_read(self.clock.mono()).await {
+            Ok(()) => Ok(true),
+            Err(error @ CoordinatorError::Stopped) => Err(Refusal(error.to_string())),
+            Err(_) => Ok(false),
+        }
+    }
 }
 
 /// A listener that is open.

@@ -150,12 +150,9 @@ async fn start(
         other => other,
     };
     let reply = async move {
-        may_read(&ctx).await?;
         let reply = match request {
             Request::Fetch(request) => {
                 let fetched = fetch::handle(&ctx, &conn, &task.call, request, memory).await?;
-                // While it waited, this process may have stood still, and another may lead.
-                may_read(&ctx).await?;
                 finish(&ctx, &task, &fetched.response.into(), fetched.memory)
             }
             other => respond(&ctx, &conn, &task, other, memory).await?,
@@ -163,12 +160,6 @@ async fn start(
         Ok(Some(reply))
     };
     Started::Pending(reply.boxed())
-}
-
-/// Waits until what this process knows may be told to clients.
-async fn may_read(ctx: &Context) -> Result<(), Refusal> {
-    let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;
-    may_read.map_err(|error| Refusal(error.to_string()))
 }
 
 /// Answers a request that is neither Produce nor Fetch. An answer that is far larger than its request
@@ -264,12 +255,15 @@ async fn answer(
         }
         Request::LeaveGroup(request) => leave_group::handle(ctx, call, request).await.into(),
         Request::ListGroups(request) => list_groups::handle(ctx, request).await.into(),
-        Request::ListOffsets(request) => list_offsets::handle(ctx, call, request).await.into(),
+        Request::ListOffsets(request) => {
+            let found = list_offsets::handle(ctx, call, request);
+            found.await?.into()
+        }
         Request::Metadata(request) => metadata::handle(ctx, conn, call, request).await.into(),
         Request::OffsetCommit(request) => offset_commit::handle(ctx, request).await.into(),
         Request::OffsetDelete(request) => offset_delete::handle(ctx, request).await.into(),
         Request::OffsetFetch(request) => offset_fetch::handle(ctx, call, request).await.into(),
-        Request::OffsetForLeaderEpoch(request) => leader_epoch::handle(ctx, request).into(),
+        Request::OffsetForLeaderEpoch(request) => leader_epoch::handle(ctx, request).await?.into(),
         Request::SyncGroup(request) => sync_group::handle(ctx, call, request, memory).await.into(),
         Request::Fetch(_) | Request::Produce(_) => {
             return Err(Refusal("started, but not to be answered here".to_owned()));

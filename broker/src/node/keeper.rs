@@ -232,10 +232,10 @@ impl Keeper {
                 slots_in_flight = status.slots_in_flight,
                 waiting_bytes = status.permit_bytes,
                 stands_still_s = stands.as_secs(),
-                "the bucket takes no slots: producers wait, reads go on"
+                "the bucket takes no slots: producers wait"
             );
             self.health
-                .hampered("the bucket takes no slots: producers wait, reads go on");
+                .hampered("the bucket takes no slots: producers wait");
         }
     }
 }

@@ -264,23 +264,62 @@ async fn looking_for_another_leader_costs_an_idle_one_720_requests_an_hour() {
     assert!((719..=720).contains(&bucket.looks()), "{}", bucket.looks());
 }
 
-/// Asks each second whether it may be read, and is never held up.
-async fn nobody_waits_for_half_an_hour(coordinator: &Coordinator, clock: &TestClock) {
+/// Asks each second whether it may be read. Nobody is held up; who may read at first, may not any
+/// more from some second on.
+async fn reads_end_and_nobody_waits(coordinator: &Coordinator, clock: &TestClock) {
+    let away_from = clock.mono();
+    let mut may_read = true;
     for second in 0..30 * 60 {
         let asked_at = clock.mono();
-        assert_eq!(coordinator.may_read(asked_at).await, Ok(()));
+        let read = coordinator.may_read(asked_at).await;
         assert_eq!(clock.mono(), asked_at, "it waited in second {second}");
+        may_read = match read {
+            Ok(()) => {
+                assert!(may_read, "read again in second {second} of the outage");
+                assert!(asked_at.since(away_from) <= FENCE_LOOK_LASTS);
+                true
+            }
+            Err(CoordinatorError::NotLeader(_)) => {
+                assert!(second > 0, "an outage of a moment ends nothing");
+                false
+            }
+            Err(other) => panic!("{other}"),
+        };
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    assert!(!may_read);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_the_bucket_holds_no_reader_up() {
+async fn an_outage_of_the_bucket_holds_no_reader_up_and_ends_reads() {
     let bucket = MemoryBucket::default();
     let (coordinator, _task, clock) = start_with_clock(&bucket).await;
     registered(&coordinator).await;
     bucket.set_away(true);
-    nobody_waits_for_half_an_hour(&coordinator, &clock).await;
+    reads_end_and_nobody_waits(&coordinator, &clock).await;
+    bucket.set_away(false);
+    tokio::time::sleep(FENCE_LOOK_LASTS).await;
+    assert_eq!(coordinator.may_read(clock.mono()).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_do_not_end_while_the_bucket_is_away() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
+    let member = join(&coordinator, "").await;
+    sync(&coordinator, &member).await;
+    bucket.set_away(true);
+    while coordinator.may_read(clock.mono()).await.is_ok() {
+        assert_eq!(heartbeat(&coordinator, &member).await, Ok(()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10 * 60)).await;
+    bucket.set_away(false);
+    while coordinator.may_read(clock.mono()).await.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let alive = heartbeat(&coordinator, &member).await;
+    assert_eq!(alive, Ok(()), "it could not be heard all that time");
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,10 +385,10 @@ async fn reopening(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask, Arc<
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_holds_no_reader_up_while_the_journal_is_reopened() {
+async fn an_outage_holds_no_reader_up_while_the_journal_is_reopened_and_ends_reads() {
     let bucket = MemoryBucket::by_hand();
     let (coordinator, _task, clock) = reopening(&bucket).await;
-    nobody_waits_for_half_an_hour(&coordinator, &clock).await;
+    reads_end_and_nobody_waits(&coordinator, &clock).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,7 +55,7 @@ pub struct Fetched {
 /// Cancel safe: a request that is dropped leaves its session as if it had not been answered.
 ///
 /// # Errors
-/// The client says that it is a replica.
+/// The client says that it is a replica, or another process leads.
 pub async fn handle(
     ctx: &Context,
     conn: &ConnectionState,
@@ -97,7 +97,7 @@ pub async fn handle(
         read_committed: request.isolation_level == READ_COMMITTED,
     };
     drop((request, of_request));
-    let (reads, memory) = poll.run(asking, partitions).await;
+    let (reads, memory) = poll.run_while_leading(asking, partitions).await?;
     let names_leaders = reads.iter().any(|read| read.leader.is_some());
     let mut response = answer::response(&mut sessions(ctx), &turn, reads, poll.read_committed);
     response.responses.extend(unknown);
@@ -148,6 +148,25 @@ struct Poll<'a> {
 }
 
 impl Poll<'_> {
+    /// [`Poll::run`] while what is read may be told; else each partition may be led elsewhere.
+    async fn run_while_leading(
+        &self,
+        asking: Reserved,
+        partitions: usize,
+    ) -> Result<(Vec<PartitionRead>, Reserved), Refusal> {
+        let mut memory = asking;
+        if self.ctx.may_read().await? {
+            let (reads, of_reads) = self.run(memory, partitions).await;
+            // While it waited, this process may have stood still, and another may lead.
+            if self.ctx.may_read().await? {
+                return Ok((reads, of_reads));
+            }
+            memory = of_reads;
+        }
+        let elsewhere = PartitionRead::failed(ErrorCode::NotLeaderOrFollower);
+        Ok((vec![elsewhere; self.turn.wanted.len()], memory))
+    }
+
     /// The answer of each partition of the turn, in its order, and its memory. A request for
     /// `partitions` holds `asking` until then; one that waits for records holds as much of what is
     /// set aside for those. Without records the answer is what was asked for, once more.

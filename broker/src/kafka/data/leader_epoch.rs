@@ -14,33 +14,38 @@ use firn_proto::kafka::offset_for_leader_epoch::{
 
 use super::epochs::{self, EpochEnd};
 use super::locate::{self, TopicRef};
+use crate::kafka::connection::Refusal;
 use crate::kafka::context::Context;
 
 /// Looks epochs up.
-pub fn handle(ctx: &Context, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+///
+/// # Errors
+/// Another process leads.
+pub async fn handle(
+    ctx: &Context,
+    request: OffsetForLeaderEpochRequest,
+) -> Result<OffsetForLeaderEpochResponse, Refusal> {
+    let may_read = ctx.may_read().await?;
     let image = ctx.image.borrow().clone();
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter();
         OffsetForLeaderTopicResult {
             partitions: partitions
-                .map(|partition| answer(ctx, &image, &topic.topic, partition))
+                .map(|asked| match may_read {
+                    true => answer(asked, look_up(ctx, &image, &topic.topic, asked)),
+                    false => answer(asked, Err(ErrorCode::NotLeaderOrFollower)),
+                })
                 .collect(),
             topic: topic.topic,
         }
     });
-    OffsetForLeaderEpochResponse {
+    Ok(OffsetForLeaderEpochResponse {
         topics: topics.collect(),
         ..OffsetForLeaderEpochResponse::default()
-    }
+    })
 }
 
-fn answer(
-    ctx: &Context,
-    image: &ClusterImage,
-    name: &str,
-    asked: &OffsetForLeaderPartition,
-) -> EpochEndOffset {
-    let found = look_up(ctx, image, name, asked);
+fn answer(asked: &OffsetForLeaderPartition, found: Result<EpochEnd, ErrorCode>) -> EpochEndOffset {
     let (error_code, end) = match found {
         Ok(end) => (ErrorCode::None, end),
         Err(code) => (code, EpochEnd::UNKNOWN),

@@ -19,6 +19,7 @@ use firn_storage::read::{FoundOffset, ReadError, Reader};
 use super::epochs::{self, epoch_at};
 use super::fetch::{READ_COMMITTED, read_error_code, visible_end};
 use super::locate::{self, TopicRef};
+use crate::kafka::connection::Refusal;
 use crate::kafka::context::{Call, Context};
 use crate::partition::{Bounds, Partition};
 
@@ -54,18 +55,25 @@ impl Found {
 }
 
 /// Looks offsets up.
+///
+/// # Errors
+/// Another process leads.
 pub async fn handle(
     ctx: &Context,
     call: &Call,
     request: ListOffsetsRequest,
-) -> ListOffsetsResponse {
+) -> Result<ListOffsetsResponse, Refusal> {
+    let may_read = ctx.may_read().await?;
     let image = ctx.image.borrow().clone();
     let committed = request.isolation_level == READ_COMMITTED;
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
-            let found = look_up(ctx, call, &image, &topic.name, asked, committed).await;
+            let found = match may_read {
+                true => look_up(ctx, call, &image, &topic.name, asked, committed).await,
+                false => Err(ErrorCode::NotLeaderOrFollower),
+            };
             partitions.push(answer(asked.partition_index, found));
         }
         topics.push(ListOffsetsTopicResponse {
@@ -73,10 +81,10 @@ pub async fn handle(
             partitions,
         });
     }
-    ListOffsetsResponse {
+    Ok(ListOffsetsResponse {
         topics,
         ..ListOffsetsResponse::default()
-    }
+    })
 }
 
 fn answer(partition_index: i32, found: Result<Found, ErrorCode>) -> ListOffsetsPartitionResponse {

@@ -28,8 +28,15 @@ use super::memory::Reserved;
 /// Asks the coordinator; an error is one that clients retry, after looking for the coordinator
 /// anew.
 async fn ask(ctx: &Context, request: Request) -> Result<Reply, ErrorCode> {
+    may_read(ctx).await?;
     let answered = ctx.coordinator.call(request).await;
     answered.map_err(|error| unavailable(&error))
+}
+
+/// Groups are told of only while this process knows that no other one leads.
+async fn may_read(ctx: &Context) -> Result<(), ErrorCode> {
+    let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;
+    may_read.map_err(|error| unavailable(&error))
 }
 
 /// [`ask`], for what waits until other members have come: were the memory of such requests held
@@ -45,7 +52,10 @@ async fn ask_parked(
     let client_id = call.client_id.as_ref().map_or(0, |id| id.len());
     let kept = PARKED_REQUEST_BYTES + client_id + ids;
     let taken = || memory.shrink_to(kept);
+    may_read(ctx).await?;
     let answered = ctx.coordinator.call_and(request, taken).await;
+    // While it waited, this process may have stood still, and another may lead.
+    may_read(ctx).await?;
     answered.map_err(|error| unavailable(&error))
 }
 
