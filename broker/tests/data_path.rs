@@ -15,6 +15,8 @@ use firn_proto::env::{Clock, Mono};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{ProducerEpoch, ProducerId, TopicId};
 use firn_proto::kafka::api_versions::ApiVersionsRequest;
+use firn_proto::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
+use firn_proto::kafka::delete_topics::DeleteTopicsRequest;
 use firn_proto::kafka::fetch::{
     FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData,
 };
@@ -760,6 +762,40 @@ async fn a_node_cut_off_from_its_bucket_ends_reads_until_it_hears_from_it() {
         }
     };
     assert_eq!(batches(only(&read)), [(0, 1)]);
+}
+
+/// What needs the journal waits as long as the client says, or a little longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_are_not_waited_for_longer_than_the_client_says() {
+    let store = FaultStore::in_memory();
+    let node = start_on_faults(&store, &[]).await;
+    let mut client = Client::connect(&node).await;
+    client.topic().await;
+
+    store.set_outage(true);
+    let create = CreateTopicsRequest {
+        topics: vec![CreatableTopic {
+            name: "late".to_owned(),
+            num_partitions: 1,
+            replication_factor: 1,
+            ..CreatableTopic::default()
+        }],
+        timeout_ms: 1,
+        ..CreateTopicsRequest::default()
+    };
+    let Response::CreateTopics(created) = client.call(7, create).await else {
+        panic!("not CreateTopics");
+    };
+    assert_eq!(created.topics[0].error_code, ErrorCode::RequestTimedOut);
+    let delete = DeleteTopicsRequest {
+        topic_names: vec![TOPIC.to_owned()],
+        timeout_ms: 1,
+        ..DeleteTopicsRequest::default()
+    };
+    let Response::DeleteTopics(deleted) = client.call(5, delete).await else {
+        panic!("not DeleteTopics");
+    };
+    assert_eq!(deleted.responses[0].error_code, ErrorCode::RequestTimedOut);
 }
 
 /// Kafka serves partitions in their turn. Were those in memory served first, a consumer that is

@@ -176,6 +176,12 @@ pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(4);
 pub const FENCE_LOOK_LASTS: Duration = Duration::from_secs(10);
 /// Longest wait of a reader for a look.
 pub const FENCE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for the journal of a request about topics, whatever the client asks for (`timeout_ms`).
+pub const ADMIN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// What it waits beyond what the client asks for: a bucket is asked over a network.
+pub const ADMIN_WAIT_SLACK: Duration = Duration::from_secs(1);
+/// Longest wait for the journal of a producer that wants an id.
+pub const PRODUCER_ID_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Requests that wait for the coordinator's loop.
 pub const COORDINATOR_QUEUE_MAX: usize = 1024;
 /// Requests whose answers wait for the journal, for a rebalance, or for an owner.

@@ -10,14 +10,11 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::Mono;
 use firn_proto::ids::TopicId;
-use firn_proto::limits::PRODUCER_ID_BLOCK;
+use firn_proto::limits::{ADMIN_WAIT_MAX, PRODUCER_ID_BLOCK};
 
 use super::Leader;
 use crate::command::{Command, IdentifiedTopic, ProducerIdsWanted};
 use crate::groups::CallId;
-
-/// Longest wait for the owners of deleted topics.
-const DELETION_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A deletion whose answer waits until the names are free.
 #[derive(Debug)]
@@ -168,7 +165,7 @@ impl Leader {
             self.send(call, Err(CoordinatorError::Refused(error.to_string())));
             return;
         }
-        let wait = Duration::from_millis(timeout_ms.into()).min(DELETION_WAIT_MAX);
+        let wait = Duration::from_millis(timeout_ms.into()).min(ADMIN_WAIT_MAX);
         self.deletions.push(ParkedDeletion {
             call,
             results,

@@ -20,7 +20,7 @@ pub async fn handle(ctx: &Context, request: CreatePartitionsRequest) -> CreatePa
         topics,
         validate_only,
     };
-    let grown = each_topic::ask(ctx, count, grow, |reply| match reply {
+    let grown = each_topic::ask(ctx, request.timeout_ms, count, grow, |reply| match reply {
         Reply::Topics(results) => Some(results),
         _ => None,
     });

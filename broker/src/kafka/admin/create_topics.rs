@@ -35,10 +35,16 @@ pub async fn handle(ctx: &Context, request: CreateTopicsRequest) -> CreateTopics
         topics,
         validate_only,
     };
-    let made = each_topic::ask(ctx, count, create, |reply| match reply {
-        Reply::CreateTopics(results) => Some(results),
-        _ => None,
-    });
+    let made = each_topic::ask(
+        ctx,
+        request.timeout_ms,
+        count,
+        create,
+        |reply| match reply {
+            Reply::CreateTopics(results) => Some(results),
+            _ => None,
+        },
+    );
     let results = each_topic::merge(checked, made.await);
     let topics = request.topics.into_iter().zip(results);
     let topics = topics.map(|(topic, result)| match result {

@@ -46,10 +46,16 @@ pub async fn handle(
         topics,
         timeout_ms: u32::try_from(request.timeout_ms).unwrap_or(0),
     };
-    let deleted = each_topic::ask(ctx, count, delete, |reply| match reply {
-        Reply::DeleteTopics(results) => Some(results),
-        _ => None,
-    });
+    let deleted = each_topic::ask(
+        ctx,
+        request.timeout_ms,
+        count,
+        delete,
+        |reply| match reply {
+            Reply::DeleteTopics(results) => Some(results),
+            _ => None,
+        },
+    );
     let mut deleted = deleted.await;
     let responses = keys.into_iter().filter_map(|key| match key {
         Err(refused) => Some(refused),

@@ -4,9 +4,12 @@
 use std::collections::BTreeSet;
 use std::iter;
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_proto::cluster::{Reply, Request, TopicError, TopicKey, TopicRefusal};
 use firn_proto::error_code::ErrorCode;
+use firn_proto::limits::{ADMIN_WAIT_MAX, ADMIN_WAIT_SLACK};
+use tokio::time::timeout;
 
 use crate::kafka::context::Context;
 use crate::kafka::view;
@@ -48,10 +51,12 @@ pub(super) fn good<N: Clone, E>(checked: &[Result<N, E>]) -> Vec<N> {
     checked.iter().flatten().cloned().collect()
 }
 
-/// Asks the coordinator about `count` topics. `results` takes them out of the reply to this
-/// request. There are always as many as asked for; nobody is asked about none.
+/// Asks the coordinator about `count` topics, and waits about as long as the client says
+/// (`timeout_ms`): what has no answer by then may still happen. `results` takes them out of the
+/// reply to this request. There are always as many as asked for; nobody is asked about none.
 pub(super) async fn ask<T>(
     ctx: &Context,
+    timeout_ms: i32,
     count: usize,
     request: Request,
     results: impl FnOnce(Reply) -> Option<Results<T>>,
@@ -59,9 +64,15 @@ pub(super) async fn ask<T>(
     let mut without = (ErrorCode::UnknownServerError, "no result".to_owned());
     let mut answered = Vec::new();
     if count > 0 {
-        match ctx.coordinator.call(request).await {
-            Ok(reply) => answered = results(reply).unwrap_or_default(),
-            Err(error) => without = (view::coordinator_error(&error), error.to_string()),
+        let wait = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+        let wait = wait.min(ADMIN_WAIT_MAX) + ADMIN_WAIT_SLACK;
+        match timeout(wait, ctx.coordinator.call(request)).await {
+            Ok(Ok(reply)) => answered = results(reply).unwrap_or_default(),
+            Ok(Err(error)) => without = (view::coordinator_error(&error), error.to_string()),
+            Err(_) => {
+                let late = "the bucket has not taken it in time; it may still happen";
+                without = (ErrorCode::RequestTimedOut, late.to_owned());
+            }
         }
     }
     answered

@@ -12,7 +12,9 @@ use firn_proto::cluster::{CoordinatorError, ProducerIdBlock, Reply, Request};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::ProducerId;
 use firn_proto::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+use firn_proto::limits::PRODUCER_ID_WAIT_MAX;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::kafka::context::Context;
 
@@ -30,9 +32,20 @@ impl ProducerIds {
     /// An id that nobody else gets, from the current block or from a new one.
     ///
     /// # Errors
-    /// What `allocate` said; nothing is given out then. Dropping the future may lose a block,
-    /// which nobody gets then.
+    /// What `allocate` said, or that it did not answer in time; nothing is given out then. Dropping
+    /// the future may lose a block, which nobody gets then.
     pub async fn next(
+        &self,
+        allocate: impl AsyncFnOnce() -> Result<ProducerIdBlock, CoordinatorError>,
+    ) -> Result<ProducerId, CoordinatorError> {
+        let next = timeout(PRODUCER_ID_WAIT_MAX, self.take(allocate)).await;
+        next.unwrap_or_else(|_| {
+            let late = "the bucket has not taken a block of producer ids in time";
+            Err(CoordinatorError::NotLeader(late.to_owned()))
+        })
+    }
+
+    async fn take(
         &self,
         allocate: impl AsyncFnOnce() -> Result<ProducerIdBlock, CoordinatorError>,
     ) -> Result<ProducerId, CoordinatorError> {
@@ -120,6 +133,23 @@ mod tests {
         let ids = ProducerIds::default();
         let error = ids.next(async || Err(CoordinatorError::Busy)).await;
         assert_eq!(error, Err(CoordinatorError::Busy));
+        let id = ids.next(async || Ok(block(7, 1))).await;
+        assert_eq!(id, Ok(ProducerId(7)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_producer_does_not_wait_for_an_id_until_the_bucket_is_back() {
+        let ids = ProducerIds::default();
+        let (first, second) = tokio::join!(
+            ids.next(async || std::future::pending().await),
+            ids.next(async || std::future::pending().await),
+        );
+        for late in [first, second] {
+            assert!(
+                matches!(late, Err(CoordinatorError::NotLeader(_))),
+                "{late:?}"
+            );
+        }
         let id = ids.next(async || Ok(block(7, 1))).await;
         assert_eq!(id, Ok(ProducerId(7)));
     }
