@@ -798,6 +798,57 @@ async fn topics_are_not_waited_for_longer_than_the_client_says() {
     assert_eq!(deleted.responses[0].error_code, ErrorCode::RequestTimedOut);
 }
 
+/// A topic that is made again under its name is another one: who knows the old one by its id must
+/// not read or write the new one's records.
+#[tokio::test]
+async fn a_topic_made_again_answers_to_its_new_id_only() {
+    let node = start().await;
+    let mut client = Client::connect(&node).await;
+    let old = client.topic().await;
+    client
+        .produce(13, produce_of(old, -1, batch(&[TIME])))
+        .await;
+    let delete = DeleteTopicsRequest {
+        topic_names: vec![TOPIC.to_owned()],
+        timeout_ms: 30_000,
+        ..DeleteTopicsRequest::default()
+    };
+    let Response::DeleteTopics(deleted) = client.call(5, delete).await else {
+        panic!("not DeleteTopics");
+    };
+    assert_eq!(deleted.responses[0].error_code, ErrorCode::None);
+    let new = client.topic().await;
+    assert_ne!(new, old);
+    client
+        .produce(13, produce_of(new, -1, batch(&[TIME])))
+        .await;
+
+    for version in (13..=18).filter(|version| ApiKey::Fetch.serves(*version)) {
+        let read = client.fetch(version, fetch_of(old, 0)).await;
+        let error = only(&read).error_code;
+        assert_eq!(error, ErrorCode::UnknownTopicId, "v{version}");
+        let read = client.fetch(version, fetch_of(new, 0)).await;
+        assert_eq!(batches(only(&read)), [(0, 1)], "v{version}");
+    }
+    let refused = client
+        .produce(13, produce_of(old, -1, batch(&[TIME])))
+        .await;
+    assert_eq!(refused.error_code, ErrorCode::UnknownTopicId);
+    for (id, error) in [(old, ErrorCode::UnknownTopicId), (new, ErrorCode::None)] {
+        let request = MetadataRequest {
+            topics: Some(vec![MetadataRequestTopic {
+                topic_id: id,
+                ..MetadataRequestTopic::default()
+            }]),
+            ..MetadataRequest::default()
+        };
+        let Response::Metadata(response) = client.call(12, request).await else {
+            panic!("not Metadata");
+        };
+        assert_eq!(response.topics[0].error_code, error);
+    }
+}
+
 /// Kafka serves partitions in their turn. Were those in memory served first, a consumer that is
 /// behind on one partition would never catch up there as long as others are busy.
 #[tokio::test]

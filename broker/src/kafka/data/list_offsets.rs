@@ -2,7 +2,8 @@
 //!
 //! - v2: isolation level. v4: leader epochs. v7: the largest timestamp (KIP-734). v8: earliest
 //!   local offset, which is the earliest there is: nothing is tiered. v9: latest tiered offset,
-//!   which is none.
+//!   which is none. v11, of Kafka 4.2, is not served: all that it adds is a timestamp for replicas of
+//!   tiered topics (KIP-1023).
 //!
 //! Choices: a timestamp is looked up with record precision: the first record at or after it, as
 //! Kafka does. Only what a consumer of the given isolation level can read is found.
