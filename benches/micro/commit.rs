@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use firn_proto::env::{Clock, Entropy, SystemClock};
 use firn_proto::ids::{
-    ClusterId, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId, TopicPartition,
+    BrokerId, ClusterId, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId, TopicPartition,
 };
 use firn_storage::bucket::{Bucket, BucketOptions};
 use firn_storage::state::BatchFlags;
@@ -89,7 +89,7 @@ async fn start(folder: &Path, local: bool) -> (Wal, Receiver<i64>) {
     let bucket = Bucket::open(&url, &options, Arc::clone(&clock), Arc::clone(&entropy));
     let bucket = bucket.await.unwrap();
     let local_wal = local.then(|| {
-        let options = LocalWalOptions::new(folder.join("wal"));
+        let options = LocalWalOptions::new(folder.join("wal"), BrokerId(1));
         LocalWal::open(&options, CLUSTER, &entropy).unwrap().0
     });
     let spec = WalSpec {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use firn_proto::ids::{
-    ClusterId, CoordinatorEpoch, DiskId, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId,
-    Slot, SlotPosition, StreamId, TopicId, TopicPartition,
+    BrokerId, ClusterId, CoordinatorEpoch, DiskId, LeaderEpoch, PartitionIndex, ProducerEpoch,
+    ProducerId, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
 use firn_proto::record::{BatchBuilder, Codec, NewRecord};
@@ -20,8 +20,8 @@ use crate::state::{BatchFlags, ProducerBatch, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, SlotHeader, seal_object};
 use crate::stream::{CheckpointRef, StreamName, WalIndex};
 use crate::wal::local::format::{
-    SEGMENT_CHECKED, SegmentHeader, Stamp, check_entry, decode_identity, encode_entry_header,
-    encode_identity, entry_bytes, salt_of,
+    Identity, SEGMENT_CHECKED, SegmentHeader, Stamp, check_entry, decode_identity,
+    encode_entry_header, encode_identity, entry_bytes, salt_of,
 };
 use crate::wal::{Acks, ProducerFields, WalEntry};
 
@@ -53,6 +53,15 @@ fn assert_golden(name: &str, bytes: &[u8]) {
         hex, golden,
         "the bytes of {name} are a format and must not change"
     );
+}
+
+/// The bytes of the golden file `name`, of a version that is read and not written any more.
+fn golden_bytes(name: &str) -> Vec<u8> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let hex = std::fs::read_to_string(folder.join(name)).unwrap();
+    let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
 }
 
 fn object(stream: &StreamName, slot: u64, body: SlotBody) -> Bytes {
@@ -201,11 +210,17 @@ fn objects_of_the_coordinator_keep_their_bytes() {
 fn files_of_the_local_wal_keep_their_bytes() {
     let mut disk = DiskId([0xd1; 16]);
     disk.0[8..].fill(0xe2);
-    assert_golden("local_identity_v1.hex", &encode_identity(CLUSTER, disk));
-    assert_eq!(
-        decode_identity(&encode_identity(CLUSTER, disk)),
-        Some((CLUSTER, disk))
-    );
+    let broker = BrokerId(7);
+    let bytes = encode_identity(CLUSTER, disk, broker);
+    assert_golden("local_identity_v2.hex", &bytes);
+    let identity = |broker| Identity {
+        cluster: CLUSTER,
+        disk,
+        broker,
+    };
+    assert_eq!(decode_identity(&bytes), Some(identity(Some(broker))));
+    let before = golden_bytes("local_identity_v1.hex");
+    assert_eq!(decode_identity(&before), Some(identity(None)));
     let header = SegmentHeader {
         cluster: CLUSTER,
         disk,

@@ -90,18 +90,23 @@ fn a_start_that_cannot_have_its_local_wal_leaves_the_running_broker_alone() {
     let (mine, other) = (folder(), folder());
     let wal = mine.path().join("wal");
     let plan = NodePlan::on_directory(FIRN, mine.path()).with_wal(&wal);
-    let first = plan.start();
     let (file, foreign) = (other.path().join("file"), other.path().join("foreign"));
     fs::write(&file, "x").unwrap();
     let elsewhere = NodePlan::on_directory(FIRN, other.path()).with_wal(&foreign);
     elsewhere.start().stop();
+    let idle = mine.path().join("idle");
+    plan.clone().with_wal(&idle).start().stop();
+    let first = plan.start();
     let unusable = [
         (&wal, "in use by another process"),
         (&file, "Not a directory"),
         (&foreign, "belongs to cluster"),
+        (&idle, "belongs to broker 1"),
     ];
     for (directory, reason) in unusable {
-        let plan = NodePlan::on_bucket(FIRN, other.path(), plan.bucket()).with_wal(directory);
+        let plan = NodePlan::on_bucket(FIRN, other.path(), plan.bucket())
+            .with_wal(directory)
+            .with_setting("broker.id=2");
         let mut second = plan.launch();
         let status = second.process.wait(wait::PATIENCE);
         assert!(!status.success());
@@ -112,7 +117,11 @@ fn a_start_that_cannot_have_its_local_wal_leaves_the_running_broker_alone() {
     client.create_topic("kept", 1, &[]);
     client.append("kept", 0, &[Record::new("k", "v")]);
     let claims = fs::read_dir(mine.path().join("bucket/meta/epoch")).unwrap();
-    assert_eq!(claims.count(), 1, "nobody else has claimed the bucket");
+    assert_eq!(
+        claims.count(),
+        2,
+        "nobody but its own two starts has claimed the bucket"
+    );
     first.stop();
 }
 

@@ -143,7 +143,8 @@ pub(super) async fn open_local_wal(
     };
     let shown = dir.display().to_string();
     let entropy = Arc::clone(entropy);
-    let open = move || LocalWal::open(&LocalWalOptions::new(dir), cluster, &entropy);
+    let options = LocalWalOptions::new(dir, config.broker_id);
+    let open = move || LocalWal::open(&options, cluster, &entropy);
     let opened = tokio::task::spawn_blocking(open).await;
     let what = format!("cannot use the local wal {shown}");
     match opened {

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use firn_proto::env::{Clock, Entropy, Mono, SystemClock};
-use firn_proto::ids::TopicPartition;
+use firn_proto::ids::{BrokerId, TopicPartition};
 use futures::FutureExt;
 use tempfile::TempDir;
 
@@ -139,7 +139,7 @@ fn world(spec: WalSpec) -> World {
 fn local(dir: &Path) -> (LocalWal, Recovered) {
     let options = LocalWalOptions {
         segment_bytes: 64 * 1024,
-        ..LocalWalOptions::new(dir)
+        ..LocalWalOptions::new(dir, BrokerId(1))
     };
     LocalWal::open(&options, CLUSTER, &Entropy::from_seed(1)).unwrap()
 }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use firn_proto::env::Entropy;
-use firn_proto::ids::{ClusterId, DiskId};
+use firn_proto::ids::{BrokerId, ClusterId, DiskId};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use super::error::LocalWalError;
-use super::format::{decode_identity, encode_identity};
+use super::format::{Identity, decode_identity, encode_identity};
 use crate::layout::{
     LOCAL_WAL_IDENTITY, LOCAL_WAL_IDENTITY_NEW, LOCAL_WAL_QUARANTINE, LOCK_FILE, local_segment,
     parse_local_segment,
@@ -51,28 +51,40 @@ impl Directory {
     /// Takes the directory: makes it if it is missing, locks it, and only then reads it.
     pub(crate) fn open(
         path: &Path,
-        cluster: ClusterId,
+        (cluster, broker): (ClusterId, BrokerId),
         foreign: ForeignDirectory,
         entropy: &Entropy,
     ) -> Result<Self, LocalWalError> {
         create_durably(path)?;
         let lock = take_lock(path)?;
         let handle = File::open(path).map_err(LocalWalError::io("open", path))?;
+        let anew = || DiskId::from_random(entropy.next_u128());
         let disk = match read_identity(path)? {
-            Some((found, disk)) if found == cluster => disk,
-            Some((found, _)) if foreign == ForeignDirectory::Refuse => {
+            Some(found) if found.cluster == cluster => match found.broker {
+                Some(found) if found != broker => {
+                    return Err(LocalWalError::ForeignBroker {
+                        dir: path.to_owned(),
+                        found,
+                        expected: broker,
+                    });
+                }
+                Some(_) => found.disk,
+                None => write_identity(path, &handle, cluster, found.disk, broker)?,
+            },
+            Some(found) if foreign == ForeignDirectory::Refuse => {
                 return Err(LocalWalError::ForeignCluster {
                     dir: path.to_owned(),
-                    found,
+                    found: found.cluster,
                     expected: cluster,
                 });
             }
-            Some((found, _)) => {
+            Some(found) => {
+                let found = found.cluster;
                 tracing::warn!(dir = %path.display(), %found, %cluster, "local wal of another cluster is wiped, as configured");
                 wipe(path)?;
-                make_identity(path, &handle, cluster, entropy)?
+                write_identity(path, &handle, cluster, anew(), broker)?
             }
-            None => make_identity(path, &handle, cluster, entropy)?,
+            None => write_identity(path, &handle, cluster, anew(), broker)?,
         };
         Ok(Self {
             inner: Arc::new(Inner {
@@ -297,7 +309,7 @@ fn take_lock(dir: &Path) -> Result<File, LocalWalError> {
     Ok(file)
 }
 
-fn read_identity(dir: &Path) -> Result<Option<(ClusterId, DiskId)>, LocalWalError> {
+fn read_identity(dir: &Path) -> Result<Option<Identity>, LocalWalError> {
     let unknown = |what| LocalWalError::UnknownIdentity {
         dir: dir.to_owned(),
         what,
@@ -320,14 +332,14 @@ fn read_identity(dir: &Path) -> Result<Option<(ClusterId, DiskId)>, LocalWalErro
     }
 }
 
-fn make_identity(
+fn write_identity(
     dir: &Path,
     handle: &File,
     cluster: ClusterId,
-    entropy: &Entropy,
+    disk: DiskId,
+    broker: BrokerId,
 ) -> Result<DiskId, LocalWalError> {
-    let disk = DiskId::from_random(entropy.next_u128());
-    let bytes = encode_identity(cluster, disk);
+    let bytes = encode_identity(cluster, disk, broker);
     let new = dir.join(LOCAL_WAL_IDENTITY_NEW);
     let path = dir.join(LOCAL_WAL_IDENTITY);
     File::create(&new)

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use firn_proto::ids::ClusterId;
+use firn_proto::ids::{BrokerId, ClusterId};
 
 /// Why the local WAL cannot be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,16 @@ pub enum LocalWalError {
         found: ClusterId,
         /// The cluster of the bucket.
         expected: ClusterId,
+    },
+    /// The directory holds what another broker of this cluster has to put into the bucket.
+    #[error("local wal directory {} belongs to broker {found}, and this is broker {expected}: start with broker.id={found}, or give this broker a directory of its own with --wal", dir.display())]
+    ForeignBroker {
+        /// The directory.
+        dir: PathBuf,
+        /// The broker named in it.
+        found: BrokerId,
+        /// This one.
+        expected: BrokerId,
     },
     /// There are segments, but the file that says whose they are is missing or damaged.
     #[error("local wal directory {} holds segments but its identity file is {what}: nothing in it was changed; move it away to keep it for a look, and start with an empty one", dir.display())]

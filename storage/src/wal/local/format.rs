@@ -13,8 +13,8 @@
 use bytes::Bytes;
 use crc_fast::crc32_iscsi;
 use firn_proto::ids::{
-    ClusterId, DiskId, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, StreamId, TopicId,
-    TopicPartition,
+    BrokerId, ClusterId, DiskId, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, StreamId,
+    TopicId, TopicPartition,
 };
 
 use crate::state::BatchFlags;
@@ -38,27 +38,60 @@ pub(crate) const SEGMENT_CHECKED: std::ops::Range<usize> = 16..80;
 const NO_SEGMENT: u64 = u64::MAX;
 
 const IDENTITY_MAGIC: [u8; 8] = *b"FIRNWALD";
-const IDENTITY_BYTES: usize = 48;
+const IDENTITY_VERSION: u32 = 2;
+const IDENTITY_BYTES: usize = 56;
+/// Version 1 names no broker.
+const IDENTITY_BYTES_V1: usize = 48;
+
+/// Whose directory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The cluster.
+    pub(crate) cluster: ClusterId,
+    /// The directory itself.
+    pub(crate) disk: DiskId,
+    /// The broker; version 1 does not say.
+    pub(crate) broker: Option<BrokerId>,
+}
 
 /// The identity of a directory, as it stands in its file.
-pub(crate) fn encode_identity(cluster: ClusterId, disk: DiskId) -> [u8; IDENTITY_BYTES] {
+pub(crate) fn encode_identity(
+    cluster: ClusterId,
+    disk: DiskId,
+    broker: BrokerId,
+) -> [u8; IDENTITY_BYTES] {
     let mut bytes = [0; IDENTITY_BYTES];
     bytes[..8].copy_from_slice(&IDENTITY_MAGIC);
-    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[8..12].copy_from_slice(&IDENTITY_VERSION.to_le_bytes());
     bytes[16..32].copy_from_slice(&cluster.0);
     bytes[32..48].copy_from_slice(&disk.0);
+    bytes[48..52].copy_from_slice(&broker.0.to_le_bytes());
     let crc = crc32_iscsi(&bytes[16..]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
 /// Reads an identity; `None` unless every byte is as it was written.
-pub(crate) fn decode_identity(bytes: &[u8]) -> Option<(ClusterId, DiskId)> {
-    let whole = bytes.len() == IDENTITY_BYTES
+pub(crate) fn decode_identity(bytes: &[u8]) -> Option<Identity> {
+    let is_long_enough = bytes.len() >= IDENTITY_BYTES_V1;
+    let is_ours = is_long_enough
         && bytes[..8] == IDENTITY_MAGIC
-        && u32_at(bytes, 8) == VERSION
         && u32_at(bytes, 12) == crc32_iscsi(&bytes[16..]);
-    whole.then(|| (ClusterId(array_at(bytes, 16)), DiskId(array_at(bytes, 32))))
+    if !is_ours {
+        return None;
+    }
+    let broker = match (u32_at(bytes, 8), bytes.len()) {
+        (1, IDENTITY_BYTES_V1) => None,
+        (IDENTITY_VERSION, IDENTITY_BYTES) => {
+            Some(BrokerId(i32::from_le_bytes(array_at(bytes, 48))))
+        }
+        _ => return None,
+    };
+    Some(Identity {
+        cluster: ClusterId(array_at(bytes, 16)),
+        disk: DiskId(array_at(bytes, 32)),
+        broker,
+    })
 }
 
 /// What a segment says about itself.

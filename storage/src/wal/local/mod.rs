@@ -18,7 +18,7 @@ mod thread;
 use std::path::PathBuf;
 
 use firn_proto::env::Entropy;
-use firn_proto::ids::{ClusterId, DiskId, StreamId};
+use firn_proto::ids::{BrokerId, ClusterId, DiskId, StreamId};
 use firn_proto::limits;
 
 pub use directory::ForeignDirectory;
@@ -38,6 +38,8 @@ use log::LocalLog;
 pub struct LocalWalOptions {
     /// The directory, for one process at a time.
     pub dir: PathBuf,
+    /// Whose it is. That of another broker is refused.
+    pub broker: BrokerId,
     /// What to do with a directory of another cluster.
     pub foreign: ForeignDirectory,
     /// Size of a segment in bytes.
@@ -45,10 +47,12 @@ pub struct LocalWalOptions {
 }
 
 impl LocalWalOptions {
-    /// Segments of the usual size in `dir`; a directory of another cluster is refused.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
+    /// Segments of the usual size in `dir`, which is `broker`'s; a directory of another cluster is
+    /// refused.
+    pub fn new(dir: impl Into<PathBuf>, broker: BrokerId) -> Self {
         Self {
             dir: dir.into(),
+            broker,
             foreign: ForeignDirectory::default(),
             segment_bytes: limits::LOCAL_SEGMENT_BYTES,
         }
@@ -70,13 +74,15 @@ impl LocalWal {
     /// # Errors
     ///
     /// [`LocalWalError::Locked`] while another process has it, [`LocalWalError::ForeignCluster`]
-    /// for a directory of another cluster, [`LocalWalError::Io`] for what the disk answers.
+    /// for a directory of another cluster, [`LocalWalError::ForeignBroker`] for that of another
+    /// broker, [`LocalWalError::Io`] for what the disk answers.
     pub fn open(
         options: &LocalWalOptions,
         cluster: ClusterId,
         entropy: &Entropy,
     ) -> Result<(Self, Recovered), LocalWalError> {
-        let directory = Directory::open(&options.dir, cluster, options.foreign, entropy)?;
+        let whose = (cluster, options.broker);
+        let directory = Directory::open(&options.dir, whose, options.foreign, entropy)?;
         let recovered = Recovered::scan(directory.clone())?;
         let local = Self {
             directory,

@@ -18,7 +18,7 @@ const SEGMENT_BYTES: u64 = 16 * 1024;
 fn options(dir: &Path) -> LocalWalOptions {
     LocalWalOptions {
         segment_bytes: SEGMENT_BYTES,
-        ..LocalWalOptions::new(dir)
+        ..LocalWalOptions::new(dir, BrokerId(1))
     }
 }
 
@@ -428,6 +428,51 @@ fn the_directory_of_another_cluster_is_refused_unchanged() {
         LocalWalError::ForeignCluster { found: CLUSTER, expected, .. } if expected == other
     ));
     assert_eq!(open(dir.path()).1.rows().len(), 6);
+}
+
+/// Taken by that one, what it holds could not be put by the broker it belongs to any more.
+#[test]
+fn the_directory_of_another_broker_is_refused_unchanged() {
+    let dir = TempDir::new().unwrap();
+    three_commits(dir.path());
+    let other = LocalWalOptions {
+        broker: BrokerId(2),
+        ..options(dir.path())
+    };
+    let error = LocalWal::open(&other, CLUSTER, &Entropy::from_seed(2)).unwrap_err();
+    assert!(matches!(
+        error,
+        LocalWalError::ForeignBroker {
+            found: BrokerId(1),
+            expected: BrokerId(2),
+            ..
+        }
+    ));
+    assert_eq!(open(dir.path()).1.rows().len(), 6);
+}
+
+#[test]
+fn a_directory_that_names_no_broker_is_that_of_the_first_to_open_it() {
+    let dir = TempDir::new().unwrap();
+    three_commits(dir.path());
+    let disk = open(dir.path()).0.disk();
+    let identity = dir.path().join("identity");
+    // Version 1 ends behind the disk id.
+    let mut bytes = fs::read(&identity).unwrap();
+    bytes.truncate(48);
+    bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    let crc = crc_fast::crc32_iscsi(&bytes[16..]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&identity, bytes).unwrap();
+    let (local, recovered) = open(dir.path());
+    assert_eq!((local.disk(), recovered.rows().len()), (disk, 6));
+    drop((local, recovered));
+    let other = LocalWalOptions {
+        broker: BrokerId(2),
+        ..options(dir.path())
+    };
+    let refused = LocalWal::open(&other, CLUSTER, &Entropy::from_seed(2));
+    assert!(matches!(refused, Err(LocalWalError::ForeignBroker { .. })));
 }
 
 #[test]
