@@ -207,6 +207,45 @@ fn bucket_keys_are_spelled_only_in_layout() {
 }
 
 #[test]
+fn every_limit_is_kept_by_somebody() {
+    const LIMITS: &str = "proto/src/limits.rs";
+    let (limits, others): (Vec<_>, Vec<_>) = product_files()
+        .into_iter()
+        .filter(|file| file.package() != "benches")
+        .partition(|file| file.path == LIMITS);
+    let [limits] = &limits[..] else {
+        panic!("{LIMITS} is not there");
+    };
+    let lines = limits.code.lines();
+    let declared = lines.filter_map(|line| line.strip_prefix("pub const "));
+    let declared = declared.map(|line| line.strip_prefix("fn ").unwrap_or(line));
+    let names: Vec<_> = declared
+        .filter_map(|line| line.split([':', '(']).next())
+        .collect();
+    assert!(names.len() > 50, "the limits were found");
+    let faults: Vec<_> = names
+        .into_iter()
+        .filter(|name| {
+            let keeps = |file: &SourceFile| find_word(&file.code, name, 0).is_some();
+            !others.iter().any(keeps) && !builds_on(limits, name)
+        })
+        .map(|name| format!("{LIMITS}: {name}"))
+        .collect();
+    none(
+        &faults,
+        "a limit that only its own assertions name limits nothing",
+    );
+}
+
+/// Whether something in the limits file besides its assertions, which come last, names a limit that
+/// it declares.
+fn builds_on(limits: &SourceFile, name: &str) -> bool {
+    let (limits, _) = limits.code.split_once("const _:").unwrap();
+    let declared = find_word(limits, name, 0).unwrap();
+    find_word(limits, name, declared + name.len()).is_some()
+}
+
+#[test]
 fn only_the_bucket_module_holds_an_object_store() {
     let mut faults = Vec::new();
     for file in product_files() {
