@@ -10,6 +10,7 @@ use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::error::FirnError;
 use firn_broker::node::{Node, World};
 use firn_proto::env::{Clock, Entropy, Mono};
+use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
 use firn_proto::kafka::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 use firn_proto::kafka::{Reader, Request, Response, read_response_header};
@@ -183,6 +184,49 @@ async fn a_node_starts_in_the_world_it_is_given() {
         assert_eq!(metadata.topics[0].partitions.len(), 1);
         node.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_topic_that_cannot_be_made_yet_does_not_keep_a_client_from_its_others() {
+    let store = FaultStore::in_memory();
+    let machine = World::of_machine();
+    let bucket = Bucket::from_store(
+        Arc::new(store.clone()),
+        Arc::clone(&machine.clock),
+        Arc::clone(&machine.entropy),
+    );
+    let world = World {
+        bucket: Some(bucket),
+        ..machine
+    };
+    let node = Node::start_in(world, config(&[("bucket", "memory://")])).await;
+    let node = node.unwrap();
+    create(&node, "there").await;
+    store.inject(
+        Rule::new(On::Put, Fault::Hang)
+            .key("meta/log")
+            .times(u64::MAX),
+    );
+    let named = |name: &str| MetadataRequestTopic {
+        name: Some(name.to_owned()),
+        ..MetadataRequestTopic::default()
+    };
+    let request = MetadataRequest {
+        topics: Some(vec![named("there"), named("not_yet")]),
+        ..MetadataRequest::default()
+    };
+    let asked = ask(node.listeners()[0].bound, METADATA, request);
+    let asked = tokio::time::timeout(Duration::from_secs(60), asked).await;
+    let Ok(Response::Metadata(metadata)) = asked else {
+        panic!("{asked:?}")
+    };
+    let told: Vec<_> = metadata
+        .topics
+        .iter()
+        .map(|topic| (topic.error_code, topic.partitions.len()))
+        .collect();
+    let expected = [(ErrorCode::None, 1), (ErrorCode::LeaderNotAvailable, 0)];
+    assert_eq!(told, expected);
 }
 
 /// Tokio's paused time.

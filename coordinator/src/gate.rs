@@ -13,7 +13,16 @@ use firn_proto::limits::FENCE_LOOK_LASTS;
 pub(crate) struct Gate<T> {
     applied: u64,
     durable: u64,
-    held: VecDeque<(u64, T)>,
+    held: VecDeque<Held<T>>,
+    held_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Held<T> {
+    /// How many commands must be durable.
+    made_after: u64,
+    bytes: usize,
+    thing: T,
 }
 
 impl<T> Gate<T> {
@@ -23,6 +32,7 @@ impl<T> Gate<T> {
             applied: 0,
             durable: 0,
             held: VecDeque::new(),
+            held_bytes: 0,
         }
     }
 
@@ -36,12 +46,23 @@ impl<T> Gate<T> {
         self.applied
     }
 
-    /// Gives the thing back if it may leave now; else holds it.
-    pub(crate) fn hold(&mut self, thing: T) -> Option<T> {
+    /// What all that is held takes, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Gives the thing back if it may leave now; else holds it, and counts its bytes.
+    pub(crate) fn hold(&mut self, thing: T, bytes: impl FnOnce(&T) -> usize) -> Option<T> {
         if self.applied == self.durable {
             return Some(thing);
         }
-        self.held.push_back((self.applied, thing));
+        let bytes = bytes(&thing);
+        self.held_bytes += bytes;
+        self.held.push_back(Held {
+            made_after: self.applied,
+            bytes,
+            thing,
+        });
         None
     }
 
@@ -54,9 +75,11 @@ impl<T> Gate<T> {
             self.durable
         );
         self.durable = durable;
-        let free = self.held.iter().take_while(|(made, _)| *made <= durable);
-        let free = free.count();
-        self.held.drain(..free).map(|(_, thing)| thing)
+        let held = self.held.iter();
+        let free = held.take_while(|held| held.made_after <= durable);
+        let (count, bytes) = free.fold((0, 0), |(n, sum), held| (n + 1, sum + held.bytes));
+        self.held_bytes -= bytes;
+        self.held.drain(..count).map(|held| held.thing)
     }
 }
 
@@ -175,15 +198,19 @@ mod tests {
     #[test]
     fn what_was_made_from_undurable_state_is_held_in_order() {
         let mut gate = Gate::new();
-        assert_eq!(gate.hold("before"), Some("before"));
+        let len = |text: &&str| text.len();
+        assert_eq!(gate.hold("before", len), Some("before"));
         gate.count_command();
-        assert_eq!(gate.hold("one"), None);
+        assert_eq!(gate.hold("one", len), None);
         gate.count_command();
-        assert_eq!(gate.hold("two"), None);
-        assert_eq!(gate.hold("read"), None);
+        assert_eq!(gate.hold("two", len), None);
+        assert_eq!(gate.hold("read", len), None);
+        assert_eq!(gate.held_bytes(), 10);
         assert_eq!(gate.open_to(1).collect::<Vec<_>>(), ["one"]);
+        assert_eq!(gate.held_bytes(), 7);
         assert_eq!(gate.open_to(2).collect::<Vec<_>>(), ["two", "read"]);
-        assert_eq!(gate.hold("after"), Some("after"));
+        assert_eq!(gate.held_bytes(), 0);
+        assert_eq!(gate.hold("after", len), Some("after"));
     }
 
     #[test]

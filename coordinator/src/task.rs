@@ -7,7 +7,9 @@
 //!
 //! - `requests.rs`: what each request does
 //! - `offsets.rs`: commits and their look-up
+//! - `held.rs`: what answers take that wait
 
+mod held;
 mod offsets;
 mod requests;
 
@@ -24,8 +26,8 @@ use firn_proto::env::Mono;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch};
 use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
 use firn_proto::limits::{
-    COORDINATOR_PARKED_MAX, FENCE_LOOK_INTERVAL, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET,
-    JOURNAL_SNAPSHOT_BYTES_MIN, SLOTS_IN_FLIGHT_MAX,
+    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_PARKED_MAX, FENCE_LOOK_INTERVAL, FENCE_LOOK_MAX,
+    JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN, SLOTS_IN_FLIGHT_MAX,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -190,6 +192,8 @@ impl Leadership {
 struct Flight {
     /// How many commands are durable with it.
     commands: u64,
+    /// Its length.
+    bytes: usize,
     /// The picture after it, if it changed.
     image: Option<Arc<ClusterImage>>,
     /// The snapshot after it, if one is due.
@@ -331,7 +335,9 @@ impl Leader {
     }
 
     fn take_call(&mut self, call: Call) {
-        if self.calls.len() >= COORDINATOR_PARKED_MAX {
+        let is_full = self.held_bytes() >= COORDINATOR_HELD_BYTES_MAX;
+        let is_put_off = is_full && held::may_come_again(&call.request);
+        if is_put_off || self.calls.len() >= COORDINATOR_PARKED_MAX {
             drop(call.answer.send(Err(CoordinatorError::Busy)));
             return;
         }
@@ -340,6 +346,12 @@ impl Leader {
         self.calls.insert(id, call.answer);
         self.handle(id, call.request);
         self.finish_deletions();
+    }
+
+    /// What answers and commands take that wait for the journal, in bytes.
+    fn held_bytes(&self) -> usize {
+        let flying: usize = self.flights.iter().map(|flight| flight.bytes).sum();
+        self.gate.held_bytes() + self.slot.len() + flying
     }
 
     /// Applies a command to memory and puts it into the open slot; the answer must go through
@@ -363,7 +375,8 @@ impl Leader {
 
     /// Answers a call as soon as the journal holds what the answer was made from.
     fn answer(&mut self, call: CallId, reply: Reply) {
-        if let Some((call, reply)) = self.gate.hold((call, reply)) {
+        let bytes = |(_, reply): &(CallId, Reply)| held::bytes_of(reply);
+        if let Some((call, reply)) = self.gate.hold((call, reply), bytes) {
             self.send(call, Ok(reply));
         }
     }
@@ -409,6 +422,7 @@ impl Leader {
         self.log_bytes += body.len();
         let flight = Flight {
             commands: self.gate.applied(),
+            bytes: body.len(),
             image: self.images.build(&self.state),
             snapshot: self.due_snapshot(),
         };

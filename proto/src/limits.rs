@@ -24,10 +24,11 @@ pub const OTHER_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
 pub const SMALL_REQUEST_BYTES: usize = 8 * 1024;
 /// The part of the memory of requests other than Produce that is set aside for small ones.
 pub const SMALL_REQUESTS_PART: usize = 8;
-/// The part of it that is set aside for OffsetCommit, whose requests wait for the journal.
-pub const COMMITS_PART: usize = 8;
-/// An OffsetCommit whose frame is longer, tens of thousands of partitions, has none of that part.
-pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
+/// The part of it that is set aside for what waits for the journal: commits, and what looks at or
+/// changes groups and topics.
+pub const JOURNAL_REQUESTS_PART: usize = 8;
+/// One of those whose frame is longer, tens of thousands of partitions, has none of that part.
+pub const JOURNAL_REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of requests that one connection may read ahead while an earlier one has no answer. Produce
 /// is not among them: it is started when it is read.
 pub const READ_AHEAD_REQUEST_BYTES: usize = 1024;
@@ -186,11 +187,16 @@ pub const PRODUCER_ID_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const COORDINATOR_QUEUE_MAX: usize = 1024;
 /// Requests whose answers wait for the journal, for a rebalance, or for an owner.
 pub const COORDINATOR_PARKED_MAX: usize = 200_000;
+/// Answers and commands that wait for the journal, in bytes; beyond them what would wait as well is
+/// refused until it has moved.
+pub const COORDINATOR_HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Partitions of one topic.
 pub const TOPIC_PARTITIONS_MAX: i32 = 100_000;
 /// Partitions of the cluster.
 pub const CLUSTER_PARTITIONS_MAX: usize = 1_000_000;
+/// Longest wait of a Metadata for topics that it makes: it also tells of those that are there.
+pub const CREATE_ON_DEMAND_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Topics that one CreateTopics may name: the answer shows every config of each.
 pub const CREATE_TOPICS_MAX: usize = 5000;
 /// Configs of one topic, by number and by the bytes of their names and values.
@@ -245,13 +251,14 @@ const _: () = assert!(
     OTHER_REQUEST_BYTES_MAX + decode_bytes(OTHER_REQUEST_BYTES_MAX)
         <= (REQUESTS_BYTES_MIN
             - REQUESTS_BYTES_MIN / SMALL_REQUESTS_PART
-            - REQUESTS_BYTES_MIN / COMMITS_PART)
+            - REQUESTS_BYTES_MIN / JOURNAL_REQUESTS_PART)
             / 2,
     "half of what is not set aside must hold the largest request, decoded"
 );
 const _: () = assert!(
-    COMMIT_BYTES_MAX + decode_bytes(COMMIT_BYTES_MAX) <= REQUESTS_BYTES_MIN / COMMITS_PART,
-    "what is set aside for commits must hold the largest of them, decoded"
+    JOURNAL_REQUEST_BYTES_MAX + decode_bytes(JOURNAL_REQUEST_BYTES_MAX)
+        <= REQUESTS_BYTES_MIN / JOURNAL_REQUESTS_PART,
+    "what is set aside for what waits for the journal must hold the largest of it, decoded"
 );
 const _: () = assert!(
     10_000 * PARKED_REQUEST_BYTES + 8 * (SMALL_REQUEST_BYTES + decode_bytes(SMALL_REQUEST_BYTES))

@@ -1,17 +1,21 @@
 //! Bad input on the real port: an error code or a closed connection, never a dead process, never
-//! memory that a peer decides about.
+//! memory that a peer decides about, and nobody else who waits for it.
 
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use firn_tests::client::{Client, code, produce_request, topic_name};
+use firn_tests::client::{
+    Client, FETCH_VERSION, PRODUCE_VERSION, code, fetch_request, produce_request, topic_name,
+};
 use firn_tests::node::{Node, NodePlan};
 use firn_tests::records::{ProducerFields, Record, encode_batch, seal};
 use firn_tests::seed::Seed;
 use firn_tests::wire::{Connection, encode};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::produce_request::TopicProduceData;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreateTopicsRequest, FindCoordinatorRequest, ProduceRequest,
+    ApiVersionsRequest, CreateTopicsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest,
+    ProduceRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use tempfile::TempDir;
@@ -375,5 +379,60 @@ fn short_requests_with_long_answers_take_bounded_memory() {
     let find = FindCoordinatorRequest::default().with_coordinator_keys(keys);
     let find = encode(4, 0, &find);
     assert_closed(&node, "FindCoordinator with 500,000 keys", &find);
+    assert_unharmed(&mut node);
+}
+
+#[test]
+fn names_without_anything_to_produce_take_bounded_memory() {
+    let (_folder, mut node) = broker();
+    let named = |name: &str, count: usize| {
+        let topic = TopicProduceData::default().with_name(topic_name(name));
+        let request = ProduceRequest::default()
+            .with_acks(-1)
+            .with_timeout_ms(30_000)
+            .with_topic_data(vec![topic; count]);
+        encode(PRODUCE_VERSION, 0, &request)
+    };
+    let (many, long) = (named("t", 150_000), named(&"x".repeat(30_000), 500));
+    let mut deaf = Vec::new();
+    for _ in 0..32 {
+        for frame in [&many, &long] {
+            let mut connection = Connection::open(node.kafka()).unwrap();
+            connection.give_up_writing_after(Duration::from_millis(250));
+            // To close the connection is one of the right answers.
+            let _ = connection.send_bytes(frame);
+            let _ = connection.send_bytes(frame);
+            deaf.push(connection);
+        }
+    }
+    assert_unharmed(&mut node);
+}
+
+#[test]
+fn requests_that_pile_up_behind_one_that_waits_hold_nobody_else_up() {
+    let (_folder, mut node) = broker();
+    let mut piles = Vec::new();
+    for _ in 0..12 {
+        let mut connection = Connection::open(node.kafka()).unwrap();
+        connection.give_up_writing_after(Duration::from_secs(2));
+        // Far longer than anybody else is ready to wait.
+        let waits = fetch_request(TOPIC, 0, 0, 60_000);
+        connection.send(FETCH_VERSION, &waits).unwrap();
+        let heartbeat = HeartbeatRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string("g".repeat(8_000))));
+        for _ in 0..127 {
+            if connection.send(3, &heartbeat).is_err() {
+                break;
+            }
+        }
+        piles.push(connection);
+    }
+    let mut client = Client::connect(node.kafka()).unwrap();
+    let metadata = client.metadata(TOPIC).expect("Metadata is answered");
+    assert_eq!(metadata.topics[0].error_code, code::NONE);
+    let unknown =
+        HeartbeatRequest::default().with_group_id(GroupId(StrBytes::from_static_str("nobody")));
+    let beaten = client.connection.call(3, &unknown);
+    beaten.expect("Heartbeat is answered");
     assert_unharmed(&mut node);
 }

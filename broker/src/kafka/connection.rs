@@ -11,7 +11,7 @@
 //!
 //! Knows nothing about what a request means; that is [`Handler`].
 
-mod arriving;
+mod pace;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use firn_proto::env::{Clock, Mono};
+use firn_proto::env::Clock;
 use firn_proto::limits::{PENDING_REPLIES_MAX, READ_AHEAD_REQUEST_BYTES};
 use futures::future::BoxFuture;
 use thiserror::Error;
@@ -28,7 +28,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::arriving::Arriving;
+use self::pace::{ANSWER_BYTES_PER_SECOND_MIN, Arriving, Pace, STALL_MAX};
 use super::context::ConnectionState;
 use super::frame::{BadLength, FrameKind, FrameReader, Next};
 use super::memory::{RequestMemory, Reserved};
@@ -239,7 +239,7 @@ impl InProgress {
 fn ahead(kind: FrameKind, len: usize) -> usize {
     match kind {
         FrameKind::Produce => 0,
-        FrameKind::Commit | FrameKind::Other => len,
+        FrameKind::Journal | FrameKind::Other => len,
     }
 }
 
@@ -340,7 +340,7 @@ async fn next_frame<S>(
                     n => {
                         shared.metrics.bytes_received.inc_by(n as u64);
                         if let Some(arriving) = &mut arriving {
-                            arriving.on_received(n, shared.clock.mono());
+                            arriving.pace.on_moved(n, shared.clock.mono());
                         }
                     }
                 }
@@ -363,14 +363,6 @@ async fn admit<S>(
     };
     let admitted = timeout(shared.idle_max, admitted).await;
     admitted.map_err(|_| Ended::Crowded)
-}
-
-/// How long the next bytes of a long frame or an answer may take: it must not stall, nor trickle so
-/// slowly that it holds its memory for ever.
-fn patience_left(now: Mono, since: Mono, len: usize, per_second: u64) -> Option<Duration> {
-    let allowed = STALL_MAX + Duration::from_secs(len as u64 / per_second);
-    let left = allowed.saturating_sub(now.since(since));
-    (!left.is_zero()).then(|| left.min(STALL_MAX))
 }
 
 struct Writing<'a, S, W> {
@@ -429,16 +421,22 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
     }
 
     async fn write(&mut self, outgoing: &mut Outgoing) -> Result<(), Ended> {
-        let (since, len) = (self.shared.clock.mono(), outgoing.remaining());
+        let clock = &self.shared.clock;
+        let len = outgoing.remaining();
+        let mut pace = Pace::new(len, ANSWER_BYTES_PER_SECOND_MIN, clock.mono());
         while outgoing.has_remaining() {
-            let now = self.shared.clock.mono();
-            let patience = patience_left(now, since, len, ANSWER_BYTES_PER_SECOND_MIN);
+            let patience = pace.patience_left(clock.mono(), outgoing.is_wanted());
             let patience = patience.ok_or(Ended::SlowReader)?;
-            let written = timeout(patience, self.socket.write_buf(outgoing)).await;
-            match written.map_err(|_| Ended::SlowReader)?? {
-                0 => return Err(Ended::ByClient),
-                n => self.shared.metrics.bytes_sent.inc_by(n as u64),
+            let Ok(written) = timeout(patience, self.socket.write_buf(outgoing)).await else {
+                continue;
             };
+            match written? {
+                0 => return Err(Ended::ByClient),
+                n => {
+                    self.shared.metrics.bytes_sent.inc_by(n as u64);
+                    pace.on_moved(n, clock.mono());
+                }
+            }
         }
         Ok(())
     }
@@ -448,13 +446,6 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
 /// A connection that says nothing for this long gives its buffer back.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// The longest pause within a request or an answer.
-const STALL_MAX: Duration = Duration::from_secs(30);
-/// Over its whole length a long frame comes at least this fast.
-const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-/// Over their whole length answers are read at least this fast: what Kafka's clients allow an
-/// answer of `fetch.max.bytes` to take is much less.
-const ANSWER_BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
 /// How long requests in progress may still be answered once no more are read.
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(5);
 /// Answers are collected up to this size while more of them are ready.

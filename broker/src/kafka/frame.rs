@@ -5,7 +5,9 @@
 //! the connection is copied out of it; a longer one moves into a buffer of its own, which grows to
 //! at most [`GROWTH`] times the bytes it holds and becomes the frame without another copy, so that
 //! the batches of a Produce request are slices of it. Before that buffer exists the driver is told
-//! to reserve memory for the whole frame ([`Next::Reserve`]).
+//! to reserve memory for the whole frame ([`Next::Reserve`]): all of it, for two who wait while each
+//! holds a part could wait for each other, but not before its beginning has filled the small buffer:
+//! who only announces a length holds nothing that others need.
 
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -37,8 +39,10 @@ pub enum Next {
 /// What a frame holds, as far as its memory is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
-    /// OffsetCommit: it waits for the journal.
-    Commit,
+    /// What waits for the journal, each by itself: commits, and what looks at or changes groups and
+    /// topics. Not what waits for other clients, as JoinGroup does, nor what is answered from
+    /// memory, as Heartbeat always is and InitProducerId mostly.
+    Journal,
     /// Any other request, or none at all.
     Other,
     /// Produce: the one whose frames are long, and wait for the bucket.
@@ -51,14 +55,25 @@ impl FrameKind {
         let code = start.first_chunk::<API_KEY>();
         match code.and_then(|code| ApiKey::from_code(i16::from_be_bytes(*code))) {
             Some(ApiKey::Produce) => Self::Produce,
-            Some(ApiKey::OffsetCommit) => Self::Commit,
+            Some(
+                ApiKey::CreatePartitions
+                | ApiKey::CreateTopics
+                | ApiKey::DeleteGroups
+                | ApiKey::DeleteTopics
+                | ApiKey::DescribeGroups
+                | ApiKey::LeaveGroup
+                | ApiKey::ListGroups
+                | ApiKey::OffsetCommit
+                | ApiKey::OffsetDelete
+                | ApiKey::OffsetFetch,
+            ) => Self::Journal,
             _ => Self::Other,
         }
     }
 
     fn bytes_max(self) -> usize {
         match self {
-            Self::Commit | Self::Other => OTHER_REQUEST_BYTES_MAX,
+            Self::Journal | Self::Other => OTHER_REQUEST_BYTES_MAX,
             Self::Produce => usize::MAX,
         }
     }
@@ -118,6 +133,9 @@ impl FrameReader {
         }
         let kind = FrameKind::of(&self.small[PREFIX..]);
         let len = length(claimed, self.bytes_max.min(kind.bytes_max()))?;
+        if self.small.len() < SMALL_REQUEST_BYTES {
+            return Ok(Next::Read);
+        }
         Ok(Next::Reserve(kind, len))
     }
 
@@ -254,6 +272,10 @@ mod tests {
         reader.buffer().put_slice(&(100i32 << 20).to_be_bytes());
         assert_eq!(reader.next_step(), Ok(Next::Read), "the api key is missing");
         reader.buffer().put_slice(&[0, 0]);
+        assert_eq!(reader.next_step(), Ok(Next::Read), "announced is not sent");
+        let mut rest = reader.buffer();
+        assert!(rest.remaining_mut() <= SMALL_REQUEST_BYTES);
+        rest.put_bytes(0, rest.remaining_mut());
         let reserve = Next::Reserve(FrameKind::Produce, 100 << 20);
         assert_eq!(reader.next_step(), Ok(reserve));
         reader.reserved(100 << 20);
@@ -266,6 +288,9 @@ mod tests {
         let start = |api: i16| [&claimed.to_be_bytes()[..], &api.to_be_bytes()[..]].concat();
         let mut produce = FrameReader::new(100 << 20);
         produce.buffer().put_slice(&start(0));
+        assert_eq!(produce.next_step(), Ok(Next::Read));
+        let mut rest = produce.buffer();
+        rest.put_bytes(0, rest.remaining_mut());
         let reserve = Next::Reserve(FrameKind::Produce, OTHER_REQUEST_BYTES_MAX + 1);
         assert_eq!(produce.next_step(), Ok(reserve));
         let mut fetch = FrameReader::new(100 << 20);

@@ -2,16 +2,17 @@
 //! is read and an answer to Fetch before its batches are. Waiting is the back-pressure: a
 //! connection that waits does not read its socket.
 //!
-//! Produce has memory of its own, and so has OffsetCommit: their requests wait for the bucket, and
-//! while that is away they must not keep a consumer from reading what is in memory, or a member from
-//! its heartbeat. What else waits long gives its memory back once somebody else has what it said.
+//! Produce has memory of its own, and so has what waits for the journal: while the bucket is away
+//! they must not keep a consumer from reading what is in memory, or a member from its heartbeat. What
+//! else waits long gives its memory back once somebody else has what it said.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use firn_proto::limits::{
-    COMMIT_BYTES_MAX, COMMITS_PART, FETCH_ASKING_PART, FETCH_PARKED_PART, FETCH_PARTITION_BYTES,
-    PENDING_PRODUCE_BYTES_MAX, SMALL_REQUEST_BYTES, SMALL_REQUESTS_PART, decode_bytes,
+    FETCH_ASKING_PART, FETCH_PARKED_PART, FETCH_PARTITION_BYTES, JOURNAL_REQUEST_BYTES_MAX,
+    JOURNAL_REQUESTS_PART, PENDING_PRODUCE_BYTES_MAX, SMALL_REQUEST_BYTES, SMALL_REQUESTS_PART,
+    decode_bytes,
 };
 use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,9 +24,9 @@ use super::frame::FrameKind;
 pub struct RequestMemory {
     produce: ByteBudget,
     /// For what is kept of Produce until its answer is written.
-    pending: Lane,
-    /// For OffsetCommit.
-    commits: Lane,
+    pending: ByteBudget,
+    /// For what waits for the journal.
+    journal: Lane,
     /// For what is neither of the two, nor small.
     other: ByteBudget,
     small: Lane,
@@ -36,19 +37,19 @@ impl RequestMemory {
     /// everything else (`queued.max.request.bytes`).
     pub fn new(produce_bytes: usize, other_bytes: usize) -> Self {
         let small = other_bytes / SMALL_REQUESTS_PART;
-        let commits = other_bytes / COMMITS_PART;
+        let journal = other_bytes / JOURNAL_REQUESTS_PART;
         Self {
             produce: ByteBudget::new(produce_bytes),
-            pending: Lane::new(PENDING_PRODUCE_BYTES_MAX),
-            commits: Lane::new(commits),
-            other: ByteBudget::new(other_bytes - small - commits),
+            pending: ByteBudget::new(PENDING_PRODUCE_BYTES_MAX),
+            journal: Lane::new(journal),
+            other: ByteBudget::new(other_bytes - small - journal),
             small: Lane::new(small),
         }
     }
 
     /// Bytes held by Produce, and by everything else.
     pub fn held(&self) -> (usize, usize) {
-        let other = self.other.held() + self.small.held() + self.commits.held();
+        let other = self.other.held() + self.small.held() + self.journal.held();
         (self.produce.held() + self.pending.held(), other)
     }
 
@@ -59,13 +60,13 @@ impl RequestMemory {
     pub async fn reserve(&self, kind: FrameKind, len: usize) -> Reserved {
         match kind {
             FrameKind::Produce => self.produce.reserve(len).await,
-            FrameKind::Commit if len <= COMMIT_BYTES_MAX => {
-                self.commits.reserve(len + decode_bytes(len)).await
+            FrameKind::Journal if len <= JOURNAL_REQUEST_BYTES_MAX => {
+                self.journal.reserve(len + decode_bytes(len)).await
             }
             FrameKind::Other if len <= SMALL_REQUEST_BYTES => {
                 self.small.reserve(len + decode_bytes(len)).await
             }
-            FrameKind::Commit | FrameKind::Other => {
+            FrameKind::Journal | FrameKind::Other => {
                 self.other.reserve(len + decode_bytes(len)).await
             }
         }
@@ -255,6 +256,8 @@ const LONG_BYTES: usize = 2 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use firn_proto::kafka::ApiKey;
+
     use super::*;
 
     #[test]
@@ -295,15 +298,35 @@ mod tests {
     }
 
     #[test]
-    fn commits_that_wait_for_the_journal_do_not_hold_up_anything_else() {
-        let memory = RequestMemory::new(8 << 20, 128 << 20);
-        let commit = || memory.reserve(FrameKind::Commit, 9_600).now_or_never();
-        let held: Vec<_> = std::iter::from_fn(commit).collect();
-        assert!(held.len() > 100, "{}", held.len());
-        for len in [100, 100 << 10, 4 << 20] {
-            let other = memory.reserve(FrameKind::Other, len).now_or_never();
-            assert!(other.is_some(), "{len}");
+    fn what_waits_for_the_journal_does_not_hold_up_anything_else() {
+        let kind = |api: ApiKey| FrameKind::of(&api.code().to_be_bytes());
+        for waits in [
+            ApiKey::DeleteGroups,
+            ApiKey::DescribeGroups,
+            ApiKey::OffsetCommit,
+            ApiKey::OffsetFetch,
+        ] {
+            for len in [100, 9_600] {
+                let memory = RequestMemory::new(8 << 20, 128 << 20);
+                let wait = || memory.reserve(kind(waits), len).now_or_never();
+                let held: Vec<_> = std::iter::from_fn(wait).collect();
+                assert!(held.len() > 100, "{}", held.len());
+                for len in [100, 100 << 10, 4 << 20] {
+                    let other = memory.reserve(kind(ApiKey::Heartbeat), len).now_or_never();
+                    assert!(other.is_some(), "{len} bytes behind {}", waits.name());
+                }
+            }
         }
+    }
+
+    #[test]
+    fn what_is_kept_of_long_lists_of_names_does_not_hold_up_other_producers() {
+        let memory = RequestMemory::new(8 << 20, 128 << 20);
+        let bytes = PENDING_PRODUCE_BYTES_MAX;
+        let names = || memory.reserve_pending(bytes).now_or_never();
+        let held: Vec<_> = std::iter::from_fn(names).collect();
+        assert_eq!(held.len(), 1, "no more are kept at a time");
+        assert!(memory.reserve_pending(1000).now_or_never().is_some());
     }
 
     #[test]

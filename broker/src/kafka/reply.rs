@@ -48,6 +48,11 @@ impl Outgoing {
         self.memory.extend(reply.memory.map(|memory| (end, memory)));
     }
 
+    /// Whether somebody waits for the memory of these answers.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.memory.iter().any(|(_, memory)| memory.is_wanted())
+    }
+
     /// Gives the memory back of what has been written by now.
     fn release(&mut self) {
         while let Some((end, memory)) = self.memory.front_mut() {

@@ -142,6 +142,83 @@ async fn answers_and_pictures_wait_for_the_journal_reads_too() {
     assert_eq!(topic.partitions[0].epoch, LeaderEpoch(0));
 }
 
+/// Completes puts until all calls are answered.
+async fn completed<T>(bucket: &MemoryBucket, calls: Vec<JoinHandle<T>>) -> Vec<T> {
+    let mut results = Vec::new();
+    for call in calls {
+        while !call.is_finished() {
+            settle().await;
+            if bucket.waiting() > 0 {
+                bucket.complete_next();
+            }
+        }
+        results.push(call.await.unwrap());
+    }
+    results
+}
+
+/// Anybody may ask for every offset of a group, in a few bytes. While the bucket is away no answer
+/// leaves; were they bounded by their number alone, they would take all the memory there is.
+#[tokio::test(start_paused = true)]
+async fn answers_that_wait_for_the_journal_are_bounded_in_bytes() {
+    const PARTITIONS: i32 = 10_000;
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    let with_notes = CommitTopic {
+        topic: TopicKey::Name("a".into()),
+        partitions: (0..PARTITIONS)
+            .map(|partition| OffsetToCommit {
+                partition: PartitionIndex(partition),
+                offset: CommittedOffset {
+                    metadata: "n".repeat(1_000).into(),
+                    ..committed(1)
+                },
+            })
+            .collect(),
+    };
+    let mut commits = commit("a", 0);
+    if let Request::OffsetCommit(commits) = &mut commits {
+        commits.topics = vec![with_notes];
+    }
+    for request in [create("a", PARTITIONS), commits] {
+        completed(&bucket, vec![ask(&coordinator, request)]).await;
+    }
+
+    let pending = ask(&coordinator, create("b", 1));
+    settle().await;
+    let mut held = Vec::new();
+    let refused = loop {
+        let read = ask(&coordinator, fetch_all());
+        settle().await;
+        if read.is_finished() {
+            break read.await.unwrap();
+        }
+        held.push(read);
+        assert!(held.len() < 100, "all of them wait");
+    };
+    assert_eq!(refused, Err(CoordinatorError::Busy));
+    let heartbeat = Request::Heartbeat(Heartbeat {
+        group: "g".into(),
+        generation: 0,
+        member: "nobody".into(),
+        instance: None,
+    });
+    let beaten = coordinator.call(heartbeat).await;
+    assert!(matches!(beaten, Ok(Reply::Heartbeat(_))), "{beaten:?}");
+
+    completed(&bucket, vec![pending]).await;
+    let answers = completed(&bucket, held).await;
+    let bytes = answers.iter().map(|reply| {
+        let reply = reply.as_ref().unwrap();
+        held::bytes_of(reply)
+    });
+    let bytes: Vec<_> = bytes.collect();
+    assert!(bytes[0] > 10_000_000, "notes are counted: {}", bytes[0]);
+    let before_last: usize = bytes[1..].iter().sum();
+    assert!(before_last <= COORDINATOR_HELD_BYTES_MAX, "{bytes:?}");
+    assert_eq!(fetched_offset(&coordinator).await, 1, "and none is held on");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_read_of_durable_state_puts_nothing() {
     let bucket = MemoryBucket::by_hand();

@@ -4,8 +4,9 @@
 //! - v4: the client says whether an unknown topic may be made; before, it always may.
 //! - v10: topics by id (KIP-516). An id that is unknown is UNKNOWN_TOPIC_ID, never auto-created.
 //!
-//! Choices: a topic that was just made is answered with its partitions at once. Brokers are shown
-//! at the address of the listener the client came in on.
+//! Choices: a topic that was just made is answered with its partitions at once; while the journal
+//! does not answer, soon with LEADER_NOT_AVAILABLE, so that the client learns of its other topics.
+//! Brokers are shown at the address of the listener the client came in on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use firn_proto::kafka::metadata::{
     MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
     MetadataResponseTopic,
 };
+use firn_proto::limits::CREATE_ON_DEMAND_WAIT_MAX;
 use firn_proto::topic_name::check_topic_name;
+use tokio::time::timeout;
 
 use crate::kafka::context::{Call, ConnectionState, Context};
 use crate::kafka::view::{self, CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, TOPIC_OPERATIONS};
@@ -103,8 +106,8 @@ fn missing_names(image: &ClusterImage, keys: &[TopicKey]) -> Vec<String> {
 }
 
 /// Makes topics with the broker's defaults. Returns the code of each name that was refused; one
-/// that somebody else made in the meantime is not.
-pub async fn create(ctx: &Context, names: Vec<String>) -> BTreeMap<String, ErrorCode> {
+/// that somebody else made in the meantime is not. Those that are on their way still have no leader.
+async fn create(ctx: &Context, names: Vec<String>) -> BTreeMap<String, ErrorCode> {
     let new = |name: &String| NewTopic {
         name: name.clone(),
         partitions: ctx.config.topics.partitions,
@@ -117,16 +120,20 @@ pub async fn create(ctx: &Context, names: Vec<String>) -> BTreeMap<String, Error
         topics,
         validate_only: false,
     });
-    let results = match call.await {
-        Ok(Reply::CreateTopics(results)) => results,
-        Ok(_) => Vec::new(),
-        Err(error) => {
+    let has_no_leader = |names: Vec<String>| {
+        let names = names.into_iter();
+        names
+            .map(|name| (name, ErrorCode::LeaderNotAvailable))
+            .collect()
+    };
+    let results = match timeout(CREATE_ON_DEMAND_WAIT_MAX, call).await {
+        Ok(Ok(Reply::CreateTopics(results))) => results,
+        Ok(Ok(_)) => Vec::new(),
+        Ok(Err(error)) => {
             tracing::warn!(%error, "topics were not made on demand");
-            return names
-                .into_iter()
-                .map(|name| (name, ErrorCode::LeaderNotAvailable))
-                .collect();
+            return has_no_leader(names);
         }
+        Err(_) => return has_no_leader(names),
     };
     let refused = names.into_iter().zip(results).filter_map(|(name, result)| {
         let refusal = result.err()?;

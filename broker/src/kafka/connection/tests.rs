@@ -10,7 +10,9 @@ use tokio::io::DuplexStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::arriving::{CROWDED_LOOK, CROWDED_STALL_MAX};
+use firn_proto::env::Mono;
+
+use super::pace::{CROWDED_LOOK, CROWDED_STALL_MAX};
 use super::*;
 use crate::config::HostPort;
 use crate::kafka::context::OpenListener;
@@ -45,8 +47,11 @@ impl Handler for Echo {
             _ if waits => Started::Pending(
                 async move {
                     go.notified().await;
-                    drop(memory);
-                    Ok(Some(echo(&frame)))
+                    let memory = Some(memory);
+                    Ok(Some(Reply {
+                        memory,
+                        ..echo(&frame)
+                    }))
                 }
                 .boxed(),
             ),
@@ -376,11 +381,21 @@ async fn a_request_that_stalls_is_given_up() {
 }
 
 /// Announces a Produce that takes all the memory of short ones, and sends a part of it.
-async fn announce(client: &mut Client) {
+async fn announce(client: &mut Client, sent: usize) {
     let len = u32::try_from(PRODUCE.len()).unwrap();
     client.pipe.write_all(&len.to_be_bytes()).await.unwrap();
-    client.pipe.write_all(&PRODUCE[..100]).await.unwrap();
+    client.pipe.write_all(&PRODUCE[..sent]).await.unwrap();
     settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_announced_and_not_sent_holds_no_memory() {
+    let mut slow = Client::connect_with(40_000);
+    announce(&mut slow, SMALL_REQUEST_BYTES / 2).await;
+    let mut other = Client::connect_to(Arc::clone(&slow.shared));
+    other.send(&PRODUCE).await;
+    settle().await;
+    assert_eq!(other.started(), 1);
 }
 
 /// A length costs nothing to announce. Who does not send what he announced keeps nobody from being
@@ -388,7 +403,7 @@ async fn announce(client: &mut Client) {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_stalls_is_given_up_soon_when_others_wait_for_its_memory() {
     let mut slow = Client::connect_with(40_000);
-    announce(&mut slow).await;
+    announce(&mut slow, SMALL_REQUEST_BYTES).await;
     let began = tokio::time::Instant::now();
     tokio::time::sleep(CROWDED_STALL_MAX * 2).await;
     assert!(!slow.server.is_finished());
@@ -404,7 +419,7 @@ async fn a_request_that_stalls_is_given_up_soon_when_others_wait_for_its_memory(
 #[tokio::test(start_paused = true)]
 async fn a_request_that_trickles_is_given_up_soon_when_others_wait_for_its_memory() {
     let mut slow = Client::connect_with(40_000);
-    announce(&mut slow).await;
+    announce(&mut slow, SMALL_REQUEST_BYTES).await;
     let mut other = Client::connect_to(Arc::clone(&slow.shared));
     other.send(&PRODUCE).await;
     let began = tokio::time::Instant::now();
@@ -430,6 +445,28 @@ async fn a_client_that_does_not_read_its_answers_is_given_up() {
     let mut client = Client::connect();
     client.send(&[b'p'; 90_000]).await;
     assert!(matches!(client.server.await.unwrap(), Ended::SlowReader));
+}
+
+/// A few who ask for long answers and read none of them keep nobody from being answered for long.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_its_answers_is_given_up_soon_when_others_wait_for_its_memory()
+{
+    let mut deaf = Client::connect_with(200_000);
+    // Longer than the pipe.
+    let frame = vec![0; 90_000];
+    deaf.send(&frame).await;
+    settle().await;
+    deaf.shared.service.go.notify_one();
+    let began = tokio::time::Instant::now();
+    tokio::time::sleep(CROWDED_STALL_MAX * 2).await;
+    assert!(!deaf.server.is_finished());
+    let mut other = Client::connect_to(Arc::clone(&deaf.shared));
+    other.send(&frame).await;
+    assert!(matches!(deaf.server.await.unwrap(), Ended::SlowReader));
+    let waited = began.elapsed() - CROWDED_STALL_MAX * 2;
+    assert!(waited <= CROWDED_LOOK, "{waited:?} until it was given up");
+    settle().await;
+    assert_eq!(other.started(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,89 @@
+//! What waits for the journal, in bytes: a look at a large group takes far more than its question,
+//! and while the bucket is away none of it leaves. Pure.
+
+use firn_proto::cluster::{
+    CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember, FetchTopicResult,
+    FetchedOffsets, GroupError, JoinedMember, ListedGroup, Reply, Request, TopicRefusal,
+};
+use firn_proto::ids::PartitionIndex;
+
+/// What of a request may be told to come again while too much waits already: all that clients ask
+/// but Heartbeats, which wait for nothing. What brokers say of themselves is little, and moves
+/// things on.
+pub(super) fn may_come_again(request: &Request) -> bool {
+    !matches!(
+        request,
+        Request::AssignPartitions(_)
+            | Request::ConfirmDeleted(_)
+            | Request::Heartbeat(_)
+            | Request::LeaveBroker(_)
+            | Request::PendingRecovery
+            | Request::RegisterBroker(_)
+            | Request::ReleasePartitions(_)
+            | Request::ReportProgress(_)
+            | Request::ResumePartitions(_)
+            | Request::StreamSealed(_)
+    )
+}
+
+/// About what a reply takes, with what it shares with the state: that may have moved on, and then
+/// the reply alone keeps it.
+pub(super) fn bytes_of(reply: &Reply) -> usize {
+    let more: usize = match reply {
+        Reply::CreateTopics(results) => size_of_val(&results[..]) + refusals(results.iter()),
+        Reply::DeleteTopics(results) => size_of_val(&results[..]) + refusals(results.iter()),
+        Reply::Topics(results) => size_of_val(&results[..]) + refusals(results.iter()),
+        Reply::JoinGroup(Ok(joined)) => joined.members.iter().map(joined_member).sum(),
+        Reply::SyncGroup(Ok(synced)) => synced.assignment.len(),
+        Reply::OffsetCommit(Ok(topics)) => topics.iter().map(committed_topic).sum(),
+        Reply::OffsetFetch(groups) => groups.iter().map(fetched_group).sum(),
+        Reply::DescribeGroups(groups) => groups.iter().map(described_group).sum(),
+        Reply::ListGroups(groups) => {
+            let named: usize = groups.iter().map(|group| group.group.len()).sum();
+            groups.len() * size_of::<ListedGroup>() + named
+        }
+        Reply::DeleteGroups(results) => size_of_val(&results[..]),
+        Reply::LeaveGroup(Ok(left)) => size_of_val(&left.members[..]),
+        // A few bytes, or for brokers, who are few.
+        _ => 0,
+    };
+    size_of::<Reply>() + more
+}
+
+fn refusals<'a, T: 'a>(results: impl Iterator<Item = &'a Result<T, TopicRefusal>>) -> usize {
+    results.filter(|result| result.is_err()).count() * REFUSAL_BYTES
+}
+
+fn joined_member(member: &JoinedMember) -> usize {
+    size_of::<JoinedMember>() + member.metadata.len()
+}
+
+fn committed_topic(topic: &CommitTopicResult) -> usize {
+    size_of::<CommitTopicResult>() + size_of_val(&topic.partitions[..])
+}
+
+fn fetched_group(fetched: &FetchedOffsets) -> usize {
+    let topics = fetched.result.iter().flatten();
+    size_of::<FetchedOffsets>() + topics.map(fetched_topic).sum::<usize>()
+}
+
+fn fetched_topic(topic: &FetchTopicResult) -> usize {
+    type Fetched = (PartitionIndex, Result<Option<CommittedOffset>, GroupError>);
+    let note = |(_, result): &Fetched| {
+        let offset = result.as_ref().ok().and_then(Option::as_ref);
+        offset.map_or(0, |offset| offset.metadata.len())
+    };
+    let notes: usize = topic.partitions.iter().map(note).sum();
+    size_of::<FetchTopicResult>() + size_of_val(&topic.partitions[..]) + notes
+}
+
+fn described_group(described: &Result<DescribedGroup, GroupError>) -> usize {
+    let members = described.iter().flat_map(|group| &group.members);
+    let member = |member: &DescribedMember| {
+        size_of::<DescribedMember>() + member.metadata.len() + member.assignment.len()
+    };
+    size_of_val(described) + members.map(member).sum::<usize>()
+}
+
+/// What a refusal says, rounded up.
+const REFUSAL_BYTES: usize = 512;
