@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use firn_proto::env::{Clock, Entropy};
@@ -21,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::StreamName;
 use super::recover::{ReadError, read_header};
 use super::slot::{Nonce, SlotBody};
-use super::writer::{Action, FencedBy, PutAnswer, ReadBack, StreamSpec, StreamWriter};
+use super::writer::{Action, FencedBy, PutAnswer, ReadBack, StreamEvent, StreamSpec, StreamWriter};
 use crate::bucket::{Bucket, CreateOutcome, UnclearKind};
 
 /// What a driver takes from the world around it.
@@ -47,27 +46,6 @@ pub enum StreamError {
     /// [`StreamHandle::close`] was called, or the events are no longer received.
     #[error("the stream is closed")]
     Closed,
-}
-
-/// What a stream tells its user, in the order of slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamEvent {
-    /// Every slot up to this one is durable and ours (I2). Told once per slot, in order.
-    Durable {
-        /// The slot.
-        slot: Slot,
-        /// Size of its object in bytes.
-        size: u64,
-        /// Time between submission and now.
-        took: Duration,
-    },
-    /// The stream ended at `at`; nothing at or after it counts (I3). The last event.
-    Fenced {
-        /// The first slot that is lost.
-        at: Slot,
-        /// By whom.
-        by: FencedBy,
-    },
 }
 
 /// The right to write a stream. Dropping it abandons what is in flight (which may or may not come
@@ -258,14 +236,15 @@ impl Driver {
             match action {
                 Action::Put { slot, object } => self.put(slot, object),
                 Action::ReadBack { slot } => self.read_back(slot),
-                Action::Durable { slot, size, took } => {
-                    self.tell(StreamEvent::Durable { slot, size, took });
-                }
-                Action::Fenced { at, by } => {
-                    tracing::warn!(stream = %self.stream, %at, ?by, "the stream is fenced");
-                    self.shared.room.close();
-                    self.tell(StreamEvent::Fenced { at, by });
-                    return true;
+                Action::Tell(event) => {
+                    if let StreamEvent::Fenced { at, by } = event {
+                        tracing::warn!(stream = %self.stream, %at, ?by, "the stream is fenced");
+                        self.shared.room.close();
+                    }
+                    self.tell(event);
+                    if matches!(event, StreamEvent::Fenced { .. }) {
+                        return true;
+                    }
                 }
             }
         }

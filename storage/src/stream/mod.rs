@@ -33,7 +33,7 @@ use crate::layout::{Key, Place};
 
 pub(crate) use fields::crc32c;
 
-pub use driver::{StreamEnv, StreamError, StreamEvent, StreamEvents, StreamHandle};
+pub use driver::{StreamEnv, StreamError, StreamEvents, StreamHandle};
 pub use recover::{
     INDEX_GUESS, ReadError, SlotObject, SlotView, read_header, read_index, read_indexes,
     read_object, read_objects,
@@ -42,7 +42,7 @@ pub use seal::{SealSpec, Sealed};
 pub use slot::{Nonce, SlotBody, SlotHeader, SlotKind};
 pub use take_over::{SealError, seal};
 pub use wal_index::{CheckpointRef, IndexError, WalIndex};
-pub use writer::{FencedBy, StreamSpec};
+pub use writer::{FencedBy, StreamEvent, StreamSpec};
 
 /// Whose stream it is, which decides where its slots lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

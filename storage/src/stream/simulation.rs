@@ -12,7 +12,7 @@ use firn_proto::ids::Slot;
 use super::seal::{SealAction, SealSpec, Sealer};
 use super::slot::{HEADER_LEN, Nonce, SlotHeader, SlotKind};
 use super::testing::{body, name};
-use super::writer::{Action, PutAnswer, ReadBack, StreamSpec, StreamWriter};
+use super::writer::{Action, PutAnswer, ReadBack, StreamEvent, StreamSpec, StreamWriter};
 
 const STEPS_MAX: u64 = 20_000;
 
@@ -169,11 +169,11 @@ impl World {
             let (slot, header) = match action {
                 Action::Put { slot, object } => (slot, Some(object[0].clone())),
                 Action::ReadBack { slot } => (slot, None),
-                Action::Durable { slot, .. } => {
+                Action::Tell(StreamEvent::Durable { slot, .. }) => {
                     self.on_durable(slot);
                     continue;
                 }
-                Action::Fenced { at, .. } => {
+                Action::Tell(StreamEvent::Fenced { at, .. }) => {
                     assert_eq!(at, self.told, "seed {}: I2", self.seed);
                     continue;
                 }

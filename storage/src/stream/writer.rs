@@ -90,6 +90,13 @@ pub enum Action {
         /// The slot.
         slot: Slot,
     },
+    /// Tell the user of the stream.
+    Tell(StreamEvent),
+}
+
+/// What a stream tells its user, in the order of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEvent {
     /// Every slot up to this one is durable and ours (I2). Told once for each slot, in order.
     Durable {
         /// The slot.
@@ -99,8 +106,7 @@ pub enum Action {
         /// Time since it was submitted.
         took: Duration,
     },
-    /// The stream ended at `at`; nothing at or after it counts (I3). Told once, after the last
-    /// `Durable`.
+    /// The stream ended at `at`; nothing at or after it counts (I3). The last event.
     Fenced {
         /// The first slot that is lost.
         at: Slot,
@@ -359,10 +365,8 @@ impl StreamWriter {
                 "I2: the fence ends the durable prefix"
             );
             self.fence_told = true;
-            return Some(Action::Fenced {
-                at: fence.at,
-                by: fence.by,
-            });
+            let (at, by) = (fence.at, fence.by);
+            return Some(Action::Tell(StreamEvent::Fenced { at, by }));
         }
         self.poll_steps()
     }
@@ -378,7 +382,7 @@ impl StreamWriter {
         );
         self.pending.pop_front();
         self.durable = slot.next();
-        Action::Durable { slot, size, took }
+        Action::Tell(StreamEvent::Durable { slot, size, took })
     }
 
     fn poll_steps(&mut self) -> Option<Action> {

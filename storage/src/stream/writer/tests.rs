@@ -49,8 +49,8 @@ impl Harness {
                     format!("put {slot}")
                 }
                 Action::ReadBack { slot } => format!("read {slot}"),
-                Action::Durable { slot, .. } => format!("durable {slot}"),
-                Action::Fenced { at, by } => match by {
+                Action::Tell(StreamEvent::Durable { slot, .. }) => format!("durable {slot}"),
+                Action::Tell(StreamEvent::Fenced { at, by }) => match by {
                     FencedBy::Seal(_) => format!("fenced {at} by seal"),
                     FencedBy::Writer(_) => format!("fenced {at} by writer"),
                     FencedBy::Unreadable => format!("fenced {at} by bytes"),
