@@ -5,6 +5,7 @@
 //! - `command.rs`: the durable commands and their bytes
 //! - `state/`: the pure state machine that they change
 //! - `snapshot.rs`: the bytes of the whole state
+//! - `inspect.rs`: both as text
 //! - `groups/`: the pure machine of classic groups
 //! - `fence.rs`: whether another process leads by now
 //! - `gate.rs`, `image.rs`: what may leave when, and the published picture
@@ -16,6 +17,7 @@ mod gate;
 pub mod groups;
 mod handle;
 mod image;
+pub mod inspect;
 pub mod snapshot;
 pub mod state;
 mod task;

@@ -2,11 +2,11 @@
 //!
 //! Pure: bytes in, text out. The kind is told by what the bytes begin with, so that a copy under
 //! any name can be looked at. Damage is described, not hidden: whatever can be read is shown, and
-//! every fault is listed.
+//! every fault is listed. What the coordinator keeps is read by [`OfCoordinator`].
 //!
 //! - `slot.rs`: slots of both kinds of stream
 //! - `rows.rs`: checkpoints
-//! - `local.rs`: segments of the local WAL
+//! - `local.rs`: files of the local WAL
 //!
 //! May not touch: how the formats are read (`stream/`, `journal/record.rs`, `state/`, `wal/`).
 
@@ -18,12 +18,14 @@ use std::fmt::{self, Display, Write as _};
 
 use bytes::Bytes;
 
+use crate::bucket::PROBE_PASSED;
 use crate::checkpoint::CHECKPOINT_MAGIC;
 use crate::journal::record::{
     self, CLUSTER_MAGIC, EPOCH_MAGIC, EpochClaim, SNAPSHOT_MAGIC, Snapshot,
 };
+use crate::layout::Place;
 use crate::stream::slot::MAGIC as SLOT_MAGIC;
-use crate::wal::local::format::SEGMENT_MAGIC;
+use crate::wal::local::format::{IDENTITY_MAGIC, SEGMENT_MAGIC};
 
 /// Rows of one kind that are listed; the others are counted.
 const ROWS_MAX: usize = 1000;
@@ -41,19 +43,30 @@ pub struct Inspection {
     pub faults: Vec<String>,
 }
 
+/// Reads what storage carries for the coordinator without knowing it: lines, or what is wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct OfCoordinator {
+    /// The commands of a journal entry.
+    pub entry: fn(&[u8]) -> Result<Vec<String>, String>,
+    /// The state that a snapshot holds.
+    pub snapshot: fn(&[u8]) -> Result<Vec<String>, String>,
+}
+
 /// Looks at the bytes of an object or a file; `None` if they are nothing that Firn writes.
-pub fn inspect(bytes: &Bytes) -> Option<Inspection> {
+pub fn inspect(bytes: &Bytes, of_coordinator: OfCoordinator) -> Option<Inspection> {
     if bytes.starts_with(&CHECKPOINT_MAGIC) {
         return Some(rows::inspect(bytes));
     }
-    let magic: &[u8; 8] = bytes.first_chunk()?;
-    Some(match *magic {
-        SLOT_MAGIC => slot::inspect(bytes),
-        CLUSTER_MAGIC => inspect_cluster(bytes),
-        EPOCH_MAGIC => inspect_claim(bytes),
-        SNAPSHOT_MAGIC => inspect_snapshot(bytes),
-        SEGMENT_MAGIC => local::inspect(bytes),
-        _ => return None,
+    Some(match bytes.first_chunk() {
+        Some(&SLOT_MAGIC) => slot::inspect(bytes, of_coordinator),
+        Some(&CLUSTER_MAGIC) => inspect_cluster(bytes),
+        Some(&EPOCH_MAGIC) => inspect_claim(bytes),
+        Some(&SNAPSHOT_MAGIC) => inspect_snapshot(bytes, of_coordinator),
+        Some(&SEGMENT_MAGIC) => local::inspect(bytes),
+        Some(&IDENTITY_MAGIC) => local::inspect_identity(bytes),
+        _ if bytes.starts_with(PROBE_PASSED.as_bytes()) => text("marker of the probe", bytes),
+        _ if is_scratch(bytes) => text("scratch object of the probe", bytes),
+        _ => return local::inspect_without_magic(bytes),
     })
 }
 
@@ -103,6 +116,17 @@ impl Page {
         }
     }
 
+    /// Lists what the coordinator says, or why it cannot.
+    fn lines(&mut self, what: &str, lines: Result<Vec<String>, String>) {
+        match lines {
+            Ok(lines) => {
+                self.field(what, lines.len());
+                self.rows(&lines, Clone::clone);
+            }
+            Err(fault) => self.fault(fault),
+        }
+    }
+
     fn finish(self) -> Inspection {
         self.0
     }
@@ -131,7 +155,7 @@ fn inspect_claim(bytes: &Bytes) -> Inspection {
     page.finish()
 }
 
-fn inspect_snapshot(bytes: &Bytes) -> Inspection {
+fn inspect_snapshot(bytes: &Bytes, of_coordinator: OfCoordinator) -> Inspection {
     let mut page = Page::new("snapshot of the coordinator's state");
     match Snapshot::decode(bytes) {
         Ok(snapshot) => {
@@ -141,10 +165,25 @@ fn inspect_snapshot(bytes: &Bytes) -> Inspection {
                 Some(floor) => page.field("floor", format_args!("slots up to {floor} may be gone")),
                 None => page.field("floor", "no slot is gone"),
             }
-            page.field("state", preview(&snapshot.body));
+            page.field("state", format_args!("{} bytes", snapshot.body.len()));
+            page.lines("rows", (of_coordinator.snapshot)(&snapshot.body));
         }
         Err(fault) => page.fault(fault),
     }
+    page.finish()
+}
+
+/// Whether some bytes begin with the key of a scratch object, as these do.
+fn is_scratch(bytes: &[u8]) -> bool {
+    let len = Place::Scratch(0).key().as_str().len();
+    let name = bytes.get(..len).and_then(|name| str::from_utf8(name).ok());
+    matches!(name.and_then(Place::parse), Some(Place::Scratch(_)))
+}
+
+/// A text for people.
+fn text(kind: &'static str, bytes: &[u8]) -> Inspection {
+    let mut page = Page::new(kind);
+    page.field("says", preview(bytes));
     page.finish()
 }
 

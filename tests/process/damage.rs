@@ -159,6 +159,38 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// An operator who looks at a bucket or at the directory of a local WAL learns what each thing is.
+#[test]
+fn everything_that_a_broker_writes_can_be_inspected() {
+    let folder = folder();
+    let wal = folder.path().join("wal");
+    let plan = NodePlan::on_directory(FIRN, folder.path()).with_wal(&wal);
+    let (node, _producer) = filled(&plan);
+    node.kill();
+    // Seals, folds, and begins epochs.
+    plan.start().stop();
+    let mut said = String::new();
+    for folder in [folder.path().join("bucket"), wal] {
+        let files = files_below(&folder);
+        assert!(!files.is_empty(), "{} is empty", folder.display());
+        for (_, file) in files {
+            let mut command = quiet_command(plan.binary());
+            let output = command.arg("inspect").arg(&file).output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {errors}", file.display());
+            said.push_str(&String::from_utf8(output.stdout).unwrap());
+        }
+    }
+    for part in [
+        "RegisterBroker(",
+        "name: \"damage\"",
+        "marker of the probe",
+        "identity of",
+    ] {
+        assert!(said.contains(part), "no '{part}' in\n{said}");
+    }
+}
+
 /// What `firn inspect` says of a segment of the local WAL.
 #[derive(Debug)]
 struct Segment {

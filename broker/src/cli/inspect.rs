@@ -1,4 +1,5 @@
-//! `firn inspect`: prints what an object of the bucket or a copy of one holds.
+//! `firn inspect`: prints what an object of the bucket, or a copy of one, or a file of a local WAL
+//! holds.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,9 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Args;
+use firn_coordinator::inspect::{entry_lines, snapshot_lines};
 use firn_proto::env::{Entropy, SystemClock};
 use firn_storage::bucket::{Bucket, BucketOptions, Purpose};
-use firn_storage::inspect::{Inspection, inspect};
+use firn_storage::inspect::{Inspection, OfCoordinator, inspect};
 use firn_storage::layout::Place;
 
 use crate::cli::runtime;
@@ -36,7 +38,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<ExitCode, FirnError> {
         Some((_, path)) => read(Path::new(path)).map_err(|e| FirnError::failed(&what, e))?,
         None => read(Path::new(&args.object)).map_err(|e| FirnError::failed(&what, e))?,
     };
-    let inspection = inspect(&bytes)
+    let inspection = inspect(&bytes, OF_COORDINATOR)
         .ok_or_else(|| FirnError::failed(&what, "it is nothing that firn writes"))?;
     show(&inspection);
     match inspection.faults.is_empty() {
@@ -44,6 +46,12 @@ pub(super) fn run(args: &InspectArgs) -> Result<ExitCode, FirnError> {
         false => Ok(ExitCode::FAILURE),
     }
 }
+
+/// How what the coordinator keeps becomes text.
+const OF_COORDINATOR: OfCoordinator = OfCoordinator {
+    entry: |body| entry_lines(body).map_err(|error| error.to_string()),
+    snapshot: |body| snapshot_lines(body).map_err(|error| error.to_string()),
+};
 
 /// Cuts the URL of an object into that of its bucket and its place in it.
 fn split(scheme: &str, path: &str) -> Option<(String, Place)> {

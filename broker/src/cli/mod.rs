@@ -32,7 +32,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check that a bucket can hold a log, one line per check
     Doctor(doctor::DoctorArgs),
-    /// Print what a WAL object, checkpoint, journal slot or snapshot holds
+    /// Print what an object of a bucket or a file of a local WAL holds
     Inspect(inspect::InspectArgs),
     /// Print the version
     Version,

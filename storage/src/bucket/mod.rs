@@ -50,6 +50,7 @@ pub use error::{BucketError, CreateOutcome, Effect, StoreFailure, Unclear, Uncle
 pub use file::FileStore;
 pub use open::BucketOptions;
 pub use probe::Depth;
+pub(crate) use probe::PROBE_PASSED;
 pub use report::{Check, Report, Verdict};
 use retry::AttemptTimer;
 pub use retry::backoff;

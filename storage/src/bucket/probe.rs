@@ -38,6 +38,9 @@ const GET: &str = "get after put";
 const LIST: &str = "list after put";
 const FIX: &str = "use a store with atomic conditional puts: AWS S3, MinIO, Cloudflare R2, file://";
 
+/// What the marker says to people.
+pub(crate) const PROBE_PASSED: &str = "the full probe passed under this configuration\n";
+
 /// How much of the probe to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -120,7 +123,7 @@ pub(super) async fn run(
     };
     if broken.is_none() && !passed_before {
         // A marker that is not written only means that the full probe runs once more.
-        let body = Bytes::from_static(b"the full probe passed under this configuration\n");
+        let body = Bytes::from_static(PROBE_PASSED.as_bytes());
         let _ = bucket
             .create_once(Purpose::Probe, &marker, vec![body])
             .await;

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use firn_proto::record::{BatchView, split_batches};
 
-use super::{Inspection, Page, preview, rows};
+use super::{Inspection, OfCoordinator, Page, rows};
 use crate::journal::record::{JournalIndex, Opening};
 use crate::state::{BatchFlags, ProducerBatch, Run};
 use crate::stream::slot::{SlotFault, SlotHeader, SlotKind};
 use crate::stream::{CheckpointRef, StreamKind, WalIndex};
 
-pub(super) fn inspect(object: &Bytes) -> Inspection {
+pub(super) fn inspect(object: &Bytes, of_coordinator: OfCoordinator) -> Inspection {
     let header = match SlotHeader::decode(object) {
         Ok(header) => header,
         Err(fault) => {
@@ -30,7 +30,7 @@ pub(super) fn inspect(object: &Bytes) -> Inspection {
         let body = header.body_of(object);
         match header.stream_kind {
             StreamKind::Wal => show_wal(&mut page, &header, object, index, body),
-            StreamKind::Journal => show_journal(&mut page, index, body),
+            StreamKind::Journal => show_journal(&mut page, index, body, of_coordinator),
         }
     }
     page.finish()
@@ -181,15 +181,24 @@ fn batch_fault(batch: &BatchView, run: &Run, next: i64) -> Option<&'static str> 
     (!batch.crc_matches()).then_some("the checksum of the batch is wrong")
 }
 
-fn show_journal(page: &mut Page, index: Result<Bytes, SlotFault>, body: Result<Bytes, SlotFault>) {
+fn show_journal(
+    page: &mut Page,
+    index: Result<Bytes, SlotFault>,
+    body: Result<Bytes, SlotFault>,
+    of_coordinator: OfCoordinator,
+) {
     match index.map(|index| JournalIndex::decode(&index)) {
-        Ok(Ok(JournalIndex::Entry)) => {}
-        Ok(Ok(JournalIndex::Open(opening))) => show_opening(page, &opening),
+        Ok(Ok(JournalIndex::Entry)) => match body {
+            Ok(body) => page.lines("commands", (of_coordinator.entry)(&body)),
+            Err(fault) => page.fault(fault),
+        },
+        Ok(Ok(JournalIndex::Open(opening))) => {
+            show_opening(page, &opening);
+            if let Err(fault) = body {
+                page.fault(fault);
+            }
+        }
         Ok(Err(fault)) => page.fault(fault),
-        Err(fault) => page.fault(fault),
-    }
-    match body {
-        Ok(body) => page.field("entry", preview(&body)),
         Err(fault) => page.fault(fault),
     }
 }

@@ -1,6 +1,6 @@
 use firn_proto::ids::{
-    ClusterId, CoordinatorEpoch, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId,
-    TopicPartition,
+    BrokerId, ClusterId, CoordinatorEpoch, DiskId, LeaderEpoch, PartitionIndex, Slot, StreamId,
+    TopicId, TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
 use firn_proto::record::{BatchBuilder, Codec, NewRecord};
@@ -12,6 +12,7 @@ use crate::journal::record::{JournalIndex, Opening, encode_cluster};
 use crate::state::{BatchFlags, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, seal_object};
 use crate::stream::{CheckpointRef, StreamName, WalIndex};
+use crate::wal::local::format::encode_identity;
 
 const CLUSTER: ClusterId = ClusterId([1; 16]);
 
@@ -59,8 +60,26 @@ fn object(stream: &StreamName, body: SlotBody) -> Bytes {
         .into()
 }
 
+/// A coordinator whose commands and states are text.
+const READER: OfCoordinator = OfCoordinator {
+    entry: |bytes| lines_of(bytes, "command"),
+    snapshot: |bytes| lines_of(bytes, "row"),
+};
+
+fn lines_of(bytes: &[u8], what: &str) -> Result<Vec<String>, String> {
+    let text = str::from_utf8(bytes).map_err(|e| e.to_string())?;
+    Ok(text
+        .split(' ')
+        .map(|word| format!("{what} {word}"))
+        .collect())
+}
+
+fn inspected(bytes: &Bytes) -> Option<Inspection> {
+    inspect(bytes, READER)
+}
+
 fn assert_shows(bytes: &Bytes, kind: &str, lines: &[&str]) {
-    let inspection = inspect(bytes).unwrap();
+    let inspection = inspected(bytes).unwrap();
     assert_eq!(inspection.kind, kind);
     assert_eq!(inspection.faults, [""; 0], "{inspection}");
     for line in lines {
@@ -86,7 +105,7 @@ fn a_wal_object_is_shown_with_runs_and_checkpoint() {
 
 #[test]
 fn a_batch_that_is_not_what_its_run_says_is_a_fault() {
-    let inspection = inspect(&wal_object(9)).unwrap();
+    let inspection = inspected(&wal_object(9)).unwrap();
     assert_eq!(inspection.faults.len(), 1, "{inspection}");
     assert!(
         inspection.faults[0].contains("another base offset"),
@@ -105,12 +124,12 @@ fn journal_slots_and_seals_are_told_apart() {
     assert_shows(&opening, "journal slot", &["epoch 4 ends at slot 9"]);
     let entry = SlotBody::new(
         JournalIndex::Entry.encode(),
-        vec![Bytes::from_static(b"cmd")],
+        vec![Bytes::from_static(b"create commit")],
     );
     assert_shows(
         &object(&journal, entry),
         "journal slot",
-        &["3 bytes: \"cmd\""],
+        &["commands         2", "command create", "command commit"],
     );
     let seal = seal_object(&journal, Slot(9), Nonce([7; 16]));
     assert_shows(
@@ -141,14 +160,20 @@ fn objects_of_the_coordinator_are_shown() {
             slot: Slot(4),
         },
         floor: None,
-        body: Bytes::from_static(&[0, 1]),
+        body: Bytes::from_static(b"topic"),
     };
     let kind = "snapshot of the coordinator's state";
     assert_shows(
         &snapshot.encode(),
         kind,
-        &["0000000000000003/0000000000000004"],
+        &["0000000000000003/0000000000000004", "row topic"],
     );
+    let damaged = Snapshot {
+        body: Bytes::from_static(&[0xff]),
+        ..snapshot
+    };
+    let damaged = inspected(&damaged.encode()).unwrap();
+    assert_eq!(damaged.faults.len(), 1, "{damaged}");
 }
 
 #[test]
@@ -159,7 +184,7 @@ fn a_checkpoint_is_shown_row_by_row() {
         "checkpoint",
         &["state rows       2", "epoch 4 after no slot"],
     );
-    let cut = inspect(&rows.slice(..rows.len() - 1)).unwrap();
+    let cut = inspected(&rows.slice(..rows.len() - 1)).unwrap();
     assert_eq!(cut.faults.len(), 1, "{cut}");
 }
 
@@ -172,14 +197,65 @@ fn a_local_segment_is_shown_up_to_its_last_whole_entry() {
         "local WAL segment",
         &["entries          3", "number           1"],
     );
-    let header_lost = inspect(&file.slice(..20)).unwrap();
+    let header_lost = inspected(&file.slice(..20)).unwrap();
     assert_eq!(header_lost.faults.len(), 1, "{header_lost}");
+}
+
+/// Whatever lies in the directory of a local WAL, by the names it has there.
+#[test]
+fn every_file_of_a_local_wal_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::wal::local::tests::one_segment(dir.path(), 3);
+    let mut kinds = Vec::new();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap().into();
+        let inspection = inspected(&bytes).unwrap_or_else(|| panic!("{path:?} is unknown"));
+        assert_eq!(inspection.faults, [""; 0], "{inspection}");
+        kinds.push(inspection.kind);
+    }
+    kinds.sort_unstable();
+    kinds.dedup();
+    let expected = [
+        "identity of a local WAL",
+        "local WAL segment",
+        "lock of a directory",
+    ];
+    assert_eq!(kinds, expected);
+}
+
+#[test]
+fn a_reserved_segment_an_identity_and_a_lock_say_what_they_are() {
+    let reserved = Bytes::from(vec![0; 8192]);
+    assert_shows(&reserved, "local WAL segment", &["8192 bytes, not begun"]);
+    let lock = Bytes::from_static(b"4711\n");
+    assert_shows(&lock, "lock of a directory", &["process 4711"]);
+    let disk = DiskId([3; 16]);
+    let identity = Bytes::copy_from_slice(&encode_identity(CLUSTER, disk, BrokerId(4)));
+    let kind = "identity of a local WAL";
+    assert_shows(
+        &identity,
+        kind,
+        &["AQEBAQEBAQEBAQEBAQEBAQ", "AwMDAwMDAwMDAwMDAwMDAw"],
+    );
+    let cut = inspected(&identity.slice(..20)).unwrap();
+    assert_eq!(cut.faults.len(), 1, "{cut}");
+}
+
+#[test]
+fn objects_of_the_probe_say_what_they_are() {
+    let marker = Bytes::from_static(PROBE_PASSED.as_bytes());
+    assert_shows(&marker, "marker of the probe", &["the full probe passed"]);
+    let scratch = Place::Scratch(7).key();
+    let scratch = Bytes::from([scratch.as_str().as_bytes(), &[5; 100]].concat());
+    assert_shows(&scratch, "scratch object of the probe", &["0007\\x05"]);
 }
 
 #[test]
 fn what_firn_does_not_write_is_nothing() {
-    assert_eq!(inspect(&Bytes::new()), None);
-    assert_eq!(inspect(&Bytes::from_static(b"PAR1 and so on")), None);
+    assert_eq!(inspected(&Bytes::new()), None);
+    assert_eq!(inspected(&Bytes::from_static(b"PAR1 and so on")), None);
+    assert_eq!(inspected(&Bytes::from_static(b"\n")), None);
 }
 
 proptest! {
@@ -193,8 +269,8 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] ^= change;
         }
-        let _ = inspect(&Bytes::from(bytes.clone())).map(|inspection| inspection.to_string());
+        let _ = inspected(&Bytes::from(bytes.clone())).map(|inspection| inspection.to_string());
         bytes.truncate(keep.index(bytes.len()));
-        let _ = inspect(&bytes.into()).map(|inspection| inspection.to_string());
+        let _ = inspected(&bytes.into()).map(|inspection| inspection.to_string());
     }
 }

@@ -37,7 +37,7 @@ pub(crate) const SEGMENT_CHECKED: std::ops::Range<usize> = 16..80;
 /// Stands for "no segment" in [`SegmentHeader::previous`].
 const NO_SEGMENT: u64 = u64::MAX;
 
-const IDENTITY_MAGIC: [u8; 8] = *b"FIRNWALD";
+pub(crate) const IDENTITY_MAGIC: [u8; 8] = *b"FIRNWALD";
 const IDENTITY_VERSION: u32 = 2;
 const IDENTITY_BYTES: usize = 56;
 /// Version 1 names no broker.
