@@ -94,6 +94,39 @@ fn send_some(producer: &mut IdempotentProducer, seed: &mut Seed, written: &mut u
     assert!(producer.send(partition, &records), "the broker stays up");
 }
 
+/// A start that does not have the disk of the last process cannot know whether anything is lost with
+/// it, and says just that. The first one that has it again says what came of it.
+#[test]
+fn an_absent_disk_is_named_and_settled_when_it_is_back() {
+    let folder = folder();
+    let wal = folder.path().join("wal");
+    let plan = NodePlan::on_directory(FIRN, folder.path());
+    let with_disk = plan.clone().with_wal(&wal);
+    let node = with_disk.start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(TOPIC, 1, &[]);
+    let mut producer = IdempotentProducer::new(node.kafka(), TOPIC, 1);
+    assert!(producer.send(0, &[Record::new("key", "in the bucket")]));
+    assert!(producer.flush());
+    node.kill();
+
+    let node = plan.start();
+    let log = node.process.output();
+    let named = log.lines().find(|line| line.contains("another disk"));
+    let named = named.expect("the absent disk is named");
+    assert!(named.contains("is not known here"), "{named}");
+    assert!(!named.contains("is lost"), "{named}");
+    node.stop();
+
+    let node = with_disk.start();
+    let log = node.process.output();
+    assert!(
+        log.contains("nothing that acks=1 acknowledged is lost"),
+        "it is not settled:\n{log}"
+    );
+    node.stop();
+}
+
 /// acks=1 is answered after the local WAL's fsync: it survives a crash of the process, long
 /// before the slot is in the bucket, which stands still here from before the answer until after
 /// the crash.

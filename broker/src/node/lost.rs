@@ -1,14 +1,16 @@
 //! What a start says about records that acks=1 had acknowledged and that it cannot bring back: they
-//! were on a local disk alone, as acks=1 allows, and are reported, never passed over.
+//! were on a local disk alone, as acks=1 allows, and are reported, never passed over. A start without
+//! that disk cannot know whether there are any; the first one that has it again says.
 //!
 //! May not touch: which they are (`firn_storage::wal::local`), and anything that is still there.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
 use firn_proto::cluster::StreamToSeal;
-use firn_proto::ids::DiskId;
-use firn_storage::wal::local::{LocalRow, LostRange};
+use firn_proto::ids::{DiskId, StreamId};
+use firn_storage::wal::local::{LocalRow, LostRange, Recovered};
 
 use crate::metrics::Metrics;
 
@@ -29,6 +31,36 @@ pub(super) fn report_lost(rows: &[LocalRow], quarantine: &Path, metrics: &Metric
     );
 }
 
+/// Says of a disk that an earlier start may have missed that nothing is lost with it, if nothing is.
+pub(super) fn report_settled(local: &Recovered, ended: &[StreamToSeal], lost: &[LocalRow]) {
+    let disk = local.disk();
+    if !local.damaged().is_empty() || !lost.is_empty() {
+        return;
+    }
+    if local.rows().is_empty() {
+        tracing::info!(%disk, "the local wal holds nothing of earlier processes");
+        return;
+    }
+    let streams = local.rows().iter().map(|row| row.stream);
+    let before = ended_before(streams, ended);
+    if !before.is_empty() {
+        tracing::info!(
+            %disk, streams = ?before,
+            "the local wal of processes that were taken up without it is back: all that it holds of \
+             them is in the bucket, and nothing that acks=1 acknowledged is lost"
+        );
+    }
+}
+
+/// The streams among these that do not wait for their seal: they were taken up before this start.
+fn ended_before(
+    streams: impl Iterator<Item = StreamId>,
+    ended: &[StreamToSeal],
+) -> BTreeSet<StreamId> {
+    let waiting: BTreeSet<_> = ended.iter().map(|ended| ended.stream).collect();
+    streams.filter(|stream| !waiting.contains(stream)).collect()
+}
+
 /// Says which of the processes that ended without stopping in order wrote to a disk that this
 /// start does not have, in one line.
 pub(super) fn report_absent_disks(ended: &[StreamToSeal], disk: Option<DiskId>) {
@@ -39,10 +71,11 @@ pub(super) fn report_absent_disks(ended: &[StreamToSeal], disk: Option<DiskId>) 
     tracing::error!(
         absent = %absent,
         this_start = %disk.map_or_else(|| "none".to_owned(), |disk| disk.to_string()),
-        "the last process did not stop in order, and its local wal is not the one of this start \
-         (wal = another directory, another disk, or none): what it had acknowledged with acks=1 and \
-         not yet put into the bucket is lost, as its partitions go on without it; to have that \
-         counted by topic and offset, start with its directory again"
+        "a process did not stop in order, and its local wal is not the one of this start (wal = \
+         another directory, another disk, or none): whether it had acknowledged records with acks=1 \
+         that it had not yet put into the bucket is not known here; the partitions go on without \
+         them. The first start with its directory again says whether there are any, and counts them \
+         by topic and offset"
     );
 }
 
@@ -123,6 +156,21 @@ mod tests {
         let line = Ranges(&many).to_string();
         assert!(line.ends_with(", and 7 more"), "{line}");
         assert_eq!(line.matches("..=").count(), RANGES_SHOWN_MAX);
+    }
+
+    #[test]
+    fn a_disk_is_back_if_it_holds_something_of_streams_that_were_taken_up_without_it() {
+        let waits = StreamToSeal {
+            stream: StreamId(4),
+            broker: BrokerId(1),
+            floor: Slot(0),
+            durable_end: Slot(0),
+            disk: None,
+        };
+        let streams = || [4, 3, 4, 3].into_iter().map(StreamId);
+        let before = ended_before(streams(), &[waits]);
+        assert_eq!(before, BTreeSet::from([StreamId(3)]));
+        assert!(ended_before(streams().filter(|s| s.0 == 4), &[waits]).is_empty());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recove
 use firn_storage::wal::{FairKey, Wal};
 use futures::{StreamExt, TryStreamExt};
 
-use super::lost::{report_absent_disks, report_lost};
+use super::lost::{report_absent_disks, report_lost, report_settled};
 use super::parts::{call, unexpected, wal_ended};
 use super::sink::NodeSink;
 use crate::error::FirnError;
@@ -91,6 +91,7 @@ impl Recovery<'_> {
         if let Some(local) = &local {
             (folded, lost) = self.put_missing_again(folded, local).await?;
             report_lost(&lost, &local.quarantine(), self.metrics);
+            report_settled(local, &self.registered.seals, &lost);
         }
         let taken_up = self.begin_epochs(folded).await?;
         if let Some(local) = local {
