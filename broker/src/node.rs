@@ -429,6 +429,7 @@ impl Starting {
             coordinator: parts.coordinator.clone(),
             producer_ids: ProducerIds::default(),
             fetch_sessions: std::sync::Mutex::new(FetchSessions::new()),
+            transactions_refused: std::sync::Mutex::default(),
             request_memory: RequestMemory::new(
                 limits.produces_bytes_max,
                 limits.requests_bytes_max,

@@ -24,6 +24,7 @@ use super::connection::Refusal;
 use super::data::fetch_session::FetchSessions;
 use super::data::init_producer_id::ProducerIds;
 use super::memory::{FetchMemory, RequestMemory};
+use super::seldom::Seldom;
 use crate::config::{Config, HostPort};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
@@ -58,6 +59,8 @@ pub struct Context {
     pub producer_ids: ProducerIds,
     /// What clients read, remembered between their requests.
     pub fetch_sessions: Mutex<FetchSessions>,
+    /// The line on transactions, which nobody coordinates yet.
+    pub transactions_refused: Mutex<Seldom>,
     /// Bytes of all requests in progress.
     pub request_memory: RequestMemory,
     /// Bytes of all Fetch answers that are being written, and of all requests that wait for one.

@@ -91,7 +91,7 @@ fn read(frame: Bytes) -> Result<Read, Refusal> {
         .map_err(|e| Refusal(format!("a frame is no request: {e}")))?;
     let version = header.api_version;
     let Some(api) = ApiKey::from_code(header.api_key) else {
-        return Err(Refusal(format!("api {} is not served", header.api_key)));
+        return Err(unserved(header.api_key, header.client_id.as_deref()));
     };
     if !api.serves(version) {
         if api == ApiKey::ApiVersions {
@@ -116,6 +116,26 @@ fn read(frame: Bytes) -> Result<Read, Refusal> {
             bytes: frame_bytes.saturating_add(reader.spent()),
         },
         request,
+    ))
+}
+
+/// Why a request of an API that is not there closes the connection. Those of transactions are named,
+/// with the client: many clients show no more than that it was closed.
+fn unserved(api_key: i16, client_id: Option<&str>) -> Refusal {
+    let name = match api_key {
+        24 => "AddPartitionsToTxn",
+        25 => "AddOffsetsToTxn",
+        26 => "EndTxn",
+        27 => "WriteTxnMarkers",
+        28 => "TxnOffsetCommit",
+        61 => "DescribeProducers",
+        65 => "DescribeTransactions",
+        66 => "ListTransactions",
+        _ => return Refusal(format!("api {api_key} is not served")),
+    };
+    let client_id = client_id.unwrap_or_default();
+    Refusal(format!(
+        "{name} of client {client_id:?} is not served: transactions are not there yet"
     ))
 }
 
@@ -248,7 +268,9 @@ async fn answer(
             describe_groups::handle(ctx, call, request).await.into()
         }
         Request::Heartbeat(request) => heartbeat::handle(ctx, call, request, memory).await.into(),
-        Request::InitProducerId(request) => init_producer_id::handle(ctx, request).await.into(),
+        Request::InitProducerId(request) => {
+            init_producer_id::handle(ctx, call, request).await.into()
+        }
         Request::JoinGroup(request) => {
             let joined = join_group::handle(ctx, conn, call, request, memory);
             joined.await.into()
@@ -281,5 +303,24 @@ fn finish(ctx: &Context, task: &Task, response: &Response, memory: Option<Reserv
     Reply {
         frame: response.encode(task.call.version, task.correlation_id),
         memory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_transactions_are_named_with_their_client() {
+        let mut frame = vec![0, 24, 0, 0, 0, 0, 0, 7];
+        frame.extend_from_slice(&[0, 3]);
+        frame.extend_from_slice(b"etl");
+        let refusal = read(frame.into()).err().unwrap();
+        assert_eq!(
+            refusal.0,
+            "AddPartitionsToTxn of client \"etl\" is not served: transactions are not there yet"
+        );
+        let other = read(vec![0, 33, 0, 0, 0, 0, 0, 7, 0xff, 0xff].into());
+        assert_eq!(other.err().unwrap().0, "api 33 is not served");
     }
 }

@@ -7,6 +7,7 @@
 //! - `dispatch`: from a frame to its handler and back
 //! - `answer_size`: which requests would be answered with far more than they say
 //! - `context`: what handlers may use; they hold no state of their own
+//! - `seldom`: log lines that clients may cause without end
 //! - `data/`: produce, fetch and what goes with them
 //! - `admin/`: metadata, topics, configs
 //! - `group/`: consumer groups
@@ -22,4 +23,5 @@ pub mod group;
 pub mod listener;
 pub mod memory;
 pub mod reply;
+pub mod seldom;
 pub mod view;

@@ -6,7 +6,8 @@
 //!
 //! Choices: every topic of the request has a result of its own. Replicas are virtual (the bucket
 //! replicates), so any positive replication factor is taken; a manual assignment sets the owner of
-//! each partition to its first broker.
+//! each partition to its first broker. Of what is taken and does nothing yet the log says so, once for
+//! each topic that is made.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +49,12 @@ pub async fn handle(ctx: &Context, request: CreateTopicsRequest) -> CreateTopics
     let results = each_topic::merge(checked, made.await);
     let topics = request.topics.into_iter().zip(results);
     let topics = topics.map(|(topic, result)| match result {
-        Ok((new, made)) => success(ctx, new, made),
+        Ok((new, made)) => {
+            if !validate_only {
+                warn_of_no_effect(&new);
+            }
+            success(ctx, new, made)
+        }
         Err((error_code, message)) => CreatableTopicResult {
             name: topic.name,
             error_code,
@@ -130,6 +136,27 @@ fn assigned(topic: &CreatableTopic) -> Result<(i32, Vec<BrokerId>), TopicError> 
         ));
     };
     Ok((i32::try_from(owners.len()).unwrap_or(i32::MAX), owners))
+}
+
+fn warn_of_no_effect(new: &NewTopic) {
+    let no_effect = without_effect(new);
+    if !no_effect.is_empty() {
+        tracing::warn!(
+            topic = new.name,
+            no_effect = no_effect.join("; "),
+            "the topic asks for what does nothing yet: it is kept and shown; records stay, are not \
+             compacted, and the bucket replicates"
+        );
+    }
+}
+
+/// What of a topic's settings is taken and does nothing yet.
+fn without_effect(new: &NewTopic) -> Vec<String> {
+    let mut no_effect = topic_config::without_effect(&new.configs);
+    if new.replication_factor > 1 {
+        no_effect.push(format!("replication factor {}", new.replication_factor));
+    }
+    no_effect
 }
 
 fn success(ctx: &Context, new: NewTopic, made: CreatedTopic) -> CreatableTopicResult {

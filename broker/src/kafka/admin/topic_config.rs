@@ -179,6 +179,20 @@ pub fn validate(configs: &BTreeMap<String, String>) -> Result<(), TopicConfigErr
     Ok(())
 }
 
+/// What of these configs is kept and shown, and does nothing yet: records neither go nor are they
+/// compacted by key. What asks for nothing else than that is not among it.
+pub fn without_effect(configs: &[(String, String)]) -> Vec<String> {
+    let has_none = |name: &str, value: &str| match name {
+        "retention.bytes" | "retention.ms" => value.trim() != "-1",
+        "cleanup.policy" => value.split(',').any(|word| word.trim() == "compact"),
+        _ => false,
+    };
+    let named = configs.iter().filter(|(name, value)| has_none(name, value));
+    named
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
 impl TopicConfig {
     /// Checks one value.
     ///
@@ -247,6 +261,25 @@ mod tests {
         for config in TOPIC_CONFIGS {
             assert_eq!(config.check(config.default), Ok(()), "{}", config.name);
         }
+    }
+
+    #[test]
+    fn what_has_no_effect_yet_is_named() {
+        let set = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            let pairs = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            without_effect(&pairs.collect::<Vec<_>>())
+        };
+        assert_eq!(
+            set(&[
+                ("cleanup.policy", "compact, delete"),
+                ("retention.ms", "60000"),
+                ("segment.ms", "1"),
+            ]),
+            ["cleanup.policy=compact, delete", "retention.ms=60000"]
+        );
+        let nothing = set(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]);
+        assert_eq!(nothing, [""; 0]);
     }
 
     #[test]

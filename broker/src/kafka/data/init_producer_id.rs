@@ -6,7 +6,9 @@
 //! the producer had before, as in Kafka. Ids come from blocks that the coordinator gives out once,
 //! so that no two brokers and no two lives of a broker ever give out the same. A transactional id
 //! is refused for good: there is no transaction coordinator, and a producer that asks for one must
-//! not go on without.
+//! not go on without. The log says so, for many clients show no more than the code.
+
+use std::sync::PoisonError;
 
 use firn_proto::cluster::{CoordinatorError, ProducerIdBlock, Reply, Request};
 use firn_proto::error_code::ErrorCode;
@@ -16,7 +18,7 @@ use firn_proto::limits::PRODUCER_ID_WAIT_MAX;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::kafka::context::Context;
+use crate::kafka::context::{Call, Context};
 
 /// "No producer", in ids and epochs.
 const NONE: i64 = -1;
@@ -63,8 +65,15 @@ impl ProducerIds {
 }
 
 /// Gives out a producer id.
-pub async fn handle(ctx: &Context, request: InitProducerIdRequest) -> InitProducerIdResponse {
+pub async fn handle(
+    ctx: &Context,
+    call: &Call,
+    request: InitProducerIdRequest,
+) -> InitProducerIdResponse {
     if let Some(error_code) = refusal(&request) {
+        if error_code == ErrorCode::UnsupportedVersion {
+            warn_of_transactions(ctx, call, &request);
+        }
         return failed(error_code);
     }
     let allocate = async || match ctx.coordinator.call(Request::AllocateProducerIds).await? {
@@ -84,6 +93,22 @@ pub async fn handle(ctx: &Context, request: InitProducerIdRequest) -> InitProduc
             // The one code for this that every client tries again.
             failed(ErrorCode::CoordinatorLoadInProgress)
         }
+    }
+}
+
+fn warn_of_transactions(ctx: &Context, call: &Call, request: &InitProducerIdRequest) {
+    let line = ctx.transactions_refused.lock();
+    let due = line
+        .unwrap_or_else(PoisonError::into_inner)
+        .due(ctx.clock.mono());
+    if let Some(passed_over) = due {
+        tracing::warn!(
+            client_id = call.client_id.as_deref().unwrap_or_default(),
+            transactional_id = request.transactional_id.as_deref().unwrap_or_default(),
+            passed_over,
+            "InitProducerId with a transactional id is refused: transactions are not there yet; \
+             without transactional.id the producer is served, idempotent or not"
+        );
     }
 }
 
