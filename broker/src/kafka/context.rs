@@ -16,6 +16,7 @@ use firn_coordinator::Coordinator;
 use firn_proto::cluster::{ClusterImage, CoordinatorError};
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
+use firn_proto::limits::PARKED_REQUEST_BYTES;
 use firn_storage::read::Reader;
 use firn_storage::wal::Wal;
 use tokio::sync::watch;
@@ -114,4 +115,11 @@ pub struct Call {
     pub version: i16,
     /// The client's name for itself.
     pub client_id: Option<Arc<str>>,
+}
+
+impl Call {
+    /// What is kept of a request while it waits, in bytes, besides the ids it is answered with.
+    pub(super) fn parked_bytes(&self) -> usize {
+        PARKED_REQUEST_BYTES + self.client_id.as_ref().map_or(0, |id| id.len())
+    }
 }

@@ -269,7 +269,8 @@ async fn answer(
         }
         Request::Heartbeat(request) => heartbeat::handle(ctx, call, request, memory).await.into(),
         Request::InitProducerId(request) => {
-            init_producer_id::handle(ctx, call, request).await.into()
+            let given = init_producer_id::handle(ctx, call, request, memory);
+            given.await.into()
         }
         Request::JoinGroup(request) => {
             let joined = join_group::handle(ctx, conn, call, request, memory);

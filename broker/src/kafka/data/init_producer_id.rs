@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::kafka::context::{Call, Context};
+use crate::kafka::memory::Reserved;
 
 /// "No producer", in ids and epochs.
 const NONE: i64 = -1;
@@ -69,6 +70,7 @@ pub async fn handle(
     ctx: &Context,
     call: &Call,
     request: InitProducerIdRequest,
+    memory: &mut Reserved,
 ) -> InitProducerIdResponse {
     if let Some(error_code) = refusal(&request) {
         if error_code == ErrorCode::UnsupportedVersion {
@@ -76,6 +78,9 @@ pub async fn handle(
         }
         return failed(error_code);
     }
+    // The next block may wait for the journal.
+    drop(request);
+    memory.shrink_to(call.parked_bytes());
     let allocate = async || match ctx.coordinator.call(Request::AllocateProducerIds).await? {
         Reply::ProducerIds(block) if block.len > 0 => Ok(block),
         other => Err(CoordinatorError::NotLeader(format!(

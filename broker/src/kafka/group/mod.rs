@@ -20,7 +20,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_proto::cluster::{CoordinatorError, GroupError, Reply, Request, TopicKey};
 use firn_proto::error_code::ErrorCode;
-use firn_proto::limits::PARKED_REQUEST_BYTES;
 
 use super::context::{Call, Context};
 use super::memory::Reserved;
@@ -49,8 +48,7 @@ async fn ask_parked(
     ids: usize,
     memory: &mut Reserved,
 ) -> Result<Reply, ErrorCode> {
-    let client_id = call.client_id.as_ref().map_or(0, |id| id.len());
-    let kept = PARKED_REQUEST_BYTES + client_id + ids;
+    let kept = call.parked_bytes() + ids;
     let taken = || memory.shrink_to(kept);
     may_read(ctx).await?;
     let answered = ctx.coordinator.call_and(request, taken).await;
