@@ -10,8 +10,10 @@
 //! same directory, which lists leave out.
 //!
 //! A directory whose fsync failed may lie about what it holds, so the store stops for good: it must
-//! not be read back as proof that something is durable.
+//! not be read back as proof that something is durable. For the same reason who reads an object
+//! that is being created waits for the end of that, however long the disk takes.
 
+mod creating;
 mod direct;
 mod disk;
 mod store;
@@ -30,6 +32,7 @@ use object_store::{
     Attributes, Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, PutPayload, Result,
 };
 
+use creating::Creating;
 use disk::{Directory, Disk, LocalDisk};
 
 use super::error::{Effect, StoreFailure, UnclearKind};
@@ -49,6 +52,8 @@ struct Inner {
     synced: Mutex<BTreeSet<PathBuf>>,
     /// A directory's fsync has failed: nothing may be read as proof any more.
     poisoned: AtomicBool,
+    /// What is linked and perhaps not durable yet.
+    creating: Creating,
 }
 
 impl fmt::Debug for FileStore {
@@ -90,7 +95,30 @@ impl FileStore {
             disk,
             synced: Mutex::new(BTreeSet::new()),
             poisoned: AtomicBool::new(false),
+            creating: Creating::default(),
         })))
+    }
+
+    async fn create(&self, location: Path, body: PutPayload) -> Result<()> {
+        let turn = self.0.creating.begin(&location).await;
+        // The turn goes with the work, which goes on when nobody waits for it any more.
+        let create = move |inner: &Inner| {
+            let created = inner.create(&location, &body);
+            drop(turn);
+            created
+        };
+        self.run(create).await
+    }
+
+    async fn read(&self, location: Path, options: GetOptions) -> Result<GetResult> {
+        loop {
+            self.0.creating.ended(&location).await;
+            let (path, options) = (location.clone(), options.clone());
+            let read = move |inner: &Inner| inner.open_durable(&path, &options);
+            if let Some(found) = self.run(read).await? {
+                return Ok(found);
+            }
+        }
     }
 
     async fn run<T: Send + 'static>(
@@ -186,6 +214,18 @@ impl Inner {
             }
             .into_error(STORE)
         })
+    }
+
+    /// The object; `None` if what is there may not be durable yet, since it is being created.
+    fn open_durable(&self, location: &Path, options: &GetOptions) -> Result<Option<GetResult>> {
+        let found = self.open_object(location, options)?;
+        // Asked in this order: a create that has linked the object is under way until its fsync
+        // has ended, and one that has failed has left the poison behind.
+        if self.creating.is_under_way(location) {
+            return Ok(None);
+        }
+        self.check_poison()?;
+        Ok(Some(found))
     }
 
     fn open_object(&self, location: &Path, options: &GetOptions) -> Result<GetResult> {

@@ -32,8 +32,7 @@ impl ObjectStore for FileStore {
             if opts.mode != PutMode::Create {
                 return Err(unsupported("overwriting an object", STORE));
             }
-            self.run(move |inner| inner.create(&location, &payload))
-                .await?;
+            self.create(location, payload).await?;
             Ok(PutResult {
                 e_tag: None,
                 version: None,
@@ -52,9 +51,7 @@ impl ObjectStore for FileStore {
         'b: 'c,
         Self: 'c,
     {
-        let location = location.clone();
-        self.run(move |inner| inner.open_object(&location, &options))
-            .boxed()
+        self.read(location.clone(), options).boxed()
     }
 
     fn delete_stream(

@@ -1,3 +1,5 @@
+use std::pin::{Pin, pin};
+
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
@@ -275,4 +277,153 @@ fn a_root_that_is_a_file_or_lies_below_one_is_refused_by_name() {
         assert_eq!(error.kind(), ErrorKind::NotADirectory);
         assert!(error.to_string().contains("not-a-folder"), "{error}");
     }
+}
+
+/// A disk whose fsync of the directory `stalls` begins and does not end until it is told how.
+#[derive(Debug)]
+struct StallingDisk {
+    local: LocalDisk,
+    stalls: &'static str,
+    begun: tokio::sync::mpsc::UnboundedSender<()>,
+    ends: Mutex<std::sync::mpsc::Receiver<io::Result<()>>>,
+    drafts: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Disk for StallingDisk {
+    fn make_directory(&self, path: &FsPath) -> io::Result<()> {
+        self.local.make_directory(path)
+    }
+
+    fn open_directory(&self, path: &FsPath) -> io::Result<Directory> {
+        self.local.open_directory(path)
+    }
+
+    fn draft(&self, parent: &FsPath) -> io::Result<Draft> {
+        self.drafts.fetch_add(1, Ordering::Relaxed);
+        self.local.draft(parent)
+    }
+
+    fn write(&self, draft: &mut Draft, body: &PutPayload) -> io::Result<()> {
+        self.local.write(draft, body)
+    }
+
+    fn sync_file(&self, draft: &Draft) -> io::Result<()> {
+        self.local.sync_file(draft)
+    }
+
+    fn link(&self, draft: &Draft, path: &FsPath) -> io::Result<bool> {
+        self.local.link(draft, path)
+    }
+
+    fn sync_directory(&self, directory: &Directory) -> io::Result<()> {
+        if directory.path.ends_with(self.stalls) {
+            let _ = self.begun.send(());
+            return self.ends.lock().unwrap().recv().unwrap();
+        }
+        self.local.sync_directory(directory)
+    }
+}
+
+/// A create whose object has its name, whose fsync of that name stalls, and for which nobody waits
+/// any more.
+struct Stalled {
+    _folder: tempfile::TempDir,
+    store: FileStore,
+    path: Path,
+    end: std::sync::mpsc::Sender<io::Result<()>>,
+    drafts: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Stalled {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+        let (end, ends) = std::sync::mpsc::channel();
+        let drafts = Arc::default();
+        let disk = StallingDisk {
+            local: LocalDisk::default(),
+            stalls: "wal/7",
+            begun,
+            ends: Mutex::new(ends),
+            drafts: Arc::clone(&drafts),
+        };
+        let store = FileStore::open_on(Box::new(disk), &folder.path().join("bucket")).unwrap();
+        let path = Path::from("wal/7/0");
+        {
+            let mut create =
+                pin!(store.put_opts(&path, body("whole"), PutOptions::from(PutMode::Create)));
+            tokio::select! {
+                answer = &mut create => panic!("answered before it is durable: {answer:?}"),
+                _ = has_begun.recv() => {}
+            }
+        }
+        assert_eq!(
+            fs::read_to_string(store.0.file_path(&path)).unwrap(),
+            "whole"
+        );
+        Self {
+            _folder: folder,
+            store,
+            path,
+            end,
+            drafts,
+        }
+    }
+
+    /// Drives `request` until it waits for the create, or has ended without doing so.
+    async fn until_waiting<F: Future>(&self, mut request: Pin<&mut F>) -> bool {
+        loop {
+            if futures::poll!(request.as_mut()).is_ready() {
+                return false;
+            }
+            if self.store.0.creating.waiting(&self.path) > 0 {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_stalled_fsync_has_not_made_durable_is_not_read_until_it_has() {
+    let stalled = Stalled::new().await;
+    let mut read = pin!(stalled.store.get(&stalled.path));
+    assert!(
+        stalled.until_waiting(read.as_mut()).await,
+        "I2: a name that power loss takes away was given out as proof"
+    );
+    stalled.end.send(Ok(())).unwrap();
+    assert_eq!(read.await.unwrap().bytes().await.unwrap(), "whole");
+}
+
+#[tokio::test]
+async fn what_a_stalled_fsync_does_not_make_durable_is_never_read() {
+    let stalled = Stalled::new().await;
+    let mut head = pin!(stalled.store.head(&stalled.path));
+    assert!(stalled.until_waiting(head.as_mut()).await);
+    let failure = Err(io::Error::other("the disk died"));
+    stalled.end.send(failure).unwrap();
+    assert!(head.await.is_err());
+    assert!(stalled.store.get(&stalled.path).await.is_err());
+}
+
+#[tokio::test]
+async fn creates_that_are_repeated_against_a_stalled_disk_write_no_further_copies() {
+    let stalled = Stalled::new().await;
+    let options = || PutOptions::from(PutMode::Create);
+    for _ in 0..3 {
+        let again = stalled
+            .store
+            .put_opts(&stalled.path, body("whole"), options());
+        let mut again = pin!(again);
+        assert!(stalled.until_waiting(again.as_mut()).await);
+    }
+    assert_eq!(stalled.drafts.load(Ordering::Relaxed), 1);
+    let last = stalled
+        .store
+        .put_opts(&stalled.path, body("whole"), options());
+    stalled.end.send(Ok(())).unwrap();
+    // and that of the name once more, on behalf of the one who is told that it is taken
+    stalled.end.send(Ok(())).unwrap();
+    assert!(matches!(last.await, Err(Error::AlreadyExists { .. })));
 }
