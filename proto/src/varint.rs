@@ -21,6 +21,13 @@ pub fn put_i64(out: &mut Vec<u8>, value: i64) {
     put_u64(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
 }
 
+/// How many bytes [`put_i64`] writes.
+pub fn len_i64(value: i64) -> usize {
+    let zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    // seven bits a byte, and one byte for 0
+    (u64::BITS - (zigzag | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 /// Takes an unsigned 64-bit number off the front; `None` if it is cut off or does not fit.
 pub fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
     take(bytes, 10)
@@ -73,13 +80,22 @@ mod tests {
         fn every_number_reads_back(value: i64, small: i32, unsigned: u64) {
             let mut out = Vec::new();
             put_i64(&mut out, value);
+            prop_assert_eq!(out.len(), len_i64(value));
             put_i32(&mut out, small);
+            prop_assert_eq!(out.len(), len_i64(value) + len_i64(i64::from(small)));
             put_u64(&mut out, unsigned);
             let mut rest = out.as_slice();
             prop_assert_eq!(take_i64(&mut rest), Some(value));
             prop_assert_eq!(take_i32(&mut rest), Some(small));
             prop_assert_eq!(take_u64(&mut rest), Some(unsigned));
             prop_assert!(rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_number_takes_a_byte_for_seven_bits() {
+        for (value, bytes) in [(0, 1), (-64, 1), (64, 2), (-1 << 31, 5), (i64::MIN, 10)] {
+            assert_eq!(len_i64(value), bytes, "{value}");
         }
     }
 

@@ -9,7 +9,7 @@ use super::header::{
     ATTRIBUTES_AT, Attributes, BatchHeader, CRC_AT, HEADER_BYTES, HeaderError, LENGTH_END, MAGIC,
 };
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
-use crate::varint::{put_i32, put_i64};
+use crate::varint::{len_i64, put_i32, put_i64};
 
 /// A record to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,9 +170,18 @@ impl BatchBuilder {
             .checked_sub(base_timestamp)
             .ok_or(BuildError::Timestamp(record.timestamp))?;
         self.scratch.clear();
-        put_record(&mut self.scratch, timestamp_delta, offset_delta, record)?;
-        put_i32(&mut self.plain, signed(self.scratch.len())?);
-        self.plain.extend_from_slice(&self.scratch);
+        for (key, value) in record.headers {
+            put_header(&mut self.scratch, key, *value)?;
+        }
+        let fields = RecordFields {
+            timestamp_delta,
+            offset_delta,
+            key: record.key,
+            value: record.value,
+            header_count: record.headers.len(),
+            headers: &self.scratch,
+        };
+        put_record(&mut self.plain, &fields)?;
         let header = &mut self.header;
         header.base_timestamp = base_timestamp;
         header.max_timestamp = if first {
@@ -219,41 +228,107 @@ pub fn recompress(
     plain_bytes_max: usize,
 ) -> Result<BatchView, BuildError> {
     let plain = batch.plain_records(plain_bytes_max)?;
-    let stored = compress(compression, &plain)?;
-    let mut header = *batch.header();
+    assemble(batch.header(), compression, &plain)
+}
+
+/// Builds the batch of `header` and the records in `plain`, stored under `compression`. Length, CRC
+/// and the codec in the attributes are set anew; everything else stands in `header` as it is.
+///
+/// # Errors
+/// The batch is too large for its format, or the codec has no such level.
+pub fn assemble(
+    header: &BatchHeader,
+    compression: Compression,
+    plain: &[u8],
+) -> Result<BatchView, BuildError> {
+    let stored = compress(compression, plain)?;
+    let mut header = *header;
     header.attributes.0 =
         (header.attributes.0 & !Attributes::CODEC_MASK) | compression.codec.number();
     encode(&header, &stored)
 }
 
-fn put_record(
-    out: &mut Vec<u8>,
-    timestamp_delta: i64,
-    offset_delta: i32,
-    record: &NewRecord<'_>,
-) -> Result<(), BuildError> {
-    out.put_i8(0);
-    put_i64(out, timestamp_delta);
-    put_i32(out, offset_delta);
-    put_bytes(out, record.key)?;
-    put_bytes(out, record.value)?;
-    put_i32(out, signed(record.headers.len())?);
-    for (key, value) in record.headers {
-        put_bytes(out, Some(key))?;
-        put_bytes(out, *value)?;
+/// The fields of a record, from which [`put_record`] makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordFields<'a> {
+    /// Its timestamp less the base timestamp of the batch.
+    pub timestamp_delta: i64,
+    /// Its offset less the base offset of the batch.
+    pub offset_delta: i32,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub value: Option<&'a [u8]>,
+    /// How many headers there are.
+    pub header_count: usize,
+    /// The headers as [`put_header`] wrote them, side by side.
+    pub headers: &'a [u8],
+}
+
+impl RecordFields<'_> {
+    /// Bytes of the record behind its length.
+    pub fn body_len(&self) -> usize {
+        // the attribute byte, then the fields
+        1 + len_i64(self.timestamp_delta)
+            + len_i64(i64::from(self.offset_delta))
+            + bytes_len(self.key)
+            + bytes_len(self.value)
+            + len_i64(length(self.header_count))
+            + self.headers.len()
     }
+}
+
+/// Appends a record, with every number as short as it can be, as Kafka's clients write it.
+///
+/// # Errors
+/// A length needs more than 31 bits; `out` is then as before.
+pub fn put_record(out: &mut Vec<u8>, fields: &RecordFields<'_>) -> Result<(), BuildError> {
+    let body_len = signed(fields.body_len())?;
+    put_i32(out, body_len);
+    out.put_i8(0);
+    put_i64(out, fields.timestamp_delta);
+    put_i32(out, fields.offset_delta);
+    put_bytes(out, fields.key);
+    put_bytes(out, fields.value);
+    put_i64(out, length(fields.header_count));
+    out.extend_from_slice(fields.headers);
     Ok(())
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) -> Result<(), BuildError> {
+/// Appends a header of a record.
+///
+/// # Errors
+/// A length needs more than 31 bits; `out` is then as before.
+pub fn put_header(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) -> Result<(), BuildError> {
+    signed(header_len(key, value))?;
+    put_bytes(out, Some(key));
+    put_bytes(out, value);
+    Ok(())
+}
+
+/// How many bytes [`put_header`] appends.
+pub fn header_len(key: &[u8], value: Option<&[u8]>) -> usize {
+    bytes_len(Some(key)) + bytes_len(value)
+}
+
+/// Writes bytes whose length was found to fit 31 bits, as part of something longer.
+fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
         None => put_i32(out, -1),
         Some(bytes) => {
-            put_i32(out, signed(bytes.len())?);
+            put_i64(out, length(bytes.len()));
             out.extend_from_slice(bytes);
         }
     }
-    Ok(())
+}
+
+fn bytes_len(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |bytes| len_i64(length(bytes.len())) + bytes.len())
+}
+
+/// A length in memory, which never needs the 64th bit.
+fn length(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
 }
 
 /// Writes `header`, with length and CRC set anew, and the stored records behind it.

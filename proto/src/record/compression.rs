@@ -93,21 +93,59 @@ pub fn decompress(
     stored: &[u8],
     bytes_max: usize,
 ) -> Result<Cow<'_, [u8]>, CompressionError> {
-    let plain = match codec {
-        Codec::None => return Ok(Cow::Borrowed(stored)),
-        Codec::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(stored), stored, bytes_max),
-        Codec::Snappy => decompress_snappy(stored, bytes_max),
-        Codec::Lz4 => read_bounded(
-            lz4_flex::frame::FrameDecoder::new(stored),
-            stored,
-            bytes_max,
-        ),
+    if codec == Codec::None {
+        return Ok(Cow::Borrowed(stored));
+    }
+    let mut plain = Vec::new();
+    inflate(codec, stored, bytes_max, &mut plain)?;
+    Ok(Cow::Owned(plain))
+}
+
+/// As [`decompress`], into `buffer`, whose memory is used again; what it held is gone.
+///
+/// # Errors
+/// The bytes are broken, or more than `bytes_max` would come out.
+pub fn decompress_into<'a>(
+    codec: Codec,
+    stored: &'a [u8],
+    bytes_max: usize,
+    buffer: &'a mut Vec<u8>,
+) -> Result<&'a [u8], CompressionError> {
+    buffer.clear();
+    if codec == Codec::None {
+        return Ok(stored);
+    }
+    inflate(codec, stored, bytes_max, buffer)?;
+    Ok(buffer)
+}
+
+/// Decompresses behind nothing: `plain` is empty.
+fn inflate(
+    codec: Codec,
+    stored: &[u8],
+    bytes_max: usize,
+    plain: &mut Vec<u8>,
+) -> Result<(), CompressionError> {
+    let fits = match codec {
+        Codec::None => {
+            plain.extend_from_slice(stored);
+            Ok(true)
+        }
+        Codec::Gzip => {
+            let decoder = flate2::read::MultiGzDecoder::new(stored);
+            read_bounded(decoder, stored, bytes_max, plain)
+        }
+        Codec::Snappy => decompress_snappy(stored, bytes_max, plain),
+        Codec::Lz4 => {
+            let decoder = lz4_flex::frame::FrameDecoder::new(stored);
+            read_bounded(decoder, stored, bytes_max, plain)
+        }
         Codec::Zstd => zstd::stream::read::Decoder::with_buffer(stored)
-            .and_then(|decoder| read_bounded(decoder, stored, bytes_max)),
+            .and_then(|decoder| read_bounded(decoder, stored, bytes_max, plain)),
     };
-    match plain {
-        Ok(Some(plain)) => Ok(Cow::Owned(plain)),
-        Ok(None) => Err(CompressionError::TooLarge { codec, bytes_max }),
+    match fits {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CompressionError::TooLarge { codec, bytes_max }),
         Err(source) => Err(CompressionError::Broken { codec, source }),
     }
 }
@@ -131,27 +169,26 @@ pub fn compress(compression: Compression, plain: &[u8]) -> Result<Cow<'_, [u8]>,
         .map_err(|source| CompressionError::Broken { codec, source })
 }
 
-/// Reads to the end, or returns `None` where there is more than `bytes_max`.
+/// Reads to the end, or returns false where there is more than `bytes_max`.
 fn read_bounded(
     mut reader: impl Read,
     stored: &[u8],
     bytes_max: usize,
-) -> io::Result<Option<Vec<u8>>> {
+    plain: &mut Vec<u8>,
+) -> io::Result<bool> {
     // records commonly shrink to a quarter; the vector grows where that is too little, and never
     // beyond what the caller counts with
     let mut room = (stored.len() * 4).clamp(1, bytes_max.max(1));
-    let mut plain = Vec::new();
     loop {
         plain.reserve_exact(room);
         let wanted = u64::try_from(room).unwrap_or(u64::MAX);
-        let read = reader.by_ref().take(wanted).read_to_end(&mut plain)?;
+        let read = reader.by_ref().take(wanted).read_to_end(plain)?;
         if read < room {
-            return Ok(Some(plain));
+            return Ok(true);
         }
         room = plain.len().min(bytes_max.saturating_sub(plain.len()));
         if room == 0 {
-            let ends = reader.read(&mut [0])? == 0;
-            return Ok(ends.then_some(plain));
+            return Ok(reader.read(&mut [0])? == 0);
         }
     }
 }
@@ -198,10 +235,9 @@ fn compress_snappy(plain: &[u8]) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decompress_snappy(stored: &[u8], bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
-    let mut plain = Vec::new();
+fn decompress_snappy(stored: &[u8], bytes_max: usize, plain: &mut Vec<u8>) -> io::Result<bool> {
     if !stored.starts_with(&XERIAL_MAGIC) {
-        return Ok(append_snappy_block(stored, &mut plain, bytes_max)?.then_some(plain));
+        return append_snappy_block(stored, plain, bytes_max);
     }
     let mut rest = stored;
     while !rest.is_empty() {
@@ -215,11 +251,11 @@ fn decompress_snappy(stored: &[u8], bytes_max: usize) -> io::Result<Option<Vec<u
         let len = usize::try_from(u32::from_be_bytes(*len)).map_err(io::Error::other)?;
         let (block, behind) = behind.split_at_checked(len).ok_or_else(cut_off)?;
         rest = behind;
-        if !append_snappy_block(block, &mut plain, bytes_max)? {
-            return Ok(None);
+        if !append_snappy_block(block, plain, bytes_max)? {
+            return Ok(false);
         }
     }
-    Ok(Some(plain))
+    Ok(true)
 }
 
 /// Returns false, having appended nothing, if more than `bytes_max` would come out in all.

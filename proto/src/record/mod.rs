@@ -22,9 +22,14 @@ mod search;
 
 pub use batch::{BatchView, crc32c};
 pub use batch::{Batches, Stamp, split_batches};
-pub use builder::{BatchBuilder, BuildError, NewHeader, NewRecord, recompress};
+pub use builder::{
+    BatchBuilder, BuildError, NewHeader, NewRecord, RecordFields, assemble, header_len, put_header,
+    put_record, recompress,
+};
 pub use check::{BatchError, BatchRules, check_produced};
-pub use compression::{Codec, Compression, CompressionError, compress, decompress};
+pub use compression::{
+    Codec, Compression, CompressionError, compress, decompress, decompress_into,
+};
 pub use header::{Attributes, BatchHeader, HEADER_BYTES, HeaderError, TimestampType};
 pub use records::{Header, Headers, Record, RecordError, Records};
 pub use search::{DecodeError, FoundRecord, first_at_or_after, first_of_max, first_without_key};

@@ -15,6 +15,8 @@ pub struct Record<'a> {
     pub offset: i64,
     /// Its timestamp in milliseconds; the batch's with LogAppendTime; −1 for none.
     pub timestamp: i64,
+    /// What is added to the batch's base timestamp, whatever the timestamp type.
+    pub timestamp_delta: i64,
     /// Its attribute byte, unused by Kafka so far.
     pub attributes: i8,
     /// Its key.
@@ -23,6 +25,8 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// Its headers, in order.
     pub headers: Headers<'a>,
+    /// All of it as it stands in the batch, its length in front.
+    pub stored: &'a [u8],
 }
 
 /// One header of a record.
@@ -107,6 +111,7 @@ impl<'a> Records<'a> {
         let truncated = RecordError::Truncated {
             after: self.delta_before,
         };
+        let from = self.rest;
         let mut body = take_bytes(&mut self.rest).flatten().ok_or(truncated)?;
         let attributes = take_byte(&mut body).ok_or(truncated)?;
         let timestamp_delta = take_i64(&mut body).ok_or(truncated)?;
@@ -135,10 +140,12 @@ impl<'a> Records<'a> {
         Ok(Record {
             offset: self.base_offset.saturating_add(i64::from(delta)),
             timestamp,
+            timestamp_delta,
             attributes,
             key,
             value,
             headers,
+            stored: &from[..from.len() - self.rest.len()],
         })
     }
 }
