@@ -121,6 +121,28 @@ pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
 /// Places at which sequential readers stopped inside a run that are remembered.
 pub const READ_CURSORS_MAX: usize = 16 * 1024;
 
+/// A row group of a segment is closed when its columns or its batch table have about this many
+/// bytes: what one ranged GET of a cold reader takes.
+pub const ROW_GROUP_BYTES_TARGET: usize = 8 * 1024 * 1024;
+/// Or when its batches have this many, uncompressed,
+pub const ROW_GROUP_PLAIN_BYTES_TARGET: usize = 32 * 1024 * 1024;
+/// or this many records.
+pub const ROW_GROUP_RECORDS_TARGET: usize = 256 * 1024;
+/// Most records that a row group has: the last of its batches may be of any size.
+pub const ROW_GROUP_RECORDS_MAX: usize =
+    ROW_GROUP_RECORDS_TARGET + BATCH_PLAIN_BYTES_MAX / RECORD_BYTES_MIN;
+/// Row groups of one segment: each takes about a kilobyte of the footer.
+pub const SEGMENT_ROW_GROUPS_MAX: usize = 4096;
+/// A page of a column in a segment is closed when it has this many bytes, uncompressed.
+pub const SEGMENT_PAGE_BYTES_TARGET: usize = 128 * 1024;
+/// A column has no dictionary any more when it would be larger than this.
+pub const SEGMENT_DICTIONARY_BYTES: usize = 256 * 1024;
+/// Largest page of a segment that is read, uncompressed: it may hold one value of any length.
+pub const SEGMENT_PAGE_BYTES_MAX: usize = BATCH_PLAIN_BYTES_MAX + 4 * 1024 * 1024;
+/// Largest batch table that is read, uncompressed: if all records of a batch must be kept verbatim,
+/// each with its place and timestamp, it takes less than three times their bytes.
+pub const BATCH_TABLE_BYTES_MAX: usize = ROW_GROUP_BYTES_TARGET + 3 * BATCH_PLAIN_BYTES_MAX;
+
 /// Size of a segment of the local WAL, reserved on the disk before it is used.
 pub const LOCAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Segments of the local WAL that are kept in quarantine; beyond them the oldest goes, unless the
@@ -323,4 +345,17 @@ const _: () = assert!(
 const _: () = assert!(
     COLD_GETS_MAX * COLD_GET_BYTES_MAX <= COLD_READ_BYTES_MAX,
     "reads may use all GETs there are"
+);
+const _: () = assert!(
+    ROW_GROUP_RECORDS_MAX < i32::MAX as usize,
+    "the records of a row group must be countable"
+);
+const _: () = assert!(
+    SEGMENT_PAGE_BYTES_MAX
+        >= BATCH_PLAIN_BYTES_MAX + 2 * SEGMENT_PAGE_BYTES_TARGET + 2 * SEGMENT_DICTIONARY_BYTES,
+    "a page is closed after the value that fills it"
+);
+const _: () = assert!(
+    MESSAGE_BYTES_MAX <= 3 * BATCH_PLAIN_BYTES_MAX && BATCH_TABLE_BYTES_MAX < u32::MAX as usize,
+    "a batch table must hold the largest batch verbatim"
 );

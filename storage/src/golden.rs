@@ -1,6 +1,7 @@
 //! The bytes of every format, pinned: `storage/testdata/*.hex` hold what version 1 looks like, and
-//! `storage/FORMAT.md` walks through them. A difference is a change of format, which needs a new
-//! version, not a new golden file. For a new format, `CI_FIRN_WRITE_GOLDEN=1` writes the file.
+//! `storage/FORMAT.md` walks through them; `storage/src/segment/testdata` has a whole segment, most of
+//! which Parquet specifies. A difference is a change of format, which needs a new version, not a new
+//! golden file. For a new format, `CI_FIRN_WRITE_GOLDEN=1` writes the file.
 
 use std::path::PathBuf;
 
@@ -10,12 +11,16 @@ use firn_proto::ids::{
     ProducerId, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
-use firn_proto::record::{BatchBuilder, Codec, NewRecord};
+use firn_proto::record::{
+    BatchBuilder, BatchHeader, BatchView, Codec, NewHeader, NewRecord, assemble,
+};
 
 use crate::checkpoint;
 use crate::journal::record::{
     EpochClaim, JournalIndex, Opening, Snapshot, decode_cluster, encode_cluster,
 };
+use crate::segment::table::{TRAILER_BYTES, Trailer};
+use crate::segment::{RowGroupReader, SegmentOrigin, SegmentWriter, TargetCodec, read_footer};
 use crate::state::{BatchFlags, ProducerBatch, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, SlotHeader, seal_object};
 use crate::stream::{CheckpointRef, StreamName, WalIndex};
@@ -40,8 +45,12 @@ fn position(epoch: u64, slot: u64) -> JournalPosition {
 
 /// Compares `bytes` with the golden file `name`.
 fn assert_golden(name: &str, bytes: &[u8]) {
+    assert_golden_in("testdata", name, bytes);
+}
+
+fn assert_golden_in(folder: &str, name: &str, bytes: &[u8]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata")
+        .join(folder)
         .join(name);
     let line = |line: &[u8]| -> String { line.iter().map(|byte| format!("{byte:02x}")).collect() };
     let hex: String = bytes.chunks(16).map(|chunk| line(chunk) + "\n").collect();
@@ -269,6 +278,67 @@ fn files_of_the_local_wal_keep_their_bytes() {
             ..entry
         }
     );
+}
+
+/// Three batches of one partition: one of a producer, one compressed whose timestamps the column
+/// cannot hold and whose header key is not UTF-8, and one that cannot be decoded.
+fn archived_batches() -> Vec<BatchView> {
+    let first = wal_index_and_batch().1;
+    let mut odd = BatchBuilder::new(Codec::Zstd)
+        .base_offset((1 << 32) + 2)
+        .leader_epoch(LeaderEpoch(6));
+    let headers: [NewHeader<'_>; 1] = [(b"\xff", Some(b"h"))];
+    for (timestamp, headers) in [(-1, &headers[..]), (0, &[])] {
+        let record = NewRecord {
+            timestamp,
+            key: None,
+            value: Some(b"three"),
+            headers,
+        };
+        odd.push(&record).unwrap();
+    }
+    let broken = BatchHeader {
+        base_offset: (1 << 32) + 9,
+        max_timestamp: 1_700_000_000_001,
+        ..*odd.clone().build().unwrap().header()
+    };
+    let broken = assemble(&broken, Codec::None.into(), b"not records").unwrap();
+    let first = BatchView::take(&mut first.clone()).unwrap();
+    vec![first, odd.build().unwrap(), broken]
+}
+
+#[test]
+fn a_segment_keeps_its_bytes() {
+    let origin = SegmentOrigin {
+        cluster: CLUSTER,
+        topic: TopicId([0x70; 16]),
+        topic_name: "orders".to_owned(),
+    };
+    let mut writer = SegmentWriter::new(Vec::new(), &origin).unwrap();
+    let batches = archived_batches();
+    writer
+        .begin_run(PartitionIndex(3), 1 << 32, (1 << 32) + 20)
+        .unwrap();
+    for batch in &batches {
+        writer.push(batch).unwrap();
+    }
+    let written = writer.finish().unwrap();
+    let (object, run) = (&written.sink, &written.segment.runs[0]);
+    let group = &run.row_groups[0];
+    let range = group.byte_range();
+    let bytes = Bytes::copy_from_slice(&object[range.start as usize..range.end as usize]);
+    let trailer = Trailer::decode(&bytes).unwrap();
+    let table_len = TRAILER_BYTES + trailer.stored_len as usize;
+    assert_golden("batch_table_v1.hex", &bytes[bytes.len() - table_len..]);
+    let (_, rows) = trailer.split(&bytes).unwrap();
+    assert_golden("batch_table_rows_v1.hex", &rows);
+    assert_golden_in("src/segment/testdata", "segment_v1.hex", object);
+    let mut reader = RowGroupReader::open(&bytes, origin.topic, run.partition, group).unwrap();
+    for batch in &batches {
+        let found = reader.next_batch(TargetCodec::Producer).unwrap().unwrap();
+        assert_eq!(found.bytes(), batch.bytes());
+    }
+    assert_eq!(read_footer(object, object.len() as u64).unwrap().0, origin);
 }
 
 #[test]

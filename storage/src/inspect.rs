@@ -7,11 +7,14 @@
 //! - `slot.rs`: slots of both kinds of stream
 //! - `rows.rs`: checkpoints
 //! - `local.rs`: files of the local WAL
+//! - `segment.rs`: segments of topics
 //!
-//! May not touch: how the formats are read (`stream/`, `journal/record.rs`, `state/`, `wal/`).
+//! May not touch: how the formats are read (`stream/`, `journal/record.rs`, `state/`, `wal/`,
+//! `segment/`).
 
 mod local;
 mod rows;
+mod segment;
 mod slot;
 
 use std::fmt::{self, Display, Write as _};
@@ -24,6 +27,7 @@ use crate::journal::record::{
     self, CLUSTER_MAGIC, EPOCH_MAGIC, EpochClaim, SNAPSHOT_MAGIC, Snapshot,
 };
 use crate::layout::Place;
+use crate::segment::footer::PARQUET_MAGIC;
 use crate::stream::slot::MAGIC as SLOT_MAGIC;
 use crate::wal::local::format::{IDENTITY_MAGIC, SEGMENT_MAGIC};
 
@@ -56,6 +60,9 @@ pub struct OfCoordinator {
 pub fn inspect(bytes: &Bytes, of_coordinator: OfCoordinator) -> Option<Inspection> {
     if bytes.starts_with(&CHECKPOINT_MAGIC) {
         return Some(rows::inspect(bytes));
+    }
+    if bytes.starts_with(&PARQUET_MAGIC) {
+        return Some(segment::inspect(bytes));
     }
     Some(match bytes.first_chunk() {
         Some(&SLOT_MAGIC) => slot::inspect(bytes, of_coordinator),

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use firn_proto::ids::{ClusterId, CoordinatorEpoch, Incarnation, Slot, StreamId};
+use firn_proto::ids::{ClusterId, CoordinatorEpoch, Incarnation, Slot, StreamId, TopicId};
 
 /// The key of an object, or of a folder of objects, below the root prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +33,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// Every kind of object that Firn keeps in a bucket.
+/// Every kind of object that Firn keeps in a bucket, but for those of tables: see [`SegmentName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// A slot of a broker's WAL stream.
@@ -76,6 +76,49 @@ pub enum Place {
     Scratch(u128),
 }
 
+/// A segment of a topic: which start of which process wrote it, and its number among those.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentName {
+    /// What the topic was called when the segment was written: for people.
+    pub topic_name: String,
+    /// The topic.
+    pub topic: TopicId,
+    /// Who wrote it.
+    pub incarnation: Incarnation,
+    /// Never used twice by that incarnation.
+    pub number: u64,
+}
+
+impl SegmentName {
+    /// The key of this object.
+    pub fn key(&self) -> Key {
+        let folder = table(&self.topic_name, self.topic);
+        let (incarnation, number) = (self.incarnation.0, self.number);
+        Key(format!("{folder}/{DATA}/{incarnation:016x}-{number:016x}{PARQUET_SUFFIX}").into())
+    }
+
+    /// The segment that a key names; `None` if it is not one that [`Self::key`] spells.
+    pub fn parse(key: &str) -> Option<Self> {
+        let (folder, rest) = key
+            .strip_prefix(TABLES)?
+            .strip_prefix('/')?
+            .split_once('/')?;
+        let file = rest.strip_prefix(DATA)?.strip_prefix('/')?;
+        let (topic_name, topic) = folder.rsplit_once('-')?;
+        let (incarnation, number) = file.strip_suffix(PARQUET_SUFFIX)?.split_once('-')?;
+        let name = Self {
+            topic_name: topic_name.to_owned(),
+            topic: TopicId(u128::from_str_radix(topic, 16).ok()?.to_be_bytes()),
+            incarnation: Incarnation(hex(incarnation)?),
+            number: hex(number)?,
+        };
+        (name.key().as_str() == key).then_some(name)
+    }
+}
+
+const TABLES: &str = "tables";
+const DATA: &str = "data";
+const PARQUET_SUFFIX: &str = ".parquet";
 const WAL: &str = "wal";
 const CHECKPOINT: &str = "checkpoint";
 const JOURNAL: &str = "meta/log";
@@ -168,6 +211,13 @@ pub fn checkpoints(stream: StreamId) -> Key {
 /// The folder of one coordinator epoch's journal stream: all its slots, in order.
 pub fn journal_stream(epoch: CoordinatorEpoch) -> Key {
     Key(format!("{JOURNAL}/{:016x}", epoch.0).into())
+}
+
+/// The folder of everything that a topic's table consists of. Topics have legal names: letters,
+/// digits, dots, dashes and underscores.
+pub fn table(topic_name: &str, topic: TopicId) -> Key {
+    let id = u128::from_be_bytes(topic.0);
+    Key(format!("{TABLES}/{topic_name}-{id:032x}").into())
 }
 
 /// The folder of all snapshots, oldest first.
@@ -295,6 +345,37 @@ mod tests {
             "meta/epoch/+000000000000007",
         ] {
             assert_eq!(Place::parse(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_segment_lies_in_the_table_of_its_topic() {
+        let name = SegmentName {
+            topic_name: "orders.v1-eu_west".to_owned(),
+            topic: TopicId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes()),
+            incarnation: Incarnation(9),
+            number: 0x1f,
+        };
+        let key = name.key();
+        assert_eq!(
+            key.as_str(),
+            "tables/orders.v1-eu_west-0123456789abcdef0123456789abcdef/data/0000000000000009-000000000000001f.parquet"
+        );
+        assert!(
+            key.as_str()
+                .starts_with(table("orders.v1-eu_west", name.topic).as_str())
+        );
+        assert_eq!(SegmentName::parse(key.as_str()), Some(name));
+        for other in [
+            key.as_str().to_uppercase(),
+            key.as_str().replace("/data/", "/"),
+            key.as_str().replace("/data/", "/metadata/"),
+            key.as_str().replace("eu_west-0", "eu_west-"),
+            key.as_str().replace(".parquet", ".json"),
+            format!("{key}/x"),
+            "tables/orders".to_owned(),
+        ] {
+            assert_eq!(SegmentName::parse(&other), None, "{other}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! The bytes of Firn in the bucket and on disk: fenced streams, WAL objects, checkpoints, the
-//! local WAL, caches and reads.
+//! local WAL, segments, caches and reads.
 //!
 //! Architecture invariant: this crate knows no API key, no consumer group and no lease. Only
 //! `bucket/` holds an `ObjectStore`; only `layout.rs` spells bucket keys and local file names.
@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod journal;
 pub mod layout;
 pub mod read;
+pub mod segment;
 pub mod state;
 pub mod stream;
 pub mod wal;

@@ -1,6 +1,6 @@
 use firn_proto::ids::{
-    BrokerId, ClusterId, CoordinatorEpoch, DiskId, LeaderEpoch, PartitionIndex, Slot, StreamId,
-    TopicId, TopicPartition,
+    BrokerId, ClusterId, CoordinatorEpoch, DiskId, LeaderEpoch, PartitionIndex, ProducerEpoch,
+    ProducerId, Slot, StreamId, TopicId, TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
 use firn_proto::record::{BatchBuilder, Codec, NewRecord};
@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::checkpoint;
 use crate::journal::record::{JournalIndex, Opening, encode_cluster};
+use crate::segment::{SegmentOrigin, SegmentWriter};
 use crate::state::{BatchFlags, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, seal_object};
 use crate::stream::{CheckpointRef, StreamName, WalIndex};
@@ -254,8 +255,10 @@ fn objects_of_the_probe_say_what_they_are() {
 #[test]
 fn what_firn_does_not_write_is_nothing() {
     assert_eq!(inspected(&Bytes::new()), None);
-    assert_eq!(inspected(&Bytes::from_static(b"PAR1 and so on")), None);
+    assert_eq!(inspected(&Bytes::from_static(b"ORC and so on")), None);
     assert_eq!(inspected(&Bytes::from_static(b"\n")), None);
+    let no_segment = inspected(&Bytes::from_static(b"PAR1 and so on")).unwrap();
+    assert_eq!(no_segment.faults.len(), 1, "{no_segment}");
 }
 
 proptest! {
@@ -264,13 +267,65 @@ proptest! {
         changes in proptest::collection::vec((any::<prop::sample::Index>(), 1..=255_u8), 1..4),
         keep in any::<prop::sample::Index>(),
     ) {
-        let mut bytes = wal_object(10).to_vec();
-        for (at, change) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] ^= change;
+        for object in [wal_object(10), segment()] {
+            let mut bytes = object.to_vec();
+            for (at, change) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] ^= change;
+            }
+            let _ = inspected(&Bytes::from(bytes.clone())).map(|found| found.to_string());
+            bytes.truncate(keep.index(bytes.len()));
+            let _ = inspected(&bytes.into()).map(|found| found.to_string());
         }
-        let _ = inspected(&Bytes::from(bytes.clone())).map(|inspection| inspection.to_string());
-        bytes.truncate(keep.index(bytes.len()));
-        let _ = inspected(&bytes.into()).map(|inspection| inspection.to_string());
     }
+}
+
+/// A segment of two batches, each of one record that is kept verbatim.
+fn segment() -> Bytes {
+    let origin = SegmentOrigin {
+        cluster: CLUSTER,
+        topic: tp().topic,
+        topic_name: "orders".to_owned(),
+    };
+    let mut writer = SegmentWriter::new(Vec::new(), &origin).unwrap();
+    writer.begin_run(tp().partition, 10, 30).unwrap();
+    for base_offset in [10, 20] {
+        let mut batch = BatchBuilder::new(Codec::Zstd)
+            .base_offset(base_offset)
+            .leader_epoch(LeaderEpoch(4))
+            .producer(ProducerId(77), ProducerEpoch(2), 5);
+        let record = NewRecord {
+            timestamp: -1,
+            headers: &[(b"\xff", None)],
+            ..NewRecord::default()
+        };
+        batch.push(&record).unwrap();
+        writer.push(&batch.build().unwrap()).unwrap();
+    }
+    writer.finish().unwrap().sink.into()
+}
+
+#[test]
+fn a_segment_shows_its_row_groups_and_batches() {
+    let object = segment();
+    let shown = inspected(&object).unwrap();
+    assert_eq!((shown.kind, shown.faults.len()), ("segment", 0), "{shown}");
+    for line in [
+        "(orders)",
+        "partition 3 offsets 10..=30 max timestamp -1 row groups 1",
+        "offsets 10..=30 bytes 4..",
+        "batch offsets 10..=10 epoch 4 records 1 attributes 0x0004 producer 77 epoch 2 sequence 5, with timestamps, 1 records kept verbatim",
+        "batch offsets 20..=20",
+    ] {
+        assert!(shown.text.contains(line), "{line} is not in\n{shown}");
+    }
+    let mut damaged = object.to_vec();
+    damaged[9] ^= 1;
+    let shown = inspected(&damaged.into()).unwrap();
+    assert_eq!(
+        shown.faults,
+        ["row group at byte 4: the crc of the columns of the row group does not match"]
+    );
+    let cut_off = inspected(&object.slice(..object.len() - 1)).unwrap();
+    assert_eq!(cut_off.faults.len(), 1);
 }

@@ -69,7 +69,7 @@ pub(crate) fn crc32c_of_body(parts: &[Bytes]) -> u32 {
     clippy::cast_possible_truncation,
     reason = "the upper half of a CRC-32 is zero"
 )]
-fn low_half(crc: u64) -> u32 {
+pub(crate) fn low_half(crc: u64) -> u32 {
     crc as u32
 }
 

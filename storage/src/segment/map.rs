@@ -1,0 +1,101 @@
+//! Where everything in a segment is: what the segment map keeps of it.
+//!
+//! Architecture invariant: plain values and look-ups in them.
+
+use std::ops::Range;
+
+use firn_proto::ids::{PartitionIndex, TopicId};
+
+/// A segment, as far as a reader needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Whose records it holds.
+    pub topic: TopicId,
+    /// Length of the object.
+    pub byte_len: u64,
+    /// What it holds, in the order in which it was written.
+    pub runs: Vec<SegmentRun>,
+}
+
+/// A contiguous offset range of one partition inside a segment. Offsets in it that no row group
+/// has a batch for were never records, or their records are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRun {
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// Its first offset.
+    pub base_offset: i64,
+    /// Its last offset.
+    pub last_offset: i64,
+    /// The largest timestamp that a batch names or a record has; [`i64::MIN`] without a batch.
+    pub max_timestamp: i64,
+    /// Its row groups: they cover the range, without a gap between them. None if it has no batch.
+    pub row_groups: Vec<RowGroup>,
+}
+
+/// A row group: whole batches of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowGroup {
+    /// First offset it covers.
+    pub base_offset: i64,
+    /// Last offset it covers: the next row group of the run begins behind it.
+    pub last_offset: i64,
+    /// Where its columns begin in the object.
+    pub byte_start: u64,
+    /// Length of its columns and its batch table.
+    pub byte_len: u64,
+    /// The largest timestamp of a record in it and in the row groups of the run before it;
+    /// [`i64::MIN`] without a record that could be decoded.
+    pub max_timestamp_so_far: i64,
+    /// Records in its columns.
+    pub records: u32,
+    /// Bytes of its batches, uncompressed.
+    pub plain_bytes: u64,
+}
+
+impl Segment {
+    /// All row groups, in the order of their bytes.
+    pub fn row_groups(&self) -> impl Iterator<Item = (&SegmentRun, &RowGroup)> {
+        self.runs
+            .iter()
+            .flat_map(|run| run.row_groups.iter().map(move |group| (run, group)))
+    }
+}
+
+impl SegmentRun {
+    /// The row group that covers `offset`.
+    pub fn row_group_of(&self, offset: i64) -> Option<&RowGroup> {
+        let at = self
+            .row_groups
+            .partition_point(|group| group.last_offset < offset);
+        let found = self.row_groups.get(at)?;
+        (found.base_offset <= offset).then_some(found)
+    }
+
+    /// The row groups that may hold a record at or behind `offset` with a timestamp of at least
+    /// `timestamp`, in order. Unless `offset` is in the middle of the first, that one has it.
+    pub fn row_groups_from_time(&self, timestamp: i64, offset: i64) -> &[RowGroup] {
+        let by_time = self
+            .row_groups
+            .partition_point(|group| group.max_timestamp_so_far < timestamp);
+        let by_offset = self
+            .row_groups
+            .partition_point(|group| group.last_offset < offset);
+        &self.row_groups[by_time.max(by_offset)..]
+    }
+
+    /// The row group that has the first record with the largest timestamp of the run.
+    pub fn row_group_of_max(&self) -> Option<&RowGroup> {
+        let max = self.row_groups.last()?.max_timestamp_so_far;
+        self.row_groups_from_time(max, self.base_offset)
+            .first()
+            .filter(|_| max != i64::MIN)
+    }
+}
+
+impl RowGroup {
+    /// Its range in the object: what a ranged GET takes.
+    pub fn byte_range(&self) -> Range<u64> {
+        self.byte_start..self.byte_start.saturating_add(self.byte_len)
+    }
+}

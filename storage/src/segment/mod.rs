@@ -1,0 +1,58 @@
+//! Segments: the Parquet objects that hold the archived records of one topic, readable by any
+//! engine, and batch by batch by this module.
+//!
+//! A segment holds runs of several partitions. A run is cut into row groups, each of one partition
+//! and of whole batches, with six plain columns. What a record batch says beyond them stands in
+//! the **batch table**, a compressed block right behind the columns of its row group, so that one
+//! ranged GET brings all that is needed to make the batches again. `storage/FORMAT.md` has every
+//! byte.
+//!
+//! An archiver pushes batches into a [`SegmentWriter`], puts what comes out under a
+//! [`crate::layout::SegmentName`], reads it back through [`verify_footer`] and [`verify_row_group`],
+//! and commits the [`Segment`]. A cold reader finds the row group in that, gets its
+//! [`RowGroup::byte_range`] and hands the bytes to a [`RowGroupReader`], which gives batches one at a
+//! time: what it has not given yet can wait for the next sequential fetch.
+//!
+//! - `map.rs`: [`Segment`], [`SegmentRun`], [`RowGroup`]: where everything is, for the segment map
+//! - `schema.rs`: the columns and how they are stored
+//! - `arrays.rs`: columns of records that are being gathered
+//! - `table.rs`: the batch table
+//! - `write.rs`: [`SegmentWriter`]: batches into row groups
+//! - `footer.rs`: what a segment says of itself in its key-value metadata
+//! - `page.rs`, `values.rs`, `column.rs`: reading the pages of one column
+//! - `read.rs`: [`RowGroupReader`]: row groups back into batches
+//! - `search.rs`: the record for a timestamp
+//! - `verify.rs`: what was written against what went in
+//! - `fault.rs`: what can go wrong
+//!
+//! Writing goes through the `parquet` crate. Reading does not: a row group is decoded from its own
+//! bytes, without a footer, one value at a time, and whatever the bytes say it never panics and
+//! never takes more memory than a bound.
+//!
+//! Architecture invariant: pure functions of bytes; no IO and no scheduling. Which batches are
+//! archived, where objects go and who reads them is decided elsewhere.
+
+mod arrays;
+mod column;
+mod fault;
+pub(crate) mod footer;
+mod map;
+mod page;
+mod read;
+mod schema;
+mod search;
+pub(crate) mod table;
+mod values;
+mod verify;
+mod write;
+
+pub use fault::{EncodeError, SegmentFault};
+pub use footer::{SegmentOrigin, read_footer};
+pub use map::{RowGroup, Segment, SegmentRun};
+pub use read::{BatchSummary, RowGroupReader, TargetCodec};
+pub use search::{first_at_or_after, first_of_max};
+pub use verify::{Fingerprints, verify_footer, verify_row_group};
+pub use write::{SegmentWriter, Written};
+
+#[cfg(test)]
+mod tests;

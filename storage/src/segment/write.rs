@@ -1,0 +1,499 @@
+//! Batches into row groups, row groups into a segment.
+//!
+//! Memory is bounded by one row group, and what comes out depends on nothing but what goes in: the
+//! same batches give the same bytes.
+
+use std::io::{self, Write};
+use std::mem;
+
+use arrow_array::ArrayRef;
+use arrow_schema::SchemaRef;
+use crc_fast::{CrcAlgorithm, Digest};
+use firn_proto::ids::{PartitionIndex, TopicId};
+use firn_proto::limits::{
+    BATCH_PLAIN_BYTES_MAX, ROW_GROUP_BYTES_TARGET, ROW_GROUP_PLAIN_BYTES_TARGET,
+    ROW_GROUP_RECORDS_TARGET, SEGMENT_ROW_GROUPS_MAX,
+};
+use firn_proto::record::{
+    BatchHeader, BatchView, Record, RecordFields, Records, decompress_into, header_len,
+};
+use firn_proto::varint::len_i64;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::errors::ParquetError;
+use parquet::file::writer::SerializedFileWriter;
+
+use super::arrays::{Arrays, micros};
+use super::fault::EncodeError;
+use super::footer::{SegmentOrigin, key_values, map_value};
+use super::map::{RowGroup, Segment, SegmentRun};
+use super::schema::{LEAVES, arrow_schema, parquet_schema, properties};
+use super::table::{Odd, TableRows, Trailer};
+use super::verify::{Fingerprint, Fingerprints};
+
+/// Columns are handed to their writers when they have this many bytes,
+pub(super) const GATHERED_BYTES: usize = 512 * 1024;
+/// or this many records.
+const GATHERED_ROWS: usize = 4096;
+
+/// Writes one segment: any number of runs, each with [`Self::begin_run`], its batches with
+/// [`Self::push`], and [`Self::end_run`]; at last [`Self::finish`].
+///
+/// After an error the segment is of no use.
+pub struct SegmentWriter<W: Write + Send> {
+    file: SerializedFileWriter<Tally<W>>,
+    columns: ArrowRowGroupWriterFactory,
+    schema: SchemaRef,
+    topic: TopicId,
+    arrays: Arrays,
+    odd: Odd,
+    /// Where compressed batches are inflated.
+    plain: Vec<u8>,
+    run: Option<OpenRun>,
+    runs: Vec<SegmentRun>,
+    row_groups: usize,
+    fingerprints: Vec<u64>,
+}
+
+/// A finished segment.
+#[derive(Debug)]
+pub struct Written<W> {
+    /// What took the bytes.
+    pub sink: W,
+    /// Where everything is.
+    pub segment: Segment,
+    /// What went in, to compare with what is read back.
+    pub fingerprints: Fingerprints,
+}
+
+struct OpenRun {
+    run: SegmentRun,
+    /// Offset behind the last batch.
+    next_offset: i64,
+    /// Where the next row group begins.
+    group_base: i64,
+    max_timestamp_so_far: i64,
+    group: Option<OpenGroup>,
+}
+
+struct OpenGroup {
+    writers: Vec<ArrowColumnWriter>,
+    /// About what the columns take that were handed over.
+    column_bytes: usize,
+    table: TableRows,
+    records: usize,
+    plain_bytes: u64,
+    fingerprint: Fingerprint,
+}
+
+impl<W: Write + Send> SegmentWriter<W> {
+    /// Begins a segment.
+    ///
+    /// # Errors
+    /// The sink failed.
+    pub fn new(sink: W, origin: &SegmentOrigin) -> Result<Self, EncodeError> {
+        let properties = properties()?.into();
+        let mut file = SerializedFileWriter::new(Tally::new(sink), parquet_schema()?, properties)?;
+        for pair in key_values(origin) {
+            file.append_key_value_metadata(pair);
+        }
+        let schema = arrow_schema();
+        Ok(Self {
+            columns: ArrowRowGroupWriterFactory::new(&file, SchemaRef::clone(&schema)),
+            file,
+            schema,
+            topic: origin.topic,
+            arrays: Arrays::new(),
+            odd: Odd::default(),
+            plain: Vec::new(),
+            run: None,
+            runs: Vec::new(),
+            row_groups: 0,
+            fingerprints: Vec::new(),
+        })
+    }
+
+    /// Begins the run of `partition` that covers `base_offset ..= last_offset`; ends the one before.
+    ///
+    /// # Errors
+    /// The range is empty or below 0, or the sink failed.
+    pub fn begin_run(
+        &mut self,
+        partition: PartitionIndex,
+        base_offset: i64,
+        last_offset: i64,
+    ) -> Result<(), EncodeError> {
+        self.end_run()?;
+        if !(0..=last_offset).contains(&base_offset) || last_offset == i64::MAX {
+            return Err(EncodeError::Offsets {
+                partition,
+                base: base_offset,
+                last: last_offset,
+                left_base: 0,
+                left_last: i64::MAX - 1,
+            });
+        }
+        self.run = Some(OpenRun {
+            run: SegmentRun {
+                partition,
+                base_offset,
+                last_offset,
+                max_timestamp: i64::MIN,
+                row_groups: Vec::new(),
+            },
+            next_offset: base_offset,
+            group_base: base_offset,
+            max_timestamp_so_far: i64::MIN,
+            group: None,
+        });
+        Ok(())
+    }
+
+    /// Adds the next batch of the run. One whose records cannot be decoded is kept as it is.
+    ///
+    /// # Errors
+    /// It is a control batch, it is damaged, its offsets are not in order, or the sink failed.
+    pub fn push(&mut self, batch: &BatchView) -> Result<(), EncodeError> {
+        let header = *batch.header();
+        let run = self
+            .run
+            .as_mut()
+            .ok_or(EncodeError::NoRun(header.base_offset))?;
+        check(batch, run)?;
+        if run.group.is_none() {
+            if self.row_groups >= SEGMENT_ROW_GROUPS_MAX {
+                return Err(EncodeError::RowGroups(self.row_groups));
+            }
+            run.group = Some(OpenGroup {
+                writers: Vec::new(),
+                column_bytes: 0,
+                table: TableRows::new(run.group_base),
+                records: 0,
+                plain_bytes: 0,
+                fingerprint: Fingerprint::default(),
+            });
+        }
+        run.next_offset = header.last_offset() + 1;
+        run.run.max_timestamp = run.run.max_timestamp.max(header.max_timestamp);
+        let mut plain = mem::take(&mut self.plain);
+        let pushed = self.push_records(batch, &mut plain);
+        // a batch of the largest kind must not keep its memory for ever
+        plain.clear();
+        plain.shrink_to(4 * GATHERED_BYTES);
+        self.plain = plain;
+        pushed?;
+        if self.arrays.rows() >= GATHERED_ROWS || self.arrays.bytes() >= GATHERED_BYTES {
+            self.hand_over()?;
+        }
+        if self.is_group_full() {
+            self.end_group()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the run, if one is open: its last row group covers it to its end.
+    ///
+    /// # Errors
+    /// The sink failed.
+    pub fn end_run(&mut self) -> Result<(), EncodeError> {
+        self.end_group()?;
+        if let Some(mut open) = self.run.take() {
+            if let Some(group) = open.run.row_groups.last_mut() {
+                group.last_offset = open.run.last_offset;
+            }
+            self.runs.push(open.run);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the segment so far, without the row group that is being gathered and the footer.
+    pub fn bytes_written(&self) -> usize {
+        self.file.bytes_written()
+    }
+
+    /// Ends the segment.
+    ///
+    /// # Errors
+    /// The sink failed.
+    pub fn finish(mut self) -> Result<Written<W>, EncodeError> {
+        self.end_run()?;
+        let mut segment = Segment {
+            topic: self.topic,
+            byte_len: 0,
+            runs: self.runs,
+        };
+        self.file.append_key_value_metadata(map_value(&segment));
+        let tally = self.file.into_inner()?;
+        segment.byte_len = tally.bytes;
+        Ok(Written {
+            sink: tally.sink,
+            segment,
+            fingerprints: Fingerprints(self.fingerprints),
+        })
+    }
+
+    fn push_records(&mut self, batch: &BatchView, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let header = batch.header();
+        let plain = header.attributes.codec().and_then(|codec| {
+            let stored = batch.stored_records();
+            decompress_into(codec, stored, BATCH_PLAIN_BYTES_MAX, buffer).ok()
+        });
+        let decoded = match plain {
+            Some(plain) if header.record_count >= 0 => self.fill(header, plain)?,
+            _ => None,
+        };
+        let Some(open) = self.run.as_mut() else {
+            return Err(EncodeError::NoRun(header.base_offset));
+        };
+        let Some(group) = open.group.as_mut() else {
+            return Err(EncodeError::NoRun(header.base_offset));
+        };
+        if let (Some(plain), Some(max_timestamp)) = (plain, decoded) {
+            group.table.push(header, &self.odd, plain);
+            group.fingerprint.batch(header, plain);
+            group.plain_bytes += (batch.bytes().len() - batch.stored_records().len()) as u64;
+            group.plain_bytes += plain.len() as u64;
+            group.records += usize::try_from(header.record_count).unwrap_or_default();
+            open.max_timestamp_so_far = open.max_timestamp_so_far.max(max_timestamp);
+            open.run.max_timestamp = open.run.max_timestamp.max(max_timestamp);
+        } else {
+            group.table.push_verbatim(header, batch.bytes());
+            group.fingerprint.verbatim(batch.bytes());
+            group.plain_bytes += batch.bytes().len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Adds the records to the columns, and what they do not hold to `odd`. The largest timestamp,
+    /// or `None`, with nothing added, if the records cannot be decoded.
+    fn fill(&mut self, header: &BatchHeader, plain: &[u8]) -> Result<Option<i64>, EncodeError> {
+        let records = || Records::new(header, plain);
+        // what is handed over cannot be taken back
+        let large = plain.len() > GATHERED_BYTES;
+        if large && records().any(|record| record.is_err()) {
+            return Ok(None);
+        }
+        self.odd.clear();
+        let mark = self.arrays.mark();
+        let mut max_timestamp = i64::MIN;
+        for (index, record) in (0..).zip(records()) {
+            let Ok(record) = record else {
+                self.arrays.back_to(mark);
+                return Ok(None);
+            };
+            max_timestamp = max_timestamp.max(record.timestamp);
+            self.odd.timestamps |= !timestamp_follows(header, &record);
+            if !is_plain(header, &record) {
+                self.odd.keep(index, &record);
+            }
+            self.arrays.push(&record);
+            if large
+                && (self.arrays.bytes() >= GATHERED_BYTES || self.arrays.rows() >= GATHERED_ROWS)
+            {
+                self.hand_over()?;
+            }
+        }
+        Ok(Some(max_timestamp))
+    }
+
+    /// Hands the columns that were gathered to their writers.
+    fn hand_over(&mut self) -> Result<(), EncodeError> {
+        let Some(open) = self.run.as_mut() else {
+            return Ok(());
+        };
+        let Some(group) = open.group.as_mut() else {
+            return Ok(());
+        };
+        if self.arrays.rows() == 0 {
+            return Ok(());
+        }
+        if group.writers.is_empty() {
+            group.writers = self.columns.create_column_writers(self.row_groups)?;
+        }
+        let (schema, writers) = (&self.schema, &mut group.writers);
+        let write = |columns: &[ArrayRef]| -> Result<(), ParquetError> {
+            let mut writers = writers.iter_mut();
+            for (field, column) in schema.fields().iter().zip(columns) {
+                for leaf in compute_leaves(field, column)? {
+                    if let Some(writer) = writers.next() {
+                        writer.write(&leaf)?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        self.arrays.take(open.run.partition.0, write)?;
+        let columns = group.writers.iter();
+        group.column_bytes = columns
+            .map(ArrowColumnWriter::get_estimated_total_bytes)
+            .sum();
+        Ok(())
+    }
+
+    fn is_group_full(&self) -> bool {
+        let Some(group) = self.run.as_ref().and_then(|run| run.group.as_ref()) else {
+            return false;
+        };
+        group.column_bytes >= ROW_GROUP_BYTES_TARGET
+            || group.table.len() >= ROW_GROUP_BYTES_TARGET
+            || group.plain_bytes >= ROW_GROUP_PLAIN_BYTES_TARGET as u64
+            || group.records >= ROW_GROUP_RECORDS_TARGET
+    }
+
+    /// Writes the row group that is open, if one is, and its batch table.
+    fn end_group(&mut self) -> Result<(), EncodeError> {
+        self.hand_over()?;
+        let Some(open) = self.run.as_mut() else {
+            return Ok(());
+        };
+        let Some(group) = open.group.take() else {
+            return Ok(());
+        };
+        let byte_start = self.file.bytes_written() as u64;
+        self.file.flush()?;
+        self.file.inner_mut().begin_part();
+        let mut chunk_lens = [0; LEAVES];
+        // Parquet has no row groups without rows
+        if !group.writers.is_empty() {
+            let mut written = self.file.next_row_group()?;
+            for writer in group.writers {
+                writer.close()?.append_to_row_group(&mut written)?;
+            }
+            let metadata = written.close()?;
+            for (len, chunk) in chunk_lens.iter_mut().zip(metadata.columns()) {
+                *len = u32::try_from(chunk.compressed_size())
+                    .map_err(|_| EncodeError::TooLong("column of a row group"))?;
+            }
+            self.file.flush()?;
+        }
+        // a run is known to end only when it does; then its last row group covers the rest
+        let last_offset = open.next_offset - 1;
+        let records =
+            u32::try_from(group.records).map_err(|_| EncodeError::TooLong("number of records"))?;
+        let trailer = Trailer {
+            topic: self.topic,
+            partition: open.run.partition,
+            base_offset: open.group_base,
+            last_offset,
+            chunk_lens,
+            chunks_crc: self.file.inner().part_crc(),
+            records,
+            batches: 0,
+            stored_len: 0,
+            plain_len: 0,
+            stored_crc: 0,
+        };
+        let table = group.table.finish(trailer)?;
+        self.file.write_all(&table)?;
+        open.run.row_groups.push(RowGroup {
+            base_offset: open.group_base,
+            last_offset,
+            byte_start,
+            byte_len: self.file.bytes_written() as u64 - byte_start,
+            max_timestamp_so_far: open.max_timestamp_so_far,
+            records,
+            plain_bytes: group.plain_bytes,
+        });
+        open.group_base = open.next_offset;
+        self.fingerprints.push(group.fingerprint.finish());
+        self.row_groups += 1;
+        Ok(())
+    }
+}
+
+/// A batch must lie in what is left of its run, be no marker, and be as it was produced.
+fn check(batch: &BatchView, open: &OpenRun) -> Result<(), EncodeError> {
+    let header = batch.header();
+    let partition = open.run.partition;
+    let offset = header.base_offset;
+    if header.attributes.is_control() {
+        return Err(EncodeError::Control { partition, offset });
+    }
+    let last = header.last_offset();
+    if offset < open.next_offset || last < offset || last > open.run.last_offset {
+        return Err(EncodeError::Offsets {
+            partition,
+            base: offset,
+            last,
+            left_base: open.next_offset,
+            left_last: open.run.last_offset,
+        });
+    }
+    if !batch.crc_matches() {
+        return Err(EncodeError::Crc { partition, offset });
+    }
+    if batch.stored_records().len() > BATCH_PLAIN_BYTES_MAX {
+        return Err(EncodeError::TooLong("record batch"));
+    }
+    Ok(())
+}
+
+/// Whether the column of timestamps tells the timestamp delta of the record.
+fn timestamp_follows(header: &BatchHeader, record: &Record<'_>) -> bool {
+    micros(record.timestamp).is_some()
+        && record.timestamp_delta == record.timestamp.wrapping_sub(header.base_timestamp)
+}
+
+/// Whether the record is what comes of writing its fields anew: no attributes, every number as
+/// short as it can be, and header keys that the column can hold.
+fn is_plain(header: &BatchHeader, record: &Record<'_>) -> bool {
+    if record.attributes != 0 {
+        return false;
+    }
+    let mut headers_len = 0;
+    for header in record.headers {
+        if str::from_utf8(header.key).is_err() {
+            return false;
+        }
+        headers_len += header_len(header.key, header.value);
+    }
+    let fields = RecordFields {
+        timestamp_delta: record.timestamp_delta,
+        // a delta, which is 31 bits
+        offset_delta: (record.offset - header.base_offset) as i32,
+        key: record.key,
+        value: record.value,
+        header_count: record.headers.len(),
+        headers: &[],
+    };
+    let body_len = fields.body_len() + headers_len;
+    let body = i64::try_from(body_len).unwrap_or(i64::MAX);
+    record.stored.len() == len_i64(body) + body_len
+}
+
+/// Counts the bytes that go through it, and has the CRC of a part of them.
+struct Tally<W> {
+    sink: W,
+    bytes: u64,
+    crc: Digest,
+}
+
+impl<W> Tally<W> {
+    fn new(sink: W) -> Self {
+        Self {
+            sink,
+            bytes: 0,
+            crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
+        }
+    }
+
+    fn begin_part(&mut self) {
+        self.crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    }
+
+    fn part_crc(&self) -> u32 {
+        crate::stream::fields::low_half(self.crc.clone().finalize())
+    }
+}
+
+impl<W: Write> Write for Tally<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.sink.write(bytes)?;
+        self.bytes += written as u64;
+        self.crc.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
