@@ -10,6 +10,7 @@ mod codec;
 mod commit;
 mod fold;
 mod records;
+mod segment;
 mod wal;
 
 use criterion::{criterion_group, criterion_main};
@@ -23,5 +24,6 @@ criterion_group!(
     fold::rows,
     fold::checkpoint,
     commit::group_commit,
+    segment::codec,
 );
 criterion_main!(benches);

@@ -1,5 +1,5 @@
 //! Clients written by others, against the real binary: kcat (librdkafka), Kafka's own Java tools,
-//! Python's confluent-kafka. What a machine lacks is skipped by name, or installed by `.ci/run`.
+//! Python's confluent-kafka; and analytics engines, on segments. What a machine lacks is skipped by name, or installed by `.ci/run`.
 //!
 //! `CI_FIRN_CLIENTS_AGAINST=kafka` runs what needs no restart against Apache Kafka instead: what
 //! fails there too is the test's fault.
@@ -9,6 +9,7 @@
     reason = "the functions between tests panic as tests do"
 )]
 
+mod engines;
 mod java;
 mod kcat;
 mod oracle;

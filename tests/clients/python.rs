@@ -20,18 +20,20 @@ const PARTITIONS: i32 = 3;
 const RECORDS: usize = 6000;
 const KILLS: usize = 3;
 
-/// A Python that has confluent-kafka: `CI_FIRN_PYTHON`, else the one `.ci/run` makes.
-fn python() -> Option<PathBuf> {
-    std::env::var_os("CI_FIRN_PYTHON")
+/// A Python that can import `modules`: `CI_FIRN_PYTHON`, else the one `.ci/run` makes.
+pub(crate) fn python_with(modules: &str) -> Option<PathBuf> {
+    let python = std::env::var_os("CI_FIRN_PYTHON")
         .map(PathBuf::from)
-        .or_else(|| cache_folder().map(|folder| folder.join("python/bin/python")))
-        .filter(|path| path.is_file())
+        .or_else(|| cache_folder().map(|folder| folder.join("python/bin/python")))?;
+    let import = format!("import {modules}");
+    let imported = Command::new(&python).args(["-c", &import]).output().ok()?;
+    imported.status.success().then_some(python)
 }
 
 #[test]
 fn an_idempotent_python_producer_survives_kills_of_the_broker() {
     let test = "an_idempotent_python_producer_survives_kills_of_the_broker";
-    let Some(python) = python() else {
+    let Some(python) = python_with("confluent_kafka") else {
         return skip(test, "Python with confluent-kafka");
     };
     let mut seed = Seed::from_environment(test, 7);
