@@ -33,14 +33,14 @@ use firn_proto::kafka::produce::{
     PartitionProduceData, PartitionProduceResponse, ProduceRequest, TopicProduceData,
 };
 use firn_proto::kafka::{ApiKey, Reader, Request, Response, read_response_header};
-use firn_proto::limits::FENCE_LOOK_LASTS;
+use firn_proto::limits::{FENCE_LOOK_LASTS, FETCH_REFUSED_WAIT};
 use firn_proto::record::{BatchBuilder, Codec, NewRecord, split_batches};
 use firn_storage::bucket::Bucket;
 use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use running::{config, figure};
+use running::{config, figure, http_get};
 
 const TOPIC: &str = "measurements";
 /// Offsets of the tests do not depend on it, but records may not lie in the future.
@@ -737,7 +737,10 @@ async fn a_node_cut_off_from_its_bucket_ends_reads_until_it_hears_from_it() {
     store.set_outage(true);
     let by = 2 * FENCE_LOOK_LASTS;
     clock.micros.store(by.as_micros() as u64, Ordering::Relaxed);
+    let asked_at = clock.mono();
     let read = client.fetch(12, fetch_of(id, 0)).await;
+    let took = clock.mono().since(asked_at);
+    assert!(took >= FETCH_REFUSED_WAIT, "it is asked again in a loop");
     assert_eq!(only(&read).error_code, ErrorCode::NotLeaderOrFollower);
     let records = only(&read).records.as_ref();
     assert!(records.is_none_or(|records| records.is_empty()));
@@ -753,6 +756,9 @@ async fn a_node_cut_off_from_its_bucket_ends_reads_until_it_hears_from_it() {
         panic!("not ApiVersions");
     };
     assert_eq!(versions.error_code, ErrorCode::None);
+    while !http_get(&node, "/readyz").await.contains("nothing is read") {
+        tokio::task::yield_now().await;
+    }
 
     store.set_outage(false);
     let read = loop {
@@ -762,6 +768,9 @@ async fn a_node_cut_off_from_its_bucket_ends_reads_until_it_hears_from_it() {
         }
     };
     assert_eq!(batches(only(&read)), [(0, 1)]);
+    while !http_get(&node, "/readyz").await.contains(" 200 ") {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// What needs the journal waits as long as the client says, or a little longer.

@@ -148,6 +148,11 @@ impl Coordinator {
         Err(CoordinatorError::NotLeader(reason.to_owned()))
     }
 
+    /// Whether what this process knows may be read, as far as its looks say that are over.
+    pub fn is_read(&self, now: Mono) -> bool {
+        self.looked.borrow().may_read(now) == Some(true)
+    }
+
     /// Stops the loop once everything that was asked before is durable and answered.
     pub async fn close(&self) {
         let (done, finished) = oneshot::channel();
@@ -188,7 +193,9 @@ mod tests {
             looked,
         };
         assert_eq!(coordinator.may_read(Mono(0)).await, Ok(()));
+        assert!(coordinator.is_read(Mono(0)));
         let later = Mono(0).after(2 * FENCE_LOOK_LASTS);
+        assert!(!coordinator.is_read(later));
         let refused = coordinator.may_read(later).await;
         assert!(
             matches!(refused, Err(CoordinatorError::NotLeader(_))),

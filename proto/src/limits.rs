@@ -170,6 +170,9 @@ pub const FETCH_PARKED_PART: usize = 8;
 /// A Fetch that finds no memory to be parked is answered without records after this long: it comes
 /// again, but not in a tight loop.
 pub const FETCH_CROWDED_WAIT: Duration = Duration::from_millis(100);
+/// So is one that finds that nothing may be read from this process, after this long: the picture of
+/// the cluster names no other leader, and some clients ask again at once.
+pub const FETCH_REFUSED_WAIT: Duration = Duration::from_millis(500);
 /// Fetch sessions of one broker (`max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// What all fetch sessions of one broker may take together, in bytes.

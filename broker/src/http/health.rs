@@ -10,7 +10,7 @@ pub struct Health(Mutex<Stage>);
 enum Stage {
     Starting(String),
     Serving,
-    /// Serving reads, but producers wait.
+    /// Serving, but not everybody.
     Hampered(String),
     Stopping,
 }
@@ -33,7 +33,7 @@ impl Health {
         self.set(Stage::Serving);
     }
 
-    /// Partitions are served, but something keeps producers waiting.
+    /// Partitions are served, but something keeps producers waiting, or ends reads.
     pub fn hampered(&self, why: &str) {
         self.set(Stage::Hampered(why.to_owned()));
     }

@@ -39,7 +39,8 @@ pub(super) struct Keeper {
     reported: Slot,
     /// When the durable prefix moved last, or there was nothing to move.
     moved: (Slot, Mono),
-    is_hampered: bool,
+    /// Why not everybody is served, if so.
+    hampered: Option<&'static str>,
 }
 
 /// The last durable row of each partition whose place the coordinator has not been told. A journal
@@ -110,7 +111,7 @@ impl Keeper {
             rows_end: Slot(0),
             reported: Slot(0),
             moved,
-            is_hampered: false,
+            hampered: None,
         }
     }
 
@@ -213,30 +214,38 @@ impl Keeper {
         }
     }
 
-    /// Says so when slots are in flight and none has become durable for a while.
+    /// Says so when slots are in flight and none has become durable for a while, and when nothing
+    /// may be read from here.
     fn watch_bucket(&mut self) {
         let status = self.wal.status();
         let now = self.clock.mono();
         if status.durable_end != self.moved.0 || status.slots_in_flight == 0 {
             self.moved = (status.durable_end, now);
-            if std::mem::take(&mut self.is_hampered) {
-                tracing::info!("the bucket takes slots again");
-                self.health.serving();
-            }
-            return;
         }
         let stands = now.since(self.moved.1);
-        if stands >= STANDS_STILL && !self.is_hampered {
-            self.is_hampered = true;
-            tracing::warn!(
-                slots_in_flight = status.slots_in_flight,
-                waiting_bytes = status.permit_bytes,
-                stands_still_s = stands.as_secs(),
-                "the bucket takes no slots: producers wait"
-            );
-            self.health
-                .hampered("the bucket takes no slots: producers wait");
+        let hampered = if !self.coordinator.is_read(now) {
+            Some("the bucket does not say whether another process leads: nothing is read")
+        } else if stands >= STANDS_STILL {
+            Some("the bucket takes no slots: producers wait")
+        } else {
+            None
+        };
+        if hampered == self.hampered {
+            return;
         }
+        self.hampered = hampered;
+        let Some(why) = hampered else {
+            tracing::info!("the bucket answers, and takes slots");
+            self.health.serving();
+            return;
+        };
+        tracing::warn!(
+            slots_in_flight = status.slots_in_flight,
+            waiting_bytes = status.permit_bytes,
+            stands_still_s = stands.as_secs(),
+            "{why}"
+        );
+        self.health.hampered(why);
     }
 }
 

@@ -16,13 +16,19 @@ pub(crate) fn config(pairs: &[(&str, &str)]) -> Arc<Config> {
     Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
 }
 
-/// A figure of `/metrics`.
-pub(crate) async fn figure(node: &Node, name: &str) -> usize {
+/// What the HTTP door answers, with its status.
+pub(crate) async fn http_get(node: &Node, path: &str) -> String {
     let mut socket = TcpStream::connect(node.http().unwrap()).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// A figure of `/metrics`.
+pub(crate) async fn figure(node: &Node, name: &str) -> usize {
+    let answer = http_get(node, "/metrics").await;
     let mut lines = answer.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap().parse().unwrap()

@@ -22,7 +22,7 @@ use std::time::Duration;
 use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::fetch::{FetchRequest, FetchResponse};
-use firn_proto::limits::{FETCH_CROWDED_WAIT, FETCH_WAIT_MAX};
+use firn_proto::limits::{FETCH_CROWDED_WAIT, FETCH_REFUSED_WAIT, FETCH_WAIT_MAX};
 use firn_storage::state::RunRef;
 use futures::FutureExt;
 use tokio::time::timeout;
@@ -163,6 +163,7 @@ impl Poll<'_> {
             }
             memory = of_reads;
         }
+        tokio::time::sleep(FETCH_REFUSED_WAIT.min(self.max_wait)).await;
         let elsewhere = PartitionRead::failed(ErrorCode::NotLeaderOrFollower);
         Ok((vec![elsewhere; self.turn.wanted.len()], memory))
     }
