@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-use firn_tests::client::{Client, FETCH_VERSION, fetch_request};
+use firn_tests::client::{Client, FETCH_VERSION, code, fetch_request};
 use firn_tests::node::NodePlan;
 use firn_tests::records::Record;
 use firn_tests::wait::{self, Stopwatch};
-use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::messages::{FetchRequest, InitProducerIdRequest};
+use kafka_protocol::protocol::StrBytes;
 
 use crate::{FIRN, folder};
 
@@ -229,5 +230,39 @@ fn the_sample_configuration_is_taken() {
         .with_argument("--config")
         .with_argument(sample)
         .start();
+    node.stop();
+}
+
+/// What a broker takes and does not do yet, or refuses for good, its operator learns from the log:
+/// many clients show no more than a code.
+#[test]
+fn what_is_not_there_yet_is_said_in_the_log() {
+    let folder = folder();
+    let node = NodePlan::on_directory(FIRN, folder.path()).start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    let configs = [("retention.ms", "60000"), ("segment.ms", "60000")];
+    client.create_topic("kept_for_good", 1, &configs);
+    client.create_topic("plain", 1, &[("cleanup.policy", "delete")]);
+    let init = InitProducerIdRequest::default()
+        .with_transactional_id(Some(StrBytes::from_static_str("orders").into()))
+        .with_transaction_timeout_ms(60_000)
+        .with_producer_id((-1).into())
+        .with_producer_epoch(-1);
+    for _ in 0..3 {
+        let refused = client.connection.call(4, &init).unwrap();
+        assert_eq!(refused.error_code, code::UNSUPPORTED_VERSION);
+    }
+    let said = |what: &str| {
+        let log = node.process.output();
+        let lines = log.lines().filter(|line| line.contains(what));
+        lines.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let no_effect = said("does nothing yet");
+    assert_eq!(no_effect.len(), 1, "{no_effect:?}");
+    assert!(no_effect[0].contains("kept_for_good"), "{no_effect:?}");
+    assert!(no_effect[0].contains("retention.ms=60000"), "{no_effect:?}");
+    let refused = said("transactions are not there yet");
+    assert_eq!(refused.len(), 1, "at most one a minute: {refused:?}");
+    assert!(refused[0].contains("orders"), "{refused:?}");
     node.stop();
 }
