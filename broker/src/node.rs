@@ -301,7 +301,11 @@ impl Starting {
         let registered =
             bucket::while_it_answers(&config.bucket, bucket, &world.clock, register).await?;
 
-        let partitions = Arc::new(Partitions::new(Arc::clone(&world.clock), tail));
+        let partitions = Arc::new(Partitions::new(
+            Arc::clone(&world.clock),
+            tail,
+            config.producer_memory_bytes,
+        ));
         let sink = Arc::new(NodeSink::new(
             Arc::clone(&partitions),
             Arc::clone(&world.clock),

@@ -68,6 +68,10 @@ pub const RECORD_BYTES_MIN: usize = 7;
 /// Producers with state that one partition remembers. One more pushes out the one that has not
 /// written for longest: its next batch is then taken whatever its sequence number (KIP-360).
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 5000;
+/// What a producer that a partition remembers takes, in bytes, rounded up.
+pub const PRODUCER_BYTES: usize = 256;
+/// Least of the bytes for the producers of all partitions (`producer.memory.bytes`).
+pub const PRODUCER_MEMORY_BYTES_MIN: usize = 4 * 1024 * 1024;
 /// Batches that a partition remembers of each producer, Kafka's
 /// `max.in.flight.requests.per.connection` for idempotent producers.
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
@@ -335,6 +339,10 @@ const _: () = assert!(
     WAL_MEMORY_BYTES_MIN >= SLOTS_IN_FLIGHT_MAX * SLOT_BYTES_TARGET
         && WAL_MEMORY_BYTES_MIN >= MESSAGE_BYTES_MAX,
     "permits must be able to fill every slot in flight and hold the largest batch"
+);
+const _: () = assert!(
+    PRODUCERS_PER_PARTITION_MAX * PRODUCER_BYTES <= PRODUCER_MEMORY_BYTES_MIN / 2,
+    "one partition's producers must not push out all others"
 );
 const _: () = assert!(
     WALL_DISTANCE > SLOTS_IN_FLIGHT_MAX as u64,

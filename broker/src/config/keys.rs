@@ -233,6 +233,21 @@ pub static KEYS: &[Key] = &[
         set: |c, v| set(&mut c.producer_id_expiration, duration(v)),
     },
     Key {
+        name: "producer.memory.bytes",
+        default: "128MiB",
+        about: "bytes for remembering producers, 256 each per partition; then the longest silent are forgotten",
+        set: |c, v| {
+            let bytes = memory(v)?;
+            if bytes < limits::PRODUCER_MEMORY_BYTES_MIN {
+                return Err(format!(
+                    "`{v}` is too small: the producers of one partition must fit twice ({} bytes)",
+                    limits::PRODUCER_MEMORY_BYTES_MIN
+                ));
+            }
+            set(&mut c.producer_memory_bytes, Ok(bytes))
+        },
+    },
+    Key {
         name: "queued.max.fetch.bytes",
         default: "256MiB",
         about: "bytes of all Fetch requests that wait and of all large answers together",

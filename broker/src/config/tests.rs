@@ -213,6 +213,7 @@ fn values_that_make_no_sense_are_refused() {
         ("kafka", "9092"),
         ("log.format", "xml"),
         ("wal.memory.bytes", "1MiB"),
+        ("producer.memory.bytes", "1MiB"),
         ("max.connections", "0"),
         ("connections.max.idle.ms", "soon"),
     ] {

@@ -161,6 +161,7 @@ impl fmt::Debug for ReadFigures {
 impl Collector for ReadFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (reads, tail) = (self.reader.usage(), self.reader.tail().usage());
+        let producers = self.partitions.producers();
         for (name, help, value) in [
             (
                 "partitions_owned",
@@ -173,6 +174,11 @@ impl Collector for ReadFigures {
                 self.partitions.waiting(),
             ),
             (
+                "producer_memory_bytes",
+                "bytes of what is remembered of idempotent producers",
+                producers.bytes,
+            ),
+            (
                 "tail_cache_bytes",
                 "bytes of the newest batches in memory",
                 tail.bytes,
@@ -181,6 +187,11 @@ impl Collector for ReadFigures {
             gauge(&mut encoder, name, help, value)?;
         }
         for (name, help, value) in [
+            (
+                "producers_evicted",
+                "producers forgotten early, since producer.memory.bytes was reached",
+                producers.evicted,
+            ),
             ("reads_hot", "reads served from memory alone", reads.hot),
             (
                 "reads_cold",

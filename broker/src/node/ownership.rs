@@ -167,7 +167,7 @@ mod tests {
         };
         let tail = Arc::new(TailCache::new(0));
         let mut follower = Follower {
-            partitions: Arc::new(Partitions::new(Arc::clone(&clock), tail)),
+            partitions: Arc::new(Partitions::new(Arc::clone(&clock), tail, 0)),
             coordinator: stopped,
             incarnation: Incarnation(1),
             seen: [(topic.id, Arc::new(topic.clone()))].into(),

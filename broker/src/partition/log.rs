@@ -385,6 +385,26 @@ impl<W> PartitionLog<W> {
         self.durable.producers.expire(now_ms, expiry_ms);
     }
 
+    /// How many producers are remembered; none any more once the log is closed and about to go.
+    pub fn remembered_producers(&self) -> usize {
+        if self.closed {
+            return 0;
+        }
+        self.durable.producers.len()
+    }
+
+    /// When each remembered producer wrote last, in milliseconds of wall time.
+    pub fn producers_seen(&self) -> impl Iterator<Item = i64> {
+        let producers = self.durable.producers.iter();
+        producers.map(|(_, state)| state.seen_ms())
+    }
+
+    /// Forgets the producers that [`ProducerTable::forget`](firn_storage::state::ProducerTable::forget)
+    /// names.
+    pub fn forget_producers(&mut self, horizon_ms: i64, of_that_time: &mut usize) -> usize {
+        self.durable.producers.forget(horizon_ms, of_that_time)
+    }
+
     /// The state after every slot up to `after`, which all have been taken in, or up to a later one
     /// that had rows of this partition.
     pub fn state_row(&self, after: SlotPosition) -> StateRow {

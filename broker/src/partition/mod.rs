@@ -2,6 +2,7 @@
 //! from a durable slot to the high watermark.
 //!
 //! - `log.rs`: offsets, duplicates, answers, bounds of one partition (pure)
+//! - `producers.rs`: what all partitions together remember of producers
 //! - `refusals.rs`: which refused batch of an unknown producer has to come first (pure)
 //! - `waiters.rs`: long polls (pure); `wait.rs` parks their tasks
 //! - `set.rs`: all partitions of the broker; `sink.rs` connects them with the WAL
@@ -11,6 +12,7 @@
 //! nothing here reads the bucket or knows a Kafka message.
 
 mod log;
+mod producers;
 mod refusals;
 mod set;
 mod sink;
@@ -26,6 +28,7 @@ use firn_storage::wal::{Acks, WalEntry, WalPermit};
 use tokio::sync::oneshot;
 
 pub use log::{Answer, Bounds, PartitionLog, Plan, Planned, Refusal, Released};
+pub use producers::ProducerUsage;
 pub use refusals::Refusals;
 pub use set::{BatchLog, Partitions, RowsDue};
 pub use wait::FetchWait;
@@ -103,6 +106,7 @@ impl AppendReceipt {
 
 impl Partition {
     fn open(shared: Arc<Shared>, durable: StateRow) -> Self {
+        shared.producers.on_change(0, durable.producers.len());
         Self {
             tp: durable.tp,
             epoch: durable.epoch,
@@ -297,7 +301,27 @@ impl Partition {
     }
 
     fn expire_producers(&self, now_ms: i64, expiry_ms: i64) {
-        self.lock().expire_producers(now_ms, expiry_ms);
+        self.counting_producers(|log| log.expire_producers(now_ms, expiry_ms));
+    }
+
+    /// Adds when each producer wrote last.
+    fn producers_seen(&self, seen: &mut Vec<i64>) {
+        seen.extend(self.lock().producers_seen());
+    }
+
+    fn forget_producers(&self, horizon_ms: i64, of_that_time: &mut usize) -> usize {
+        self.counting_producers(|log| log.forget_producers(horizon_ms, of_that_time))
+    }
+
+    /// Changes the log, and tells the budget if there are more producers or fewer now.
+    fn counting_producers<T>(&self, change: impl FnOnce(&mut PartitionLog<Waiter>) -> T) -> T {
+        let mut log = self.lock();
+        let before = log.remembered_producers();
+        let changed = change(&mut log);
+        self.shared
+            .producers
+            .on_change(before, log.remembered_producers());
+        changed
     }
 
     fn on_local(&self, epoch: LeaderEpoch, last_offset: i64) {
@@ -309,16 +333,15 @@ impl Partition {
     }
 
     fn on_durable(&self, at: SlotPosition, runs: &[Run], producers: &[ProducerBatch], now_ms: i64) {
-        let (released, log_start) = {
-            let mut log = self.lock();
+        let (released, log_start) = self.counting_producers(|log| {
             let released = log.on_durable(at, runs, producers, now_ms);
             (released, log.durable().log_start)
-        };
+        });
         answer(released, log_start);
     }
 
     fn close(&self) {
-        let waiters = self.lock().close();
+        let waiters = self.counting_producers(PartitionLog::close);
         for waiter in waiters {
             // whoever has gone needs no answer
             let _ = waiter.send(Err(Refusal::NotOwner));

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::Partition;
 use super::log::Refusal;
+use super::producers::{ProducerBudget, ProducerUsage};
 use super::refusals::Refusals;
 use super::wait::{FetchWait, FetchWaits};
 
@@ -32,6 +33,7 @@ pub trait BatchLog: Send + Sync + 'static {
 /// What all partitions of a broker share.
 pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) producers: ProducerBudget,
     wal: RwLock<Option<Box<dyn BatchLog>>>,
     refusals: Mutex<Refusals>,
 }
@@ -67,10 +69,12 @@ pub struct RowsDue {
 }
 
 impl Partitions {
-    /// No partitions yet. Batches that become durable go to `tail` as well.
-    pub fn new(clock: Arc<dyn Clock>, tail: Arc<TailCache>) -> Self {
+    /// No partitions yet. Batches that become durable go to `tail` as well. What is remembered of
+    /// idempotent producers takes up to `producer_bytes`, and what one slot adds.
+    pub fn new(clock: Arc<dyn Clock>, tail: Arc<TailCache>, producer_bytes: usize) -> Self {
         let shared = Shared {
             clock,
+            producers: ProducerBudget::new(producer_bytes),
             wal: RwLock::default(),
             refusals: Mutex::default(),
         };
@@ -114,6 +118,7 @@ impl Partitions {
             );
             self.let_go(&[before]);
         }
+        self.bound_producers();
         partition
     }
 
@@ -301,6 +306,21 @@ impl Partitions {
         }
     }
 
+    /// What is remembered of idempotent producers.
+    pub fn producers(&self) -> ProducerUsage {
+        self.shared.producers.usage()
+    }
+
+    /// Keeps the producers of all partitions within their budget. Rows that hold those that were
+    /// forgotten are written anew, so that the next start does not take more from them than this
+    /// broker may remember.
+    fn bound_producers(&self) {
+        if self.shared.producers.is_exceeded() {
+            let touched = self.shared.producers.evict(&self.all());
+            self.due().dirty.extend(touched);
+        }
+    }
+
     /// A slot is durable (I2): `runs`, `producers` and `entries` are sorted by partition, as in the
     /// object. Strictly in slot order.
     pub(super) fn take_slot(
@@ -347,6 +367,7 @@ impl Partitions {
         self.waits.on_visible(&visible);
         let touched = visible.into_iter().map(|(tp, _)| tp);
         self.count_slot(at, bytes, touched);
+        self.bound_producers();
     }
 
     /// Cheap: the WAL waits for it.

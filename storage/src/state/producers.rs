@@ -2,12 +2,14 @@
 //! out of order or from an older session (Kafka's `ProducerStateManager`, KIP-98, KIP-360).
 //!
 //! A pure function of the producer rows of the log (I8), but for the time at which a producer was
-//! seen last, which only decides when it may be forgotten.
+//! seen last, which only decides when it may be forgotten. Forgetting is harmless at any time: from
+//! a producer's next batch on, tables that had forgotten it and tables that had not expect the same
+//! of it, and only repeats of what it wrote before are not recognised by the former.
 
 use std::collections::BTreeMap;
 
 use firn_proto::ids::{ProducerEpoch, ProducerId};
-use firn_proto::limits::{PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
+use firn_proto::limits::{PRODUCER_BATCHES_KEPT, PRODUCER_BYTES, PRODUCERS_PER_PARTITION_MAX};
 
 use super::row::{BatchFlags, ProducerBatch};
 
@@ -82,6 +84,13 @@ pub struct ProducerState {
     seen_ms: i64,
     finished_ordinal: Option<u64>,
 }
+
+/// A node of the table is at least half full, and memory is given out in pieces of 16 bytes.
+const ENTRY_BYTES: usize = 2 * (size_of::<ProducerId>() + size_of::<usize>());
+const _: () = assert!(
+    size_of::<ProducerState>() + ENTRY_BYTES + 2 * 16 <= PRODUCER_BYTES,
+    "what a producer takes must be counted in full"
+);
 
 impl ProducerState {
     /// A producer that is known to have reached `epoch`, without batches. `seen_ms` is wall time.
@@ -224,6 +233,20 @@ impl ProducerTable {
     pub fn expire(&mut self, now_ms: i64, expiry_ms: i64) {
         let horizon = now_ms.saturating_sub(expiry_ms);
         self.producers.retain(|_, state| state.seen_ms > horizon);
+    }
+
+    /// Forgets those that wrote last before `horizon_ms`, and up to `of_that_time`, which is counted
+    /// down, of those that did so at that very time. Says how many they were.
+    pub fn forget(&mut self, horizon_ms: i64, of_that_time: &mut usize) -> usize {
+        let before = self.producers.len();
+        self.producers.retain(|_, state| {
+            if state.seen_ms == horizon_ms && *of_that_time > 0 {
+                *of_that_time -= 1;
+                return false;
+            }
+            state.seen_ms >= horizon_ms
+        });
+        before - self.producers.len()
     }
 
     /// All producers, by id.

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use firn_proto::env::Mono;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, Slot, StreamId};
-use firn_proto::limits::{CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX};
+use firn_proto::limits::{CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX, PRODUCER_BYTES};
 use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
 use firn_storage::wal::{Acks, FairKey, FlushPolicy, Permits, WalBuffer};
 
@@ -36,6 +36,7 @@ impl BatchLog for Buffer {
 }
 
 struct Broker {
+    clock: Arc<StandingClock>,
     partitions: Partitions,
     buffer: Buffer,
     permits: Arc<Permits>,
@@ -51,6 +52,11 @@ fn tp(partition: i32) -> TopicPartition {
 
 impl Broker {
     fn new() -> Self {
+        Self::remembering(1000)
+    }
+
+    /// A broker that has room for so many producers.
+    fn remembering(producers: usize) -> Self {
         let policy = FlushPolicy {
             slot_bytes: 1 << 20,
             slots_in_flight: 8,
@@ -59,10 +65,12 @@ impl Broker {
             gather: None,
         };
         let clock = Arc::new(StandingClock(AtomicI64::new(NOW)));
-        let partitions = Partitions::new(clock, Arc::new(TailCache::new(1 << 20)));
+        let tail = Arc::new(TailCache::new(1 << 20));
+        let partitions = Partitions::new(Arc::clone(&clock) as _, tail, producers * PRODUCER_BYTES);
         let buffer = Buffer(Arc::new(Mutex::new(WalBuffer::new(policy, Mono(0)))));
         partitions.attach(buffer.clone());
         Self {
+            clock,
             partitions,
             buffer,
             permits: Arc::new(Permits::new(1 << 30)),
@@ -294,7 +302,7 @@ async fn later_batches_are_not_stored_in_place_of_a_refused_one() {
 async fn without_a_wal_nothing_is_taken() {
     let broker = Broker::new();
     let clock = Arc::clone(&broker.partitions.shared.clock);
-    let partitions = Partitions::new(clock, Arc::new(TailCache::new(1000)));
+    let partitions = Partitions::new(clock, Arc::new(TailCache::new(1000)), 0);
     let partition = partitions.open(StateRow::new(tp(0), LeaderEpoch(0)));
     let refused = broker
         .try_append(&partition, produced(7, 0), TimestampType::CreateTime)
@@ -397,4 +405,86 @@ fn ten_thousand_idle_partitions_take_less_than_eight_megabytes() {
     let node = size_of::<TopicPartition>() + size_of::<Arc<Partition>>();
     let each = size_of::<Partition>() + 2 * size_of::<usize>() + 2 * node;
     assert!(10_000 * each < 8 << 20, "{each} bytes each");
+}
+
+/// The producers that a partition remembers durably.
+fn remembered(partition: &Partition) -> Vec<i64> {
+    let row = partition.state_row(SlotPosition {
+        stream: STREAM,
+        slot: Slot(0),
+    });
+    row.producers
+        .iter()
+        .map(|(producer, _)| producer.0)
+        .collect()
+}
+
+#[tokio::test]
+async fn producers_of_all_partitions_share_one_budget_and_the_longest_silent_are_forgotten() {
+    let mut broker = Broker::remembering(64);
+    let partitions: Vec<_> = (0..8).map(|partition| broker.open(partition)).collect();
+    for producer in 0..64 {
+        let partition = &partitions[producer as usize % 8];
+        broker
+            .append(partition, produced(producer, 0))
+            .await
+            .is_done();
+        broker.make_durable();
+        broker.clock.0.fetch_add(1, Ordering::Relaxed);
+    }
+    // producer 0 of partition 0 is not silent, nor is producer 1 of partition 1
+    for producer in [0, 1] {
+        let partition = &partitions[producer as usize];
+        broker
+            .append(partition, produced(producer, 1))
+            .await
+            .is_done();
+    }
+    broker.make_durable();
+    assert_eq!(broker.partitions.producers().count, 64);
+    broker.partitions.rows().unwrap();
+    broker
+        .append(&partitions[7], produced(64, 0))
+        .await
+        .is_done();
+    broker.make_durable();
+
+    let usage = broker.partitions.producers();
+    assert_eq!((usage.count, usage.evicted), (60, 5));
+    let left: BTreeSet<i64> = partitions.iter().flat_map(|p| remembered(p)).collect();
+    let expected: BTreeSet<i64> = [0, 1].into_iter().chain(7..65).collect();
+    assert_eq!(left, expected);
+    let dirty = broker.partitions.due().dirty.clone();
+    assert_eq!(
+        dirty,
+        (2..8).map(tp).collect(),
+        "their rows are written anew"
+    );
+
+    // whoever is forgotten is taken as new, and counted again
+    broker
+        .append(&partitions[2], produced(2, 9))
+        .await
+        .is_done();
+    broker.make_durable();
+    assert_eq!(remembered(&partitions[2]).first(), Some(&2));
+    broker.partitions.close_all();
+    assert_eq!(broker.partitions.producers().count, 0);
+}
+
+#[tokio::test]
+async fn a_partition_that_comes_with_more_producers_than_there_is_room_for_is_cut_down() {
+    let mut full = Broker::new();
+    let partition = full.open(0);
+    for producer in 0..40 {
+        full.append(&partition, produced(producer, 0))
+            .await
+            .is_done();
+    }
+    full.make_durable();
+    let row = full.partitions.rows().unwrap().rows.remove(0);
+    let small = Broker::remembering(16);
+    let partition = small.partitions.open(row);
+    assert_eq!(remembered(&partition).len(), 15);
+    assert_eq!(small.partitions.producers().evicted, 25);
 }

@@ -48,7 +48,11 @@ fn broker() -> Broker {
     };
     let bucket = Bucket::memory(Arc::clone(&env.clock), Arc::clone(&env.entropy));
     let tail = Arc::new(TailCache::new(1 << 20));
-    let partitions = Arc::new(Partitions::new(Arc::clone(&env.clock), Arc::clone(&tail)));
+    let partitions = Arc::new(Partitions::new(
+        Arc::clone(&env.clock),
+        Arc::clone(&tail),
+        1 << 20,
+    ));
     let spec = WalSpec {
         cluster: CLUSTER,
         stream: STREAM,

@@ -220,3 +220,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_producers_that_are_silent_longest_are_forgotten_and_of_equals_as_many_as_asked() {
+    let mut table = ProducerTable::default();
+    for (producer, seen_ms) in [(1, 30), (2, 10), (3, 20), (4, 20), (5, 20)] {
+        let of_producer = Claim {
+            producer: ProducerId(producer),
+            ..claim(0, 0, 1)
+        };
+        table.apply(&batch(&of_producer, producer), seen_ms);
+    }
+    let mut of_that_time = 2;
+    assert_eq!(table.forget(20, &mut of_that_time), 3);
+    assert_eq!(of_that_time, 0);
+    let left: Vec<i64> = table.iter().map(|(producer, _)| producer.0).collect();
+    assert_eq!(left, [1, 5]);
+}
+
+/// I8: a broker forgets producers as its memory demands; a fold that starts from an older row knows
+/// them still. What both say to everything that comes after the next batch is the same.
+#[test]
+fn a_table_that_forgot_a_producer_and_one_that_did_not_agree_again_after_its_next_batch() {
+    let known = &[claim(2, 0, 10), claim(2, 10, 5)];
+    for next in [claim(2, 15, 1), claim(3, 0, 1)] {
+        let mut folded = after(known);
+        let mut owned = ProducerTable::default();
+        for table in [&mut folded, &mut owned] {
+            assert_eq!(table.check(&next), Verdict::Accept);
+            table.apply(&batch(&next, 1 << 40), 0);
+        }
+        let follows = claim(next.epoch.0, next.base_sequence + 1, 4);
+        let too_far = claim(next.epoch.0, next.base_sequence + 2, 4);
+        let older_session = claim(1, 0, 1);
+        for later in [next, follows, too_far, older_session] {
+            assert_eq!(folded.check(&later), owned.check(&later), "{later:?}");
+        }
+    }
+}
