@@ -102,8 +102,8 @@ pub enum ReadError {
         /// The contradiction.
         reason: String,
     },
-    /// The records of a batch do not decode, though its checksum is right: so they were produced.
-    #[error("the records of {tp} at offset {offset} do not decode: {reason}")]
+    /// The records of a batch could not be looked at.
+    #[error("the records of {tp} at offset {offset} cannot be decoded: {reason}")]
     Undecodable {
         /// The partition.
         tp: TopicPartition,

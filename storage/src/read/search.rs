@@ -1,5 +1,6 @@
 //! Finds records by their time (ListOffsets): the index of a run names its largest timestamp, a
-//! batch's header names its own, and only one batch is decoded.
+//! batch's header names its own, and only one batch is decoded. What a producer sent that does not
+//! decode is found by what its header says: it is in the log for good, and must not hide the rest.
 
 use std::fmt::Display;
 
@@ -27,7 +28,7 @@ impl Reader {
     /// `timestamp` (KIP-79). Timestamps need not rise with offsets.
     ///
     /// # Errors
-    /// As [`Reader::read`]; [`ReadError::Undecodable`] if the one batch that counts does not decode.
+    /// As [`Reader::read`]; [`ReadError::Undecodable`] if the decoder stops.
     pub async fn offset_for_timestamp(
         &self,
         tp: TopicPartition,
@@ -55,7 +56,7 @@ impl Reader {
                     let look = move |batch: &BatchView, bytes_max| {
                         first_at_or_after(batch, timestamp, start, bytes_max)
                     };
-                    let found = self.look(tp, &batch, look).await?;
+                    let found = self.look(tp, &batch, start, look).await?;
                     if let Some(found) = found.filter(|found| found.offset < end) {
                         return Ok(Some(FoundOffset {
                             offset: found.offset,
@@ -114,7 +115,7 @@ impl Reader {
         let Some((_, batch)) = best else {
             return Ok(None);
         };
-        let found = self.look(tp, &batch, first_of_max).await?;
+        let found = self.look(tp, &batch, start, first_of_max).await?;
         Ok(found.map(|found| FoundOffset {
             offset: found.offset,
             timestamp: found.timestamp,
@@ -122,11 +123,13 @@ impl Reader {
         }))
     }
 
-    /// Looks into one batch.
+    /// Looks into one batch. One that does not decode, though its checksum is right, was produced
+    /// so; its header stands for its records then, those from `start` on.
     async fn look<L>(
         &self,
         tp: TopicPartition,
         batch: &BatchView,
+        start: i64,
         look: L,
     ) -> Result<Option<FoundRecord>, ReadError>
     where
@@ -138,7 +141,16 @@ impl Reader {
         let decodings = self.decodings();
         let looked = decodings.look(batch, look, DecodeError::is_too_large);
         match looked.await {
-            Ok(looked) => looked.map_err(|error| undecodable(tp, batch, &error)),
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                let header = batch.header();
+                let offset = header.base_offset;
+                tracing::debug!(%tp, offset, %error, "a batch is searched by its header alone");
+                Ok(Some(FoundRecord {
+                    offset: offset.max(start),
+                    timestamp: header.max_timestamp,
+                }))
+            }
             Err(stopped) => Err(undecodable(tp, batch, &stopped)),
         }
     }

@@ -508,3 +508,38 @@ async fn compressed_batches_are_searched_too() {
         .unwrap();
     assert_eq!(found.map(|f| f.offset), Some(2));
 }
+
+/// A producer may send what it likes inside a batch whose checksum is right. Such a batch is found by
+/// its header, and what lies behind it as if it were not there.
+#[tokio::test]
+async fn a_batch_that_does_not_decode_is_found_by_its_header() {
+    let mut world = World::new(1000);
+    // The records of the second batch of the run are not what its attributes say: gzip.
+    let spoil: Spoil = |object, run| {
+        let length = run.run.byte_len as usize / 3;
+        let batch = &mut object[300 + length..][..length];
+        batch[22] |= 1;
+        let crc = firn_proto::record::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    };
+    world.put(3, 50, Some(spoil)).await;
+    let find = async |time, start| {
+        let found = world
+            .reader
+            .offset_for_timestamp(tp(), time, start, 1012, &world.runs)
+            .await
+            .unwrap();
+        found.map(|f| (f.offset, f.timestamp, f.epoch))
+    };
+    assert_eq!(find(10_020, 1000).await, Some((1002, 10_020, EPOCH)));
+    assert_eq!(find(10_060, 1000).await, Some((1004, 10_070, EPOCH)));
+    assert_eq!(
+        find(10_060, 1006).await,
+        Some((1006, 10_070, EPOCH)),
+        "not below the log start"
+    );
+    assert_eq!(find(10_080, 1000).await, Some((1008, 10_080, EPOCH)));
+    let newest = world.reader.max_timestamp(tp(), 1000, 1008, &world.runs);
+    let newest = newest.await.unwrap().unwrap();
+    assert_eq!((newest.offset, newest.timestamp), (1004, 10_070));
+}
