@@ -3,12 +3,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use firn_proto::env::Entropy;
 use firn_proto::ids::{BrokerId, ClusterId, DiskId};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::io::Errno;
 
 use super::error::LocalWalError;
 use super::format::{Identity, decode_identity, encode_identity};
@@ -19,6 +21,8 @@ use crate::layout::{
 
 /// Most slices that one write may name (Linux `IOV_MAX`).
 const SLICES_MAX: usize = 1024;
+/// Zeros written at a time where a file system cannot reserve blocks.
+const ZEROS_AT_ONCE: usize = 1024 * 1024;
 
 /// What to do with a directory of another cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,8 +212,7 @@ impl Device for Directory {
             .write(true)
             .create_new(true)
             .open(&path)?;
-        let reserved = fallocate(&file, FallocateFlags::empty(), 0, bytes)
-            .map_err(io::Error::from)
+        let reserved = reserve(&file, bytes, fallocate_all)
             .and_then(|()| file.sync_all())
             .and_then(|()| self.inner.handle.sync_all());
         if let Err(error) = reserved {
@@ -240,7 +243,7 @@ impl SegmentFile for File {
                     offset += written as u64;
                     IoSlice::advance_slices(&mut pieces, written);
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -250,6 +253,39 @@ impl SegmentFile for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+}
+
+fn fallocate_all(file: &File, bytes: u64) -> Result<(), Errno> {
+    fallocate(file, FallocateFlags::empty(), 0, bytes)
+}
+
+/// Gives the empty `file` its blocks. Where the file system cannot do that by itself (NFSv3, many of
+/// those in user space), by writing zeros.
+fn reserve(
+    file: &File,
+    bytes: u64,
+    mut allocate: impl FnMut(&File, u64) -> Result<(), Errno>,
+) -> io::Result<()> {
+    loop {
+        match allocate(file, bytes) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return write_zeros(file, bytes),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_AT_ONCE];
+    let mut at = 0;
+    while at < bytes {
+        let count = (bytes - at).min(ZEROS_AT_ONCE as u64);
+        let count = usize::try_from(count).unwrap_or(ZEROS_AT_ONCE);
+        file.write_all_at(&zeros[..count], at)?;
+        at += count as u64;
+    }
+    Ok(())
 }
 
 /// Makes a directory and every missing parent, and fsyncs the parent of each that it made.
@@ -292,7 +328,7 @@ fn take_lock(dir: &Path) -> Result<File, LocalWalError> {
         .map_err(LocalWalError::io("open", &path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             let _ = (&file).take(20).read_to_string(&mut holder);
             let holder = holder.trim().to_owned();
@@ -378,4 +414,51 @@ fn segment_numbers(dir: &Path) -> Result<Vec<u64>, LocalWalError> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: u64 = 2 * ZEROS_AT_ONCE as u64 + 5;
+
+    /// Reserves an empty file on a file system that gives these answers, then lets it.
+    fn reserved(answers: &[Errno]) -> (io::Result<()>, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("segment")).unwrap();
+        let mut answers = answers.iter();
+        let outcome = reserve(&file, BYTES, |file, bytes| match answers.next() {
+            Some(error) => Err(*error),
+            None => file.set_len(bytes).map_err(|_| Errno::IO),
+        });
+        (outcome, file.metadata().unwrap().len())
+    }
+
+    #[test]
+    fn a_reservation_that_a_signal_interrupts_is_made_again() {
+        let (outcome, length) = reserved(&[Errno::INTR, Errno::INTR]);
+        assert!(outcome.is_ok(), "{outcome:?}");
+        assert_eq!(length, BYTES);
+    }
+
+    #[test]
+    fn where_blocks_cannot_be_reserved_zeros_are_written() {
+        for error in [Errno::OPNOTSUPP, Errno::NOSYS] {
+            let (outcome, length) = reserved(&[error]);
+            assert!(outcome.is_ok(), "{outcome:?}");
+            assert_eq!(length, BYTES);
+        }
+    }
+
+    #[test]
+    fn a_full_or_broken_disk_is_not_written_to() {
+        for error in [Errno::NOSPC, Errno::IO] {
+            let (outcome, length) = reserved(&[error]);
+            assert_eq!(
+                outcome.unwrap_err().raw_os_error(),
+                Some(error.raw_os_error())
+            );
+            assert_eq!(length, 0);
+        }
+    }
 }

@@ -128,6 +128,16 @@ impl<D: Device> LocalLog<D> {
         }
     }
 
+    /// Takes the segment that was reserved under the next number before there was a writer.
+    pub(crate) fn add_reserved(&mut self, file: D::File) {
+        self.spares.push(Segment {
+            file,
+            number: self.next_number,
+            bytes: self.segment_bytes,
+        });
+        self.next_number += 1;
+    }
+
     /// Reserves the next segment before it is needed. A disk that has no room now is asked again
     /// when the room is needed.
     pub(crate) fn prepare(&mut self) {
@@ -256,11 +266,20 @@ impl<D: Device> LocalLog<D> {
 
 impl CommitError {
     fn of(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error),
-            _ => Self::Device(error),
+        if is_full(&error) {
+            Self::Full(error)
+        } else {
+            Self::Device(error)
         }
     }
+}
+
+/// Whether there may be room later.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// The bytes of one write: headers, paddings and small batches in one buffer, with large batches

@@ -15,6 +15,7 @@ mod missing;
 mod recovery;
 mod thread;
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use firn_proto::env::Entropy;
@@ -30,8 +31,8 @@ pub use thread::LocalAck;
 pub(crate) use recovery::SegmentView;
 pub(crate) use thread::{LocalEvents, LocalQueue};
 
-use directory::Directory;
-use log::LocalLog;
+use directory::{Device, Directory};
+use log::{LocalLog, is_full};
 
 /// Where the local WAL lies and how.
 #[derive(Clone, Debug)]
@@ -66,10 +67,32 @@ pub struct LocalWal {
     segment_bytes: u64,
     next_number: u64,
     next_sequence: u64,
+    /// The first segment, unless the disk has no room for it now.
+    first: Option<FirstSegment>,
+}
+
+/// An empty segment that was reserved for a writer. Without one it is removed again: starts that
+/// fail one after the other must not fill the disk.
+#[derive(Debug)]
+struct FirstSegment {
+    directory: Directory,
+    number: u64,
+    file: Option<File>,
+}
+
+impl Drop for FirstSegment {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // what stays behind is found and removed by the next start that succeeds
+            let _ = self.directory.remove(self.number);
+        }
+    }
 }
 
 impl LocalWal {
-    /// Takes the directory and reads what is in it. Blocks on the disk.
+    /// Takes the directory, reads what is in it, and reserves the first segment: a disk that cannot
+    /// hold one is met by the start and not by the first producer. One that has no room now may
+    /// have it later. Blocks on the disk.
     ///
     /// # Errors
     ///
@@ -77,6 +100,33 @@ impl LocalWal {
     /// for a directory of another cluster, [`LocalWalError::ForeignBroker`] for that of another
     /// broker, [`LocalWalError::Io`] for what the disk answers.
     pub fn open(
+        options: &LocalWalOptions,
+        cluster: ClusterId,
+        entropy: &Entropy,
+    ) -> Result<(Self, Recovered), LocalWalError> {
+        let (mut local, recovered) = Self::take(options, cluster, entropy)?;
+        let (number, dir) = (local.next_number, options.dir.display());
+        match local.directory.create(number, local.segment_bytes) {
+            Ok(file) => {
+                local.first = Some(FirstSegment {
+                    directory: local.directory.clone(),
+                    number,
+                    file: Some(file),
+                });
+            }
+            Err(error) if is_full(&error) => {
+                tracing::warn!(%dir, %error, "no room for the local wal: acks=1 waits for the bucket until there is");
+            }
+            Err(error) => {
+                let path = local.directory.segment_path(number);
+                return Err(LocalWalError::io("reserve the segment", &path)(error));
+            }
+        }
+        Ok((local, recovered))
+    }
+
+    /// Takes the directory and reads what is in it.
+    fn take(
         options: &LocalWalOptions,
         cluster: ClusterId,
         entropy: &Entropy,
@@ -89,6 +139,7 @@ impl LocalWal {
             segment_bytes: options.segment_bytes,
             next_number: recovered.next_number(),
             next_sequence: recovered.next_sequence(),
+            first: None,
         };
         Ok((local, recovered))
     }
@@ -105,13 +156,17 @@ impl LocalWal {
 
     pub(crate) fn into_log(self, stream: StreamId) -> LocalLog<Directory> {
         let identity = (self.directory.cluster(), self.directory.disk());
-        LocalLog::new(
+        let mut log = LocalLog::new(
             self.directory,
             identity,
             stream,
             self.segment_bytes,
             self.next_number,
-        )
+        );
+        if let Some(file) = self.first.and_then(|mut first| first.file.take()) {
+            log.add_reserved(file);
+        }
+        log
     }
 }
 

@@ -22,7 +22,13 @@ fn options(dir: &Path) -> LocalWalOptions {
     }
 }
 
+/// Opens it without reserving a segment.
 fn open(dir: &Path) -> (LocalWal, Recovered) {
+    LocalWal::take(&options(dir), CLUSTER, &Entropy::from_seed(1)).unwrap()
+}
+
+/// Opens it as a start does.
+fn start(dir: &Path) -> (LocalWal, Recovered) {
     LocalWal::open(&options(dir), CLUSTER, &Entropy::from_seed(1)).unwrap()
 }
 
@@ -531,4 +537,44 @@ fn the_disk_id_stays_over_restarts() {
         &Entropy::from_seed(99),
     );
     assert_eq!(again.unwrap().0.disk(), first);
+}
+
+#[test]
+fn a_start_reserves_the_first_segment_and_the_first_commit_uses_it() {
+    let dir = TempDir::new().unwrap();
+    let (local, _) = start(dir.path());
+    assert_eq!(
+        fs::metadata(segment(dir.path(), 1)).unwrap().len(),
+        SEGMENT_BYTES
+    );
+    let mut log = local.into_log(StreamId(7));
+    let commit = [Numbered {
+        sequence: 1,
+        entry: entry(0, 0, 0, 100),
+    }];
+    assert_eq!(log.commit(&commit).0, 1);
+    assert!(!segment(dir.path(), 2).exists());
+    drop(log);
+    let (_, recovered) = open(dir.path());
+    assert_eq!(bases(&recovered), [0]);
+}
+
+#[test]
+fn a_start_that_fails_later_leaves_no_segment_behind() {
+    let dir = TempDir::new().unwrap();
+    drop(start(dir.path()));
+    assert!(!segment(dir.path(), 1).exists());
+}
+
+#[test]
+fn a_disk_that_can_hold_no_segment_fails_the_start() {
+    let dir = TempDir::new().unwrap();
+    let too_large = LocalWalOptions {
+        segment_bytes: i64::MAX.cast_unsigned(),
+        ..options(dir.path())
+    };
+    let error = LocalWal::open(&too_large, CLUSTER, &Entropy::from_seed(1)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("cannot reserve the segment"), "{text}");
+    assert!(!segment(dir.path(), 1).exists());
 }
