@@ -75,6 +75,9 @@ pub const PRODUCER_MEMORY_BYTES_MIN: usize = 4 * 1024 * 1024;
 /// Batches that a partition remembers of each producer, Kafka's
 /// `max.in.flight.requests.per.connection` for idempotent producers.
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
+/// Repeats of one batch in flight that wait for it: a client repeats a batch when it has given up
+/// its last request, so that few of them are waited for.
+pub const BATCH_REPEATS_MAX: usize = 32;
 /// Refused batches of unknown idempotent producers that one broker remembers.
 pub const REFUSALS_MAX: usize = 10_000;
 

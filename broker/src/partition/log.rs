@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId, SlotPosition, TopicPartition};
+use firn_proto::limits::BATCH_REPEATS_MAX;
 use firn_proto::record::BatchHeader;
 use firn_storage::state::{
     BatchFlags, Claim, PagePlace, ProducerBatch, ProducerState, Remembered, Run, StateRow, Verdict,
@@ -41,7 +42,7 @@ struct InFlight<W> {
     producer: Option<ProducerId>,
     /// Who waits for the first copy of the batch, and for how much.
     waiter: Option<(Acks, W)>,
-    /// Who waits for repeated copies.
+    /// Who waits for repeated copies, oldest first.
     repeats: Vec<(Acks, W)>,
 }
 
@@ -276,13 +277,24 @@ impl<W> PartitionLog<W> {
     }
 
     /// Lets somebody wait for a batch that [`Plan::InFlight`] named. Gives the waiter back if the
-    /// batch is not in flight (any more).
-    pub fn wait_for(&mut self, answer: &Answer, acks: Acks, waiter: W) -> Option<W> {
+    /// batch is not in flight (any more). Those of whom `has_gone` is true are let go of, and the
+    /// oldest if there are too many: an outage lasts longer than a client waits before it repeats.
+    pub fn wait_for(
+        &mut self,
+        answer: &Answer,
+        acks: Acks,
+        waiter: W,
+        has_gone: impl Fn(&W) -> bool,
+    ) -> Option<W> {
         let at = self
             .in_flight
             .partition_point(|batch| batch.answer.base_offset < answer.base_offset);
         match self.in_flight.get_mut(at) {
             Some(batch) if batch.answer == *answer => {
+                batch.repeats.retain(|(_, waiter)| !has_gone(waiter));
+                if batch.repeats.len() == BATCH_REPEATS_MAX {
+                    batch.repeats.remove(0);
+                }
                 batch.repeats.push((acks, waiter));
                 None
             }

@@ -180,7 +180,7 @@ impl Partition {
             }
             Plan::InFlight(answer) => {
                 let (sender, receiver) = oneshot::channel();
-                let parked = log.wait_for(&answer, acks, sender);
+                let parked = log.wait_for(&answer, acks, sender, Waiter::is_closed);
                 assert!(
                     parked.is_none(),
                     "I8: a batch of {} at offset {} is neither durable nor in flight",

@@ -47,7 +47,7 @@ fn append(log: &mut Log, header: &BatchHeader, acks: Acks, waiter: u32) -> Resul
             let waiter = (acks != Acks::None).then_some((acks, waiter));
             log.commit(planned, 0, waiter, 0);
         }
-        Plan::InFlight(answer) => assert_eq!(log.wait_for(answer, acks, waiter), None),
+        Plan::InFlight(answer) => assert_eq!(log.wait_for(answer, acks, waiter, |_| false), None),
         Plan::Done(_) => {}
     }
     Ok(plan)
@@ -137,6 +137,35 @@ fn a_repeated_batch_in_flight_waits_for_its_first_copy() {
         matches!(repeat, Plan::Done(answer) if answer.base_offset == START),
         "{repeat:?}"
     );
+}
+
+/// While the bucket is away a client repeats its batch for hours, each time with a new request.
+#[test]
+fn repeats_that_nobody_waits_for_any_more_are_let_go_of() {
+    let mut log = log();
+    let header = produced(7, 0, 0, 1);
+    let batch = appended(&mut log, &header, 0);
+    let Ok(Plan::InFlight(answer)) = log.plan(&header, Acks::Bucket) else {
+        panic!("the batch is in flight");
+    };
+    for waiter in 1..1000 {
+        let gone = |other: &u32| *other < waiter - 1;
+        assert_eq!(log.wait_for(&answer, Acks::Bucket, waiter, gone), None);
+    }
+    assert_eq!(durable(&mut log, 0, &[batch]), [0, 998, 999]);
+}
+
+#[test]
+fn of_too_many_repeats_the_oldest_are_let_go_of() {
+    let mut log = log();
+    let header = produced(7, 0, 0, 1);
+    let batch = appended(&mut log, &header, 0);
+    let count = BATCH_REPEATS_MAX as u32 + 10;
+    for waiter in 1..=count {
+        append(&mut log, &header, Acks::Bucket, waiter).unwrap();
+    }
+    let expected: Vec<u32> = [0].into_iter().chain(11..=count).collect();
+    assert_eq!(durable(&mut log, 0, &[batch]), expected);
 }
 
 #[test]
@@ -413,7 +442,7 @@ proptest! {
                         }
                         Ok(Plan::InFlight(answer)) if !done => {
                             prop_assert_eq!(answer.base_offset, first.base_offset);
-                            prop_assert_eq!(log.wait_for(&answer, acks, waiter), None);
+                            prop_assert_eq!(log.wait_for(&answer, acks, waiter, |_| false), None);
                             model.waiting.push((waiter, at, acks));
                         }
                         other => return Err(TestCaseError::fail(format!("{other:?}"))),
