@@ -360,14 +360,31 @@ impl Partitions {
             // a partition that was closed meanwhile has nobody left to tell
             let Some(partition) = partition else { continue };
             visible.push((tp, batches.iter().map(|batch| batch.bytes.len()).sum()));
-            // first the tail, so that whoever sees the high watermark finds the records
-            self.tail.push(tp, batches);
-            partition.on_durable(at, runs, of_partition, now_ms);
+            self.make_visible(&partition, batches, |partition| {
+                partition.on_durable(at, runs, of_partition, now_ms);
+            });
         }
         self.waits.on_visible(&visible);
         let touched = visible.into_iter().map(|(tp, _)| tp);
         self.count_slot(at, bytes, touched);
         self.bound_producers();
+    }
+
+    /// First the tail, so that whoever sees the high watermark, which `move_on` raises, finds the
+    /// records.
+    fn make_visible(
+        &self,
+        partition: &Partition,
+        batches: Vec<TailBatch>,
+        move_on: impl FnOnce(&Partition),
+    ) {
+        self.tail.push(partition.tp(), batches);
+        move_on(partition);
+        // closed since it was found, and its tail perhaps removed before the push: nobody would
+        // remove it again
+        if partition.is_closed() {
+            self.tail.remove(partition.tp());
+        }
     }
 
     /// Cheap: the WAL waits for it.

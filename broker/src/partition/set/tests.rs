@@ -488,3 +488,20 @@ async fn a_partition_that_comes_with_more_producers_than_there_is_room_for_is_cu
     assert_eq!(remembered(&partition).len(), 15);
     assert_eq!(small.partitions.producers().evicted, 25);
 }
+
+#[tokio::test]
+async fn a_partition_that_closes_while_a_slot_becomes_visible_leaves_no_tail_behind() {
+    let broker = Broker::new();
+    let partition = broker.open(0);
+    broker.partitions.close(tp(0));
+    let bytes = plain(1).into_bytes();
+    let batch = TailBatch {
+        base_offset: 0,
+        last_offset: 0,
+        bytes,
+    };
+    broker
+        .partitions
+        .make_visible(&partition, vec![batch], |_| {});
+    assert_eq!(broker.partitions.tail.usage().bytes, 0);
+}
