@@ -9,6 +9,7 @@ use firn_proto::ids::{LeaderEpoch, TopicPartition};
 use firn_proto::limits::COLD_GET_BYTES_MAX;
 use firn_proto::record::{BatchView, DecodeError, FoundRecord, first_at_or_after, first_of_max};
 
+use super::memory::HeldMemory;
 use super::{ReadError, ReadRequest, Reader};
 use crate::state::RunRef;
 
@@ -21,6 +22,15 @@ pub struct FoundOffset {
     pub timestamp: i64,
     /// The leader epoch of its batch.
     pub epoch: LeaderEpoch,
+}
+
+/// Batches that are looked at one after the other.
+pub(super) struct SomeBatches<'a> {
+    pub(super) batches: Vec<Bytes>,
+    /// The offset behind them.
+    pub(super) next_offset: i64,
+    /// What they take of the memory of cold reads.
+    _memory: Option<HeldMemory<'a>>,
 }
 
 impl Reader {
@@ -44,11 +54,12 @@ impl Reader {
             let mut offset = run.run.base_offset.max(start);
             let last = run.run.last_offset.saturating_add(1).min(end);
             while offset < last {
-                let (batches, next) = self.some_batches(tp, offset, last, run).await?;
+                let found = self.some_batches(tp, offset, last, run).await?;
+                let next = found.next_offset;
                 if next <= offset {
                     return Ok(None);
                 }
-                for batch in batches {
+                for batch in found.batches {
                     let batch = view(tp, batch)?;
                     if batch.header().max_timestamp < timestamp {
                         continue;
@@ -83,7 +94,9 @@ impl Reader {
         runs: &[RunRef],
     ) -> Result<Option<FoundOffset>, ReadError> {
         let _place = self.0.searches.acquire().await.ok();
-        let mut best: Option<(i64, BatchView)> = None;
+        // Its timestamp, its run and where it begins: the batch itself is read again in the end, or
+        // its bytes would be kept while others are read.
+        let mut best: Option<(i64, &RunRef, i64)> = None;
         let visible = |r: &&RunRef| r.run.last_offset >= start && r.run.base_offset < end;
         let mut candidates: Vec<&RunRef> = runs.iter().filter(visible).collect();
         // The run that promises most first; of equals the one with the lower offsets.
@@ -91,30 +104,37 @@ impl Reader {
         for run in candidates {
             if best
                 .as_ref()
-                .is_some_and(|(most, _)| *most >= run.run.max_timestamp)
+                .is_some_and(|(most, ..)| *most >= run.run.max_timestamp)
             {
                 break;
             }
             let mut offset = run.run.base_offset.max(start);
             let last = run.run.last_offset.saturating_add(1).min(end);
             while offset < last {
-                let (batches, next) = self.some_batches(tp, offset, last, run).await?;
+                let found = self.some_batches(tp, offset, last, run).await?;
+                let next = found.next_offset;
                 if next <= offset {
                     break;
                 }
-                for batch in batches {
-                    let batch = view(tp, batch)?;
-                    let most = batch.header().max_timestamp;
-                    if best.as_ref().is_none_or(|(so_far, _)| most > *so_far) {
-                        best = Some((most, batch));
+                for batch in found.batches {
+                    let header = *view(tp, batch)?.header();
+                    let most = header.max_timestamp;
+                    if best.as_ref().is_none_or(|(so_far, ..)| most > *so_far) {
+                        best = Some((most, run, header.base_offset));
                     }
                 }
                 offset = next;
             }
         }
-        let Some((_, batch)) = best else {
+        let Some((_, run, base_offset)) = best else {
             return Ok(None);
         };
+        let last = run.run.last_offset.saturating_add(1).min(end);
+        let newest = self.some_batches(tp, base_offset, last, run).await?;
+        let Some(batch) = newest.batches.into_iter().next() else {
+            return Ok(None);
+        };
+        let batch = view(tp, batch)?;
         let found = self.look(tp, &batch, start, first_of_max).await?;
         Ok(found.map(|found| FoundOffset {
             offset: found.offset,
@@ -155,14 +175,14 @@ impl Reader {
         }
     }
 
-    /// Batches of one run from the one that holds `offset` on, and the offset behind them.
-    async fn some_batches(
+    /// Batches of one run from the one that holds `offset` on.
+    pub(super) async fn some_batches(
         &self,
         tp: TopicPartition,
         offset: i64,
         end: i64,
         run: &RunRef,
-    ) -> Result<(Vec<Bytes>, i64), ReadError> {
+    ) -> Result<SomeBatches<'_>, ReadError> {
         let request = ReadRequest {
             tp,
             offset,
@@ -171,8 +191,12 @@ impl Reader {
             first_in_any_case: true,
             runs: std::slice::from_ref(run),
         };
-        let read = self.read(&request).await?;
-        Ok((read.batches, read.next_offset))
+        let (read, memory) = self.read_held(&request).await?;
+        Ok(SomeBatches {
+            batches: read.batches,
+            next_offset: read.next_offset,
+            _memory: memory,
+        })
     }
 }
 

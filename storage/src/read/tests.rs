@@ -6,6 +6,7 @@ use super::*;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
 use crate::bucket::{Bucket, Purpose};
 use crate::cache::{MapCache, TailBatch};
+use crate::layout::Place;
 use crate::state::{BatchFlags, Run};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(5);
@@ -542,4 +543,60 @@ async fn a_batch_that_does_not_decode_is_found_by_its_header() {
     let newest = world.reader.max_timestamp(tp(), 1000, 1008, &world.runs);
     let newest = newest.await.unwrap().unwrap();
     assert_eq!((newest.offset, newest.timestamp), (1004, 10_070));
+}
+
+const MIB: usize = 1024 * 1024;
+const ALL_MEMORY: u64 = firn_proto::limits::COLD_READ_BYTES_MAX as u64;
+
+/// The clock stands, and goes on only when nothing else does: a read that has not ended then waits.
+#[tokio::test(start_paused = true)]
+async fn a_batch_larger_than_what_was_set_aside_waits_for_the_memory_it_takes() {
+    let mut world = World::new(0);
+    world.put(1, 2 * MIB, None).await;
+    let memory = &world.reader.0.memory;
+    let others = memory.take(ALL_MEMORY - 5 * MIB as u64, 0).await;
+    let mut read = std::pin::pin!(world.read(0, MIB));
+    let second = std::time::Duration::from_secs(1);
+    let waits = tokio::time::timeout(second, read.as_mut()).await.is_err();
+    assert!(waits, "8 MiB were taken of the 5 MiB that are free");
+    drop(others);
+    assert_eq!(read.await.unwrap().batches, world.batches);
+    assert_eq!(memory.free(), ALL_MEMORY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_has_some_batches_leaves_those_that_do_not_fit_to_the_next() {
+    let mut world = World::new(0);
+    world.put(6, MIB / 2, None).await;
+    let others = world
+        .reader
+        .0
+        .memory
+        .take(ALL_MEMORY - 5 * MIB as u64, 0)
+        .await;
+    let read = world.read(0, 13 * MIB).await.unwrap();
+    assert_eq!(read.batches, world.batches[..1], "4 MiB were fetched");
+    let drained = world.drain(0, 13 * MIB).await;
+    assert_eq!(drained, world.batches);
+    drop(others);
+    assert_eq!(
+        world.read(0, 13 * MIB).await.unwrap().batches,
+        world.batches
+    );
+}
+
+#[tokio::test]
+async fn what_is_searched_counts_as_read_until_it_is_done_with() {
+    let mut world = World::new(0);
+    world.put(1, 2 * MIB, None).await;
+    let memory = &world.reader.0.memory;
+    let found = world
+        .reader
+        .some_batches(tp(), 0, RECORDS, &world.runs[0])
+        .await;
+    let found = found.ok().unwrap();
+    assert_eq!(found.batches, world.batches);
+    assert!(ALL_MEMORY - memory.free() >= world.batches[0].len() as u64);
+    drop(found);
+    assert_eq!(memory.free(), ALL_MEMORY);
 }
