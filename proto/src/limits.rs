@@ -47,6 +47,9 @@ pub const PENDING_PRODUCE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Requests of one Kafka connection that may wait for their answers; no more are read until some
 /// have been written.
 pub const PENDING_REPLIES_MAX: usize = 128;
+/// Lines a second about connections that ended badly: a hostile peer must not decide how much is
+/// logged.
+pub const CONNECTION_LINES_MAX: u32 = 20;
 /// Default of `max.message.bytes`: the largest record batch a topic takes, as stored.
 pub const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// Largest `max.message.bytes` that a topic may be given.

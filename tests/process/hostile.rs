@@ -102,6 +102,54 @@ fn impossible_frame_lengths_close_the_connection() {
 }
 
 #[test]
+fn malformed_input_ends_in_a_closed_connection_and_one_line_about_it() {
+    let (_folder, mut node) = broker();
+    let rest = [0x5a; 64];
+    let length = |length: i32| [&length.to_be_bytes()[..], &rest].concat();
+    let then_more = |frame: Vec<u8>| [&frame[..], &rest].concat();
+    let hostile = [
+        ("a negative length", length(-1)),
+        ("an endless frame", length(i32::MAX)),
+        ("a frame too short for a header", length(1)),
+        (
+            "another protocol",
+            b"GET / HTTP/1.1\r\nHost: firn\r\n\r\n".to_vec(),
+        ),
+        ("an API nobody knows", then_more(request(9999, 0, &rest))),
+        ("a version nobody knows", then_more(request(0, 99, &rest))),
+        (
+            "an array that cannot be",
+            then_more(request(3, 4, &[0x7f, 0xff, 0xff, 0xff])),
+        ),
+        (
+            "a name that is not UTF-8",
+            then_more(request(3, 4, &[0, 0, 0, 1, 0, 2, 0xff, 0xfe, 0])),
+        ),
+    ];
+    let peers = hostile.map(|(what, bytes)| {
+        let mut connection = Connection::open(node.kafka()).unwrap();
+        let peer = connection.local();
+        let _ = connection.send_bytes(&bytes);
+        let closed = connection.wait_closed();
+        assert!(
+            closed.is_ok(),
+            "{what}: the connection stays open ({closed:?})"
+        );
+        (what, format!("peer={peer}"))
+    });
+    assert_unharmed(&mut node);
+    // What has ended has written its last line.
+    node.process.signal("TERM");
+    node.process.wait(firn_tests::wait::PATIENCE);
+    let log = node.process.output();
+    for (what, peer) in peers {
+        let names_it = |line: &&str| line.split_ascii_whitespace().any(|word| word == peer);
+        let lines: Vec<&str> = log.lines().filter(names_it).collect();
+        assert_eq!(lines.len(), 1, "{what}: {lines:#?} of {log}");
+    }
+}
+
+#[test]
 fn hostile_array_lengths_take_no_memory_in_any_api() {
     let (_folder, mut node) = broker();
     let lengths: [&[u8]; 4] = [

@@ -37,6 +37,14 @@ impl Connection {
         })
     }
 
+    /// Our side of it, as the other one names it.
+    ///
+    /// # Panics
+    /// When the connection is gone.
+    pub fn local(&self) -> SocketAddr {
+        self.stream.local_addr().expect("the connection stands")
+    }
+
     /// Sends a request and waits for its answer.
     ///
     /// # Errors

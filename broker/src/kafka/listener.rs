@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use firn_proto::env::Mono;
+use firn_proto::limits::CONNECTION_LINES_MAX;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -68,6 +70,7 @@ pub struct ConnectionLimits {
 pub struct Door<S> {
     shared: Arc<Shared<S>>,
     places: Arc<Places>,
+    lines: Arc<Mutex<EndLines>>,
     next_id: AtomicU64,
 }
 
@@ -77,6 +80,7 @@ impl<S: Handler> Door<S> {
         Self {
             shared: Arc::new(shared),
             places: Arc::new(Places::new(limits)),
+            lines: Arc::default(),
             next_id: AtomicU64::new(1),
         }
     }
@@ -135,30 +139,64 @@ impl<S: Handler> Door<S> {
             peer,
             software: OnceLock::new(),
         });
-        let shared = Arc::clone(&self.shared);
+        let (shared, lines) = (Arc::clone(&self.shared), Arc::clone(&self.lines));
         tokio::spawn(async move {
             let (reader, writer) = socket.into_split();
             let ended = connection::serve_halves(&shared, Arc::clone(&conn), reader, writer).await;
             shared.metrics.connections.dec();
-            log_end(&shared, &conn, &ended);
+            log_end(&shared, &lines, &conn, &ended);
             drop(place);
         });
     }
 }
 
-/// One line for each connection that ended in a way somebody should look at.
-fn log_end<S>(shared: &Shared<S>, conn: &ConnectionState, ended: &Ended) {
+/// One line for each connection that ended in a way somebody should look at, unless there are many.
+fn log_end<S>(shared: &Shared<S>, lines: &Mutex<EndLines>, conn: &ConnectionState, ended: &Ended) {
     let (connection, peer) = (conn.id, conn.peer);
+    let next_line = || {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.next(shared.clock.mono())
+    };
     match ended {
         Ended::Refused(reason) => {
             shared.metrics.refuse("protocol");
-            tracing::warn!(connection, %peer, %reason, "connection closed");
+            if let Some(left_out) = next_line() {
+                tracing::warn!(connection, %peer, %reason, left_out, "connection closed");
+            }
         }
         Ended::SlowRequest | Ended::SlowReader | Ended::Silent => {
             shared.metrics.refuse("slow");
-            tracing::info!(connection, %peer, reason = %ended, "connection closed");
+            if let Some(left_out) = next_line() {
+                tracing::info!(connection, %peer, reason = %ended, left_out, "connection closed");
+            }
         }
         _ => tracing::debug!(connection, %peer, reason = %ended, "connection closed"),
+    }
+}
+
+/// The lines about connections that ended badly; the figures count those that are left out.
+#[derive(Debug, Default)]
+struct EndLines {
+    /// The beginning of a second, and the lines written in it.
+    second: Mono,
+    written: u32,
+    left_out: u64,
+}
+
+impl EndLines {
+    /// `None` if there are too many already, else how many were left out before this one, if any.
+    fn next(&mut self, now: Mono) -> Option<Option<u64>> {
+        if now.since(self.second) >= Duration::from_secs(1) {
+            self.second = now;
+            self.written = 0;
+        }
+        if self.written == CONNECTION_LINES_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        self.written += 1;
+        let left_out = std::mem::take(&mut self.left_out);
+        Some((left_out > 0).then_some(left_out))
     }
 }
 
@@ -242,6 +280,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_lines_in_a_second_the_rest_are_counted() {
+        let mut lines = EndLines::default();
+        let begin = Mono(5_000_000);
+        for _ in 0..CONNECTION_LINES_MAX {
+            assert_eq!(lines.next(begin), Some(None));
+        }
+        let later = begin.after(Duration::from_millis(999));
+        assert_eq!(lines.next(later), None);
+        assert_eq!(lines.next(later), None);
+        let next = begin.after(Duration::from_secs(1));
+        assert_eq!(lines.next(next), Some(Some(2)));
+        assert_eq!(lines.next(next), Some(None));
+    }
 
     #[test]
     fn places_are_limited_in_all_and_by_address() {
