@@ -157,6 +157,53 @@ async fn completed<T>(bucket: &MemoryBucket, calls: Vec<JoinHandle<T>>) -> Vec<T
     results
 }
 
+/// With all flights in the air nothing leaves the open slot: consumers that commit, lose patience and
+/// come again would fill it without end.
+#[tokio::test(start_paused = true)]
+async fn commits_that_wait_for_the_journal_are_bounded_in_bytes() {
+    const PARTITIONS: i32 = 1_000;
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    completed(&bucket, vec![ask(&coordinator, create("a", PARTITIONS))]).await;
+    let commit_all = |offset| {
+        let Request::OffsetCommit(mut request) = commit("a", offset) else {
+            unreachable!()
+        };
+        request.topics[0].partitions = (0..PARTITIONS)
+            .map(|partition| OffsetToCommit {
+                partition: PartitionIndex(partition),
+                offset: CommittedOffset {
+                    metadata: "n".repeat(1_000).into(),
+                    ..committed(offset)
+                },
+            })
+            .collect();
+        Request::OffsetCommit(request)
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        let offset = held.len() as i64;
+        let commit = ask(&coordinator, commit_all(offset));
+        settle().await;
+        if commit.is_finished() {
+            break commit.await.unwrap();
+        }
+        held.push(commit);
+        assert!(held.len() < 200, "all of them wait");
+    };
+    assert_eq!(refused, Err(CoordinatorError::Busy));
+    assert!(
+        held.len() * 1_000 * PARTITIONS as usize <= COORDINATOR_HELD_BYTES_MAX,
+        "{} commits wait",
+        held.len()
+    );
+    let last = held.len() as i64 - 1;
+    for committed in completed(&bucket, held).await {
+        assert!(committed.is_ok(), "who was let in is answered");
+    }
+    assert_eq!(fetched_offset(&coordinator).await, last);
+}
+
 /// Anybody may ask for every offset of a group, in a few bytes. While the bucket is away no answer
 /// leaves; were they bounded by their number alone, they would take all the memory there is.
 #[tokio::test(start_paused = true)]
