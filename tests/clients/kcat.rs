@@ -2,17 +2,16 @@
 //! and compared record by record, before and after a restart on the bucket alone.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use firn_tests::client::Client;
 use firn_tests::flights::{self, Flight};
-use firn_tests::minio::{self, Minio};
-use firn_tests::node::NodePlan;
+use firn_tests::node::{NodePlan, forget_local_files};
 use firn_tests::records::Record;
 use firn_tests::requirement::{program, skip};
 
-use crate::{Broker, FIRN, run};
+use crate::{Broker, FIRN, run, s3_for};
 
 const TOPIC: &str = "flights";
 const PARTITIONS: i32 = 6;
@@ -109,19 +108,17 @@ fn assert_same(produced: &[Flight], consumed: &[(i32, i64, Flight)]) {
     }
 }
 
-fn main_job(plan: &NodePlan, local: &[&Path]) {
+fn main_job(plan: &NodePlan, folder: &Path) {
     let flights = flights::load();
     let node = plan.start();
-    let mut client = firn_tests::client::Client::connect(node.kafka()).unwrap();
+    let mut client = Client::connect(node.kafka()).unwrap();
     client.create_topic(TOPIC, PARTITIONS, &[]);
     produce(&node.bootstrap(), TOPIC, &flights, &[]);
     assert_same(&flights, &consume(&node.bootstrap(), TOPIC));
     node.stop();
-    for folder in local {
-        fs::remove_dir_all(folder).expect("what was local can be forgotten");
-    }
+    forget_local_files(folder);
     let node = plan.start();
-    let mut client = firn_tests::client::Client::connect(node.kafka()).unwrap();
+    let mut client = Client::connect(node.kafka()).unwrap();
     client.wait_leaders(TOPIC, PARTITIONS);
     assert_same(&flights, &consume(&node.bootstrap(), TOPIC));
     node.stop();
@@ -133,7 +130,8 @@ fn kcat_gets_its_flights_back_from_a_directory() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    main_job(&NodePlan::on_directory(FIRN, folder.path()), &[]);
+    let plan = NodePlan::on_directory(FIRN, folder.path());
+    main_job(&plan, folder.path());
 }
 
 #[test]
@@ -142,14 +140,11 @@ fn kcat_gets_its_flights_back_from_s3() {
     if kcat_for(test).is_none() {
         return;
     }
-    let Some(binary) = minio::binary() else {
-        return skip(test, "MinIO");
-    };
     let folder = tempfile::tempdir().unwrap();
-    let minio = Minio::start(&binary, folder.path());
-    let wal = folder.path().join("wal");
-    let plan = minio.node(FIRN, folder.path(), "cluster").with_wal(&wal);
-    main_job(&plan, &[&wal]);
+    let Some((_minio, plan)) = s3_for(test, folder.path()) else {
+        return;
+    };
+    main_job(&plan, folder.path());
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! Clients written by others, against the real binary: kcat (librdkafka), Kafka's own Java tools,
-//! Python's confluent-kafka; and analytics engines, on segments. What a machine lacks is skipped by name, or installed by `.ci/run`.
+//! Python's confluent-kafka; and analytics engines, on segments. What a machine lacks is skipped by
+//! name, or installed by `.ci/run`.
+//!
+//! The main job on real input is here: flights produced and read back, also from the bucket alone
+//! (`kcat.rs`), ten kills of the broker while they are produced (`crash.rs`), two consumers of one
+//! group (`groups.rs`); each on a directory and on MinIO.
 //!
 //! `CI_FIRN_CLIENTS_AGAINST=kafka` runs what needs no restart against Apache Kafka instead: what
 //! fails there too is the test's fault.
@@ -9,10 +14,13 @@
     reason = "the functions between tests panic as tests do"
 )]
 
+mod crash;
 mod engines;
+mod groups;
 mod java;
 mod kcat;
 mod oracle;
+mod producer;
 mod python;
 
 use std::io::Write;
@@ -21,6 +29,7 @@ use std::process::{Command, Stdio};
 
 use firn_tests::client::Client;
 use firn_tests::kafka::{Kafka, KafkaJars};
+use firn_tests::minio::{Minio, minio_for};
 use firn_tests::node::{Node, NodePlan};
 use firn_tests::requirement;
 
@@ -91,4 +100,11 @@ fn jars_for(test: &str) -> Option<KafkaJars> {
         requirement::skip(test, "Java and Kafka's jars");
     }
     jars
+}
+
+/// A MinIO server and a broker on it with a local WAL, or the reason why the test does not run here.
+fn s3_for(test: &str, folder: &Path) -> Option<(Minio, NodePlan)> {
+    let minio = minio_for(test, folder)?;
+    let plan = minio.node(FIRN, folder, "cluster");
+    Some((minio, plan.with_wal(&folder.join("wal"))))
 }

@@ -1,24 +1,19 @@
-//! Python's confluent-kafka, idempotent, while the broker is killed under it.
+//! Clients in Python (confluent-kafka, which is librdkafka) that a test talks with while they run:
+//! they are told by lines, and tell by lines of JSON.
 
-use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{ChildStdin, ChildStdout, Command};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 
-use firn_tests::client::Client;
-use firn_tests::node::NodePlan;
 use firn_tests::process::Process;
 use firn_tests::requirement::{cache_folder, skip};
-use firn_tests::seed::Seed;
 use firn_tests::wait;
 use serde_json::Value;
 
-use crate::FIRN;
-
-const TOPIC: &str = "from-python";
-const PARTITIONS: i32 = 3;
-const RECORDS: usize = 6000;
-const KILLS: usize = 3;
+/// Lines that a script may be ahead of the test, beside what the pipe holds.
+const UNHEARD_MAX: usize = 16;
 
 /// A Python that can import `modules`: `CI_FIRN_PYTHON`, else the one `.ci/run` makes.
 pub(crate) fn python_with(modules: &str) -> Option<PathBuf> {
@@ -30,84 +25,95 @@ pub(crate) fn python_with(modules: &str) -> Option<PathBuf> {
     imported.status.success().then_some(python)
 }
 
-#[test]
-fn an_idempotent_python_producer_survives_kills_of_the_broker() {
-    let test = "an_idempotent_python_producer_survives_kills_of_the_broker";
-    let Some(python) = python_with("confluent_kafka") else {
-        return skip(test, "Python with confluent-kafka");
-    };
-    let mut seed = Seed::from_environment(test, 7);
-    let folder = tempfile::tempdir().unwrap();
-    let plan = NodePlan::on_directory(FIRN, folder.path());
-    let mut node = plan.start();
-    let mut client = Client::connect(node.kafka()).unwrap();
-    client.create_topic(TOPIC, PARTITIONS, &[]);
-
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients/idempotent.py");
-    let mut command = Command::new(python);
-    command
-        .arg(script)
-        .args([&node.bootstrap(), TOPIC, &RECORDS.to_string()]);
-    let mut producer = Process::spawn("python", command, &folder.path().join("producer.log"));
-    for kill in 1..=KILLS {
-        let point = RECORDS * kill / (KILLS + 1) + seed.below(500) as usize;
-        wait::until(
-            "the producer to come to its next kill",
-            wait::PATIENCE,
-            || (producer.output().matches("\"offset\"").count() >= point).then_some(()),
-        );
-        node.kill();
-        wait::pause(Duration::from_millis(seed.below(300)));
-        node = plan.start();
+/// A Python that has confluent-kafka, or the reason why the test does not run here.
+pub(crate) fn python_for(test: &str) -> Option<PathBuf> {
+    let python = python_with("confluent_kafka");
+    if python.is_none() {
+        skip(test, "Python with confluent-kafka");
     }
-    let status = producer.wait(Duration::from_secs(120));
-    assert!(status.success(), "it wrote:\n{}", producer.output());
-    assert_log_matches(&producer.output(), &node);
-    node.stop();
+    python
 }
 
-/// Every record the producer was told of is where it was told, once, in the order of sending.
-fn assert_log_matches(told: &str, node: &firn_tests::node::Node) {
-    let mut client = Client::connect(node.kafka()).unwrap();
-    let mut expected: BTreeMap<(i32, i64), String> = BTreeMap::new();
-    // What librdkafka has to say about lost connections is between the reports.
-    for line in told.lines().filter(|line| line.starts_with('{')) {
-        let event: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-        assert!(
-            event["error"].is_null(),
-            "a record was refused for good: {line}"
-        );
-        let partition = i32::try_from(event["partition"].as_i64().unwrap()).unwrap();
-        let place = (partition, event["offset"].as_i64().unwrap());
-        let value = event["value"].as_str().unwrap().to_owned();
-        assert!(
-            expected.insert(place, value).is_none(),
-            "{place:?} was given twice"
-        );
-    }
-    assert_eq!(expected.len(), RECORDS, "every record was acknowledged");
-    for partition in 0..PARTITIONS {
-        let mut last = -1;
-        for stored in client.read(TOPIC, partition, 0) {
-            let value = String::from_utf8(stored.record.value.unwrap().to_vec()).unwrap();
-            let told = expected.remove(&(partition, stored.offset));
-            assert_eq!(
-                told.as_ref(),
-                Some(&value),
-                "{partition} at {}",
-                stored.offset
-            );
-            let number: i64 = value.parse().unwrap();
-            assert!(
-                number > last,
-                "{value} is out of order in partition {partition}"
-            );
-            last = number;
+/// The scripts of a test, and what they tell.
+pub(crate) struct Scripts {
+    python: PathBuf,
+    /// Where their errors go.
+    folder: PathBuf,
+    speak: SyncSender<Told>,
+    told: Receiver<Told>,
+}
+
+/// Which script told something, and what: nothing when it ended.
+pub(crate) type Told = (usize, Option<Value>);
+
+impl Scripts {
+    pub(crate) fn new(python: PathBuf, folder: &Path) -> Self {
+        let (speak, told) = sync_channel(UNHEARD_MAX);
+        Self {
+            python,
+            folder: folder.to_path_buf(),
+            speak,
+            told,
         }
     }
-    assert!(
-        expected.is_empty(),
-        "{} acknowledged records are missing",
-        expected.len()
-    );
+
+    /// Starts a script of this folder, to be known as `id`.
+    pub(crate) fn start(&self, id: usize, name: &str, arguments: &[&str]) -> Script {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients");
+        let mut command = Command::new(&self.python);
+        command.arg(scripts.join(name)).args(arguments);
+        let title = format!("{name} {id}");
+        let errors = self.folder.join(format!("{title}.log"));
+        let (process, input, output) = Process::converse(&title, command, &errors);
+        let speak = self.speak.clone();
+        thread::spawn(move || listen(id, output, &speak));
+        Script { process, input }
+    }
+
+    /// What is told next, by any of them.
+    ///
+    /// # Panics
+    /// When nothing is for a long time.
+    pub(crate) fn hear(&self, what: &str) -> Told {
+        self.told
+            .recv_timeout(wait::PATIENCE)
+            .unwrap_or_else(|_| panic!("gave up waiting for {what}"))
+    }
+}
+
+/// Passes on what a script tells, until it ends or nobody listens any more.
+fn listen(id: usize, output: ChildStdout, speak: &SyncSender<Told>) {
+    for line in BufReader::new(output).lines() {
+        let Ok(line) = line else { break };
+        let told = serde_json::from_str(&line).unwrap_or(Value::String(line));
+        if speak.send((id, Some(told))).is_err() {
+            return;
+        }
+    }
+    let _ = speak.send((id, None));
+}
+
+/// A running script. Dropping it kills it.
+pub(crate) struct Script {
+    pub(crate) process: Process,
+    input: ChildStdin,
+}
+
+impl Script {
+    /// Tells it a line.
+    pub(crate) fn tell(&mut self, line: &Value) {
+        writeln!(self.input, "{line}").expect("a script that runs reads its input");
+    }
+}
+
+/// A number of what a script told.
+pub(crate) fn number(told: &Value, field: &str) -> i64 {
+    told[field]
+        .as_i64()
+        .unwrap_or_else(|| panic!("no number {field} in {told}"))
+}
+
+/// A partition of what a script told.
+pub(crate) fn partition(told: &Value, field: &str) -> i32 {
+    i32::try_from(number(told, field)).expect("a partition")
 }

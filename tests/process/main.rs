@@ -16,16 +16,14 @@ mod hostile;
 mod lifecycle;
 mod outage;
 
-use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
 use firn_tests::client::{Client, code};
 use firn_tests::history::History;
-use firn_tests::minio::{self, Minio};
-use firn_tests::node::NodePlan;
+use firn_tests::minio::{Minio, minio_for};
+use firn_tests::node::{NodePlan, forget_local_files};
 use firn_tests::records::{ProducerFields, Record, encode_batch};
-use firn_tests::requirement;
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -35,36 +33,11 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// A MinIO server, or the reason why the test does not run here.
-fn minio_for(test: &str, folder: &Path) -> Option<Minio> {
-    let Some(binary) = minio::binary() else {
-        requirement::skip(test, "MinIO");
-        return None;
-    };
-    Some(Minio::start(&binary, folder))
-}
-
 /// A broker on MinIO with its local WAL where [`forget_local_files`] finds it.
 fn node_on(minio: &Minio, folder: &Path) -> NodePlan {
     minio
         .node(FIRN, folder, "cluster")
         .with_wal(&folder.join("wal"))
-}
-
-/// Deletes every local file of a broker in `folder`, the bucket and the logs aside.
-fn forget_local_files(folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name == "bucket" || name == "minio" || name.ends_with(".log") {
-            continue;
-        }
-        if entry.path().is_dir() {
-            fs::remove_dir_all(entry.path()).unwrap();
-        } else {
-            fs::remove_file(entry.path()).unwrap();
-        }
-    }
 }
 
 /// Produces one record to partition 0 with acks=1, once, and notes where it was acknowledged.

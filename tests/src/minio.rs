@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::node::NodePlan;
 use crate::process::Process;
-use crate::requirement::{cache_folder, program};
+use crate::requirement::{cache_folder, program, skip};
 use crate::{ports, wait};
 
 /// User and password of the server.
@@ -23,6 +23,15 @@ pub fn binary() -> Option<PathBuf> {
         .or_else(|| cache_folder().map(|folder| folder.join("bin/minio")))
         .filter(|path| path.is_file())
         .or_else(|| program("minio"))
+}
+
+/// A server for `test` below `folder`; without MinIO the test is skipped by name.
+pub fn minio_for(test: &str, folder: &Path) -> Option<Minio> {
+    let Some(binary) = binary() else {
+        skip(test, "MinIO");
+        return None;
+    };
+    Some(Minio::start(&binary, folder))
 }
 
 /// A running server with one empty bucket. Dropping it kills it.

@@ -1,5 +1,6 @@
 //! A `firn` process: started on free ports, ready when `/readyz` says so, stopped or killed.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ impl NodePlan {
     /// `built` is the binary that cargo made for the calling test; `CI_FIRN_BIN` names another.
     pub fn on_directory(built: &str, folder: &Path) -> Self {
         let bucket = folder.join("bucket");
-        std::fs::create_dir_all(&bucket).expect("a folder for the bucket");
+        fs::create_dir_all(&bucket).expect("a folder for the bucket");
         Self::on_bucket(built, folder, &format!("file://{}", bucket.display()))
     }
 
@@ -124,6 +125,23 @@ impl NodePlan {
             process: Process::spawn("firn", command, &self.folder.join("firn.log")),
             plan: self.clone(),
         }
+    }
+}
+
+/// Deletes every local file of a broker in `folder`, the bucket and the logs aside.
+pub fn forget_local_files(folder: &Path) {
+    for entry in fs::read_dir(folder).expect("the broker's folder") {
+        let entry = entry.expect("an entry of the broker's folder");
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "bucket" || name == "minio" || name.ends_with(".log") {
+            continue;
+        }
+        let forgotten = if entry.path().is_dir() {
+            fs::remove_dir_all(entry.path())
+        } else {
+            fs::remove_file(entry.path())
+        };
+        forgotten.expect("what is local can be forgotten");
     }
 }
 

@@ -1,15 +1,17 @@
 //! A child process that never outlives its owner, what it wrote, and what it costs, read from
-//! `/proc`.
+//! `/proc`. When a test fails, the end of what its processes wrote is part of what it says.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::wait;
 
 /// Clock ticks per second of `/proc/<pid>/stat`: fixed on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Lines of each process that a failing test shows.
+const TAIL_LINES: usize = 40;
 
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
@@ -22,18 +24,31 @@ pub struct Process {
 impl Process {
     /// Starts `command`; what it writes goes to the file `output`, after what is there.
     pub fn spawn(name: &str, mut command: Command, output: &Path) -> Self {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(output)
-            .unwrap_or_else(|error| panic!("cannot write {}: {error}", output.display()));
+        let file = append_to(output);
         let errors = file
             .try_clone()
             .expect("a second handle of the output file");
+        command.stdin(Stdio::null()).stdout(file).stderr(errors);
+        Self::start(name, command, output)
+    }
+
+    /// Starts `command` to talk with: its standard input and output are the caller's, and what it
+    /// writes to its standard error goes to the file `errors`.
+    pub fn converse(
+        name: &str,
+        mut command: Command,
+        errors: &Path,
+    ) -> (Self, ChildStdin, ChildStdout) {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(append_to(errors));
+        let mut process = Self::start(name, command, errors);
+        let input = process.child.stdin.take().expect("its input is piped");
+        let output = process.child.stdout.take().expect("its output is piped");
+        (process, input, output)
+    }
+
+    fn start(name: &str, mut command: Command, output: &Path) -> Self {
         let child = command
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self {
@@ -133,7 +148,25 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let wrote = self.output();
+            eprintln!("{} wrote at the end:\n{}\n", self.name, tail(&wrote));
+        }
     }
+}
+
+fn append_to(path: &Path) -> File {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()))
+}
+
+/// The last lines of what a process wrote.
+fn tail(text: &str) -> &str {
+    let start = text.trim_end().rmatch_indices('\n').nth(TAIL_LINES - 1);
+    start.map_or(text, |(at, _)| &text[at + 1..]).trim_end()
 }
 
 /// CPU seconds of process `id` so far, user and kernel.
@@ -157,4 +190,20 @@ fn status_field(id: u32, field: &str) -> u64 {
         .and_then(|number| number.parse().ok())
         .unwrap_or_else(|| panic!("no {field} in /proc/{id}/status"));
     kibibytes * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_test_shows_the_last_lines_of_its_processes() {
+        let line = |at: usize| format!("line {at}\n");
+        let few: String = (0..TAIL_LINES).map(line).collect();
+        assert_eq!(tail(&few), few.trim_end());
+        let many: String = (0..TAIL_LINES + 5).map(line).collect();
+        let last: String = (5..TAIL_LINES + 5).map(line).collect();
+        assert_eq!(tail(&many), last.trim_end());
+        assert_eq!(tail(""), "");
+    }
 }
