@@ -283,7 +283,7 @@ fn files_of_the_local_wal_keep_their_bytes() {
 /// Three batches of one partition: one of a producer, one compressed whose timestamps the column
 /// cannot hold and whose header key is not UTF-8, and one that cannot be decoded.
 fn archived_batches() -> Vec<BatchView> {
-    let first = wal_index_and_batch().1;
+    let mut first = wal_index_and_batch().1;
     let mut odd = BatchBuilder::new(Codec::Zstd)
         .base_offset((1 << 32) + 2)
         .leader_epoch(LeaderEpoch(6));
@@ -303,7 +303,7 @@ fn archived_batches() -> Vec<BatchView> {
         ..*odd.clone().build().unwrap().header()
     };
     let broken = assemble(&broken, Codec::None.into(), b"not records").unwrap();
-    let first = BatchView::take(&mut first.clone()).unwrap();
+    let first = BatchView::take(&mut first).unwrap();
     vec![first, odd.build().unwrap(), broken]
 }
 

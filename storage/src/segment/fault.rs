@@ -47,9 +47,12 @@ pub enum EncodeError {
     /// A batch was pushed before a run was begun.
     #[error("the batch at offset {0} belongs to no run: begin one first")]
     NoRun(i64),
-    /// The segment is full: finish it and begin another.
-    #[error("the segment has {0} row groups, as many as one may have: finish it and begin another")]
+    /// The segment is full; [`super::SegmentWriter::row_groups_left`] says so before.
+    #[error("the segment has {0} row groups, as many as one may have: put the run into another")]
     RowGroups(usize),
+    /// A step before this one failed.
+    #[error("writing this segment has failed before: begin it anew")]
+    Failed,
     /// Something is too long for the format.
     #[error("{0} is too long for a segment")]
     TooLong(&'static str),

@@ -17,7 +17,7 @@
 //! - `schema.rs`: the columns and how they are stored
 //! - `arrays.rs`: columns of records that are being gathered
 //! - `table.rs`: the batch table
-//! - `write.rs`: [`SegmentWriter`]: batches into row groups
+//! - `write.rs`, `tally.rs`: [`SegmentWriter`]: batches into row groups
 //! - `footer.rs`: what a segment says of itself in its key-value metadata
 //! - `page.rs`, `values.rs`, `column.rs`: reading the pages of one column
 //! - `read.rs`: [`RowGroupReader`]: row groups back into batches
@@ -42,6 +42,7 @@ mod read;
 mod schema;
 mod search;
 pub(crate) mod table;
+mod tally;
 mod values;
 mod verify;
 mod write;

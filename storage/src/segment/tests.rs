@@ -618,10 +618,35 @@ fn what_must_not_be_archived_is_refused() {
     assert!(push(0, 9, &damaged).contains("does not match its crc"));
     assert!(push(6, 9, &good).contains("offsets 5..=6"));
     assert!(push(0, 5, &good).contains("what is left of the run, 0..=5"));
+    let begin = |base, last| {
+        let mut writer = SegmentWriter::new(Vec::new(), &origin()).unwrap();
+        writer.begin_run(PARTITION, base, last)
+    };
+    assert!(begin(5, 4).is_err());
+    assert!(begin(-1, 4).is_err());
+    assert!(begin(4, i64::MAX).is_err());
+}
+
+#[test]
+fn a_segment_that_lacks_a_batch_cannot_be_finished() {
     let mut writer = SegmentWriter::new(Vec::new(), &origin()).unwrap();
+    let good = batch_of(5, Codec::None, &[record(None, None); 2]);
     assert!(matches!(writer.push(&good), Err(EncodeError::NoRun(5))));
-    assert!(writer.begin_run(PARTITION, 5, 4).is_err());
-    assert!(writer.begin_run(PARTITION, -1, 4).is_err());
+    assert!(matches!(
+        writer.begin_run(PARTITION, 0, 9),
+        Err(EncodeError::Failed)
+    ));
+    assert!(matches!(writer.push(&good), Err(EncodeError::Failed)));
+    assert!(matches!(writer.finish(), Err(EncodeError::Failed)));
+}
+
+#[test]
+fn the_largest_value_comes_back() {
+    let value = vec![7; BATCH_PLAIN_BYTES_MAX - 100];
+    let records = [record(None, Some(b"small")), record(None, Some(&value))];
+    let largest = batch_of(1, Codec::None, &records);
+    let small = batch_of(3, Codec::None, &records[..1]);
+    assert_round_trip(&[(PARTITION, vec![largest, small])]);
 }
 
 #[test]
@@ -632,6 +657,7 @@ fn a_full_segment_says_so() {
         writer.begin_run(PartitionIndex(partition), 0, 0).unwrap();
         writer.push(&batch).unwrap();
     }
+    assert_eq!(writer.row_groups_left(), 0);
     writer.begin_run(PartitionIndex(0), 0, 0).unwrap();
     assert!(matches!(
         writer.push(&batch),

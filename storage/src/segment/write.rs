@@ -3,31 +3,28 @@
 //! Memory is bounded by one row group, and what comes out depends on nothing but what goes in: the
 //! same batches give the same bytes.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::mem;
 
 use arrow_array::ArrayRef;
 use arrow_schema::SchemaRef;
-use crc_fast::{CrcAlgorithm, Digest};
 use firn_proto::ids::{PartitionIndex, TopicId};
 use firn_proto::limits::{
     BATCH_PLAIN_BYTES_MAX, ROW_GROUP_BYTES_TARGET, ROW_GROUP_PLAIN_BYTES_TARGET,
     ROW_GROUP_RECORDS_TARGET, SEGMENT_ROW_GROUPS_MAX,
 };
-use firn_proto::record::{
-    BatchHeader, BatchView, Record, RecordFields, Records, decompress_into, header_len,
-};
-use firn_proto::varint::len_i64;
+use firn_proto::record::{BatchHeader, BatchView, Records, decompress_into};
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
-use super::arrays::{Arrays, micros};
+use super::arrays::Arrays;
 use super::fault::EncodeError;
 use super::footer::{SegmentOrigin, key_values, map_value};
 use super::map::{RowGroup, Segment, SegmentRun};
 use super::schema::{LEAVES, arrow_schema, parquet_schema, properties};
 use super::table::{Odd, TableRows, Trailer};
+use super::tally::Tally;
 use super::verify::{Fingerprint, Fingerprints};
 
 /// Columns are handed to their writers when they have this many bytes,
@@ -38,7 +35,8 @@ const GATHERED_ROWS: usize = 4096;
 /// Writes one segment: any number of runs, each with [`Self::begin_run`], its batches with
 /// [`Self::push`], and [`Self::end_run`]; at last [`Self::finish`].
 ///
-/// After an error the segment is of no use.
+/// After an error nothing more is taken, and the segment cannot be finished: it would cover offsets
+/// whose records it does not have.
 pub struct SegmentWriter<W: Write + Send> {
     file: SerializedFileWriter<Tally<W>>,
     columns: ArrowRowGroupWriterFactory,
@@ -52,6 +50,7 @@ pub struct SegmentWriter<W: Write + Send> {
     runs: Vec<SegmentRun>,
     row_groups: usize,
     fingerprints: Vec<u64>,
+    failed: bool,
 }
 
 /// A finished segment.
@@ -109,20 +108,93 @@ impl<W: Write + Send> SegmentWriter<W> {
             runs: Vec::new(),
             row_groups: 0,
             fingerprints: Vec::new(),
+            failed: false,
         })
     }
 
     /// Begins the run of `partition` that covers `base_offset ..= last_offset`; ends the one before.
+    /// What the range has no batch for when it is ended counts as gone.
     ///
     /// # Errors
-    /// The range is empty or below 0, or the sink failed.
+    /// The range is empty or below 0, the sink failed, or something failed before.
     pub fn begin_run(
         &mut self,
         partition: PartitionIndex,
         base_offset: i64,
         last_offset: i64,
     ) -> Result<(), EncodeError> {
+        self.unless_failed(|writer| writer.open_run(partition, base_offset, last_offset))
+    }
+
+    /// Adds the next batch of the run. One whose records cannot be decoded is kept as it is.
+    ///
+    /// # Errors
+    /// It is a control batch, it is damaged, its offsets are not in order, the segment is full, the
+    /// sink failed, or something failed before.
+    pub fn push(&mut self, batch: &BatchView) -> Result<(), EncodeError> {
+        self.unless_failed(|writer| writer.push_batch(batch))
+    }
+
+    /// Ends the run, if one is open: its last row group covers it to its end.
+    ///
+    /// # Errors
+    /// The sink failed, or something failed before.
+    pub fn end_run(&mut self) -> Result<(), EncodeError> {
+        self.unless_failed(Self::close_run)
+    }
+
+    /// Bytes of the segment so far, without the row group that is being gathered and the footer.
+    pub fn bytes_written(&self) -> usize {
+        self.file.bytes_written()
+    }
+
+    /// How many more row groups there may be. Each run takes one at least.
+    pub fn row_groups_left(&self) -> usize {
+        let open = self.run.as_ref().and_then(|run| run.group.as_ref());
+        SEGMENT_ROW_GROUPS_MAX - self.row_groups - usize::from(open.is_some())
+    }
+
+    /// Ends the segment.
+    ///
+    /// # Errors
+    /// The sink failed, or something failed before.
+    pub fn finish(mut self) -> Result<Written<W>, EncodeError> {
         self.end_run()?;
+        let mut segment = Segment {
+            topic: self.topic,
+            byte_len: 0,
+            runs: self.runs,
+        };
+        self.file.append_key_value_metadata(map_value(&segment));
+        let tally = self.file.into_inner()?;
+        segment.byte_len = tally.bytes;
+        Ok(Written {
+            sink: tally.sink,
+            segment,
+            fingerprints: Fingerprints(self.fingerprints),
+        })
+    }
+
+    /// Does `step` if all steps before it were done, and remembers if it was not.
+    fn unless_failed(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        if self.failed {
+            return Err(EncodeError::Failed);
+        }
+        let done = step(self);
+        self.failed = done.is_err();
+        done
+    }
+
+    fn open_run(
+        &mut self,
+        partition: PartitionIndex,
+        base_offset: i64,
+        last_offset: i64,
+    ) -> Result<(), EncodeError> {
+        self.close_run()?;
         if !(0..=last_offset).contains(&base_offset) || last_offset == i64::MAX {
             return Err(EncodeError::Offsets {
                 partition,
@@ -148,11 +220,7 @@ impl<W: Write + Send> SegmentWriter<W> {
         Ok(())
     }
 
-    /// Adds the next batch of the run. One whose records cannot be decoded is kept as it is.
-    ///
-    /// # Errors
-    /// It is a control batch, it is damaged, its offsets are not in order, or the sink failed.
-    pub fn push(&mut self, batch: &BatchView) -> Result<(), EncodeError> {
+    fn push_batch(&mut self, batch: &BatchView) -> Result<(), EncodeError> {
         let header = *batch.header();
         let run = self
             .run
@@ -190,11 +258,7 @@ impl<W: Write + Send> SegmentWriter<W> {
         Ok(())
     }
 
-    /// Ends the run, if one is open: its last row group covers it to its end.
-    ///
-    /// # Errors
-    /// The sink failed.
-    pub fn end_run(&mut self) -> Result<(), EncodeError> {
+    fn close_run(&mut self) -> Result<(), EncodeError> {
         self.end_group()?;
         if let Some(mut open) = self.run.take() {
             if let Some(group) = open.run.row_groups.last_mut() {
@@ -203,32 +267,6 @@ impl<W: Write + Send> SegmentWriter<W> {
             self.runs.push(open.run);
         }
         Ok(())
-    }
-
-    /// Bytes of the segment so far, without the row group that is being gathered and the footer.
-    pub fn bytes_written(&self) -> usize {
-        self.file.bytes_written()
-    }
-
-    /// Ends the segment.
-    ///
-    /// # Errors
-    /// The sink failed.
-    pub fn finish(mut self) -> Result<Written<W>, EncodeError> {
-        self.end_run()?;
-        let mut segment = Segment {
-            topic: self.topic,
-            byte_len: 0,
-            runs: self.runs,
-        };
-        self.file.append_key_value_metadata(map_value(&segment));
-        let tally = self.file.into_inner()?;
-        segment.byte_len = tally.bytes;
-        Ok(Written {
-            sink: tally.sink,
-            segment,
-            fingerprints: Fingerprints(self.fingerprints),
-        })
     }
 
     fn push_records(&mut self, batch: &BatchView, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -281,10 +319,7 @@ impl<W: Write + Send> SegmentWriter<W> {
                 return Ok(None);
             };
             max_timestamp = max_timestamp.max(record.timestamp);
-            self.odd.timestamps |= !timestamp_follows(header, &record);
-            if !is_plain(header, &record) {
-                self.odd.keep(index, &record);
-            }
+            self.odd.note(header, index, &record);
             self.arrays.push(&record);
             if large
                 && (self.arrays.bytes() >= GATHERED_BYTES || self.arrays.rows() >= GATHERED_ROWS)
@@ -425,75 +460,4 @@ fn check(batch: &BatchView, open: &OpenRun) -> Result<(), EncodeError> {
         return Err(EncodeError::TooLong("record batch"));
     }
     Ok(())
-}
-
-/// Whether the column of timestamps tells the timestamp delta of the record.
-fn timestamp_follows(header: &BatchHeader, record: &Record<'_>) -> bool {
-    micros(record.timestamp).is_some()
-        && record.timestamp_delta == record.timestamp.wrapping_sub(header.base_timestamp)
-}
-
-/// Whether the record is what comes of writing its fields anew: no attributes, every number as
-/// short as it can be, and header keys that the column can hold.
-fn is_plain(header: &BatchHeader, record: &Record<'_>) -> bool {
-    if record.attributes != 0 {
-        return false;
-    }
-    let mut headers_len = 0;
-    for header in record.headers {
-        if str::from_utf8(header.key).is_err() {
-            return false;
-        }
-        headers_len += header_len(header.key, header.value);
-    }
-    let fields = RecordFields {
-        timestamp_delta: record.timestamp_delta,
-        // a delta, which is 31 bits
-        offset_delta: (record.offset - header.base_offset) as i32,
-        key: record.key,
-        value: record.value,
-        header_count: record.headers.len(),
-        headers: &[],
-    };
-    let body_len = fields.body_len() + headers_len;
-    let body = i64::try_from(body_len).unwrap_or(i64::MAX);
-    record.stored.len() == len_i64(body) + body_len
-}
-
-/// Counts the bytes that go through it, and has the CRC of a part of them.
-struct Tally<W> {
-    sink: W,
-    bytes: u64,
-    crc: Digest,
-}
-
-impl<W> Tally<W> {
-    fn new(sink: W) -> Self {
-        Self {
-            sink,
-            bytes: 0,
-            crc: Digest::new(CrcAlgorithm::Crc32Iscsi),
-        }
-    }
-
-    fn begin_part(&mut self) {
-        self.crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    }
-
-    fn part_crc(&self) -> u32 {
-        crate::stream::fields::low_half(self.crc.clone().finalize())
-    }
-}
-
-impl<W: Write> Write for Tally<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.sink.write(bytes)?;
-        self.bytes += written as u64;
-        self.crc.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
-    }
 }

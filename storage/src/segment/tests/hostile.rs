@@ -268,7 +268,7 @@ fn a_footer_that_is_damaged_is_an_error() {
     for len in 0..object.len() {
         assert!(verify_footer(&object[..len], &segment).is_err(), "{len}");
     }
-    let mut no_end = object.clone();
+    let mut no_end = object;
     let at = no_end.len() - 8;
     no_end[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(

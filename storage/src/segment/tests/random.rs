@@ -14,8 +14,11 @@ struct Shape {
     codec: usize,
     producer: Option<(i64, i16, i32)>,
     epoch: i32,
-    records: Vec<(i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<Header>)>,
+    records: Vec<RecordShape>,
 }
+
+/// Offsets skipped before it, timestamp, key, value, headers.
+type RecordShape = (i32, i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<Header>);
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
