@@ -73,6 +73,9 @@ pub const RECORD_BYTES_MIN: usize = 7;
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 5000;
 /// What a producer that a partition remembers takes, in bytes, rounded up.
 pub const PRODUCER_BYTES: usize = 256;
+/// How long a client may take to send a batch again: Kafka's `delivery.timeout.ms`, two minutes,
+/// and then some.
+pub const PRODUCER_RETRY_WINDOW: Duration = Duration::from_secs(180);
 /// Least of the bytes for the producers of all partitions (`producer.memory.bytes`).
 pub const PRODUCER_MEMORY_BYTES_MIN: usize = 4 * 1024 * 1024;
 /// Batches that a partition remembers of each producer, Kafka's
@@ -81,7 +84,7 @@ pub const PRODUCER_BATCHES_KEPT: usize = 5;
 /// Repeats of one batch in flight that wait for it: a client repeats a batch when it has given up
 /// its last request, so that few of them are waited for.
 pub const BATCH_REPEATS_MAX: usize = 32;
-/// Refused batches of unknown idempotent producers that one broker remembers.
+/// Refused batches of idempotent producers that one broker remembers.
 pub const REFUSALS_MAX: usize = 10_000;
 
 /// A WAL object of this size is put at once. A batch that is larger gets an object of its own.

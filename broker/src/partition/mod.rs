@@ -3,7 +3,7 @@
 //!
 //! - `log.rs`: offsets, duplicates, answers, bounds of one partition (pure)
 //! - `producers.rs`: what all partitions together remember of producers
-//! - `refusals.rs`: which refused batch of an unknown producer has to come first (pure)
+//! - `refusals.rs`: which refused batch of a producer has to come first (pure)
 //! - `waiters.rs`: long polls (pure); `wait.rs` parks their tasks
 //! - `set.rs`: all partitions of the broker; `sink.rs` connects them with the WAL
 //! - this file: one partition, its pure parts behind a short lock
@@ -22,7 +22,7 @@ mod waiters;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_proto::ids::{LeaderEpoch, SlotPosition, TopicPartition};
-use firn_proto::record::{BatchHeader, BatchView, Stamp, TimestampType};
+use firn_proto::record::{BatchView, Stamp, TimestampType};
 use firn_storage::state::{PagePlace, ProducerBatch, Run, RunRef, StateRow};
 use firn_storage::wal::{Acks, WalEntry, WalPermit};
 use tokio::sync::oneshot;
@@ -129,8 +129,8 @@ impl Partition {
     /// `permit` is given back when it is durable.
     ///
     /// # Errors
-    /// [`Refusal`]: the batch is not stored. If nothing is known of its producer, the producer's
-    /// later batches are not stored either until this one is.
+    /// [`Refusal`]: the batch is not stored, and the later ones of its producer are not either until
+    /// this one is, though the producer may be forgotten meanwhile.
     pub fn append(
         &self,
         batch: BatchView,
@@ -141,7 +141,7 @@ impl Partition {
         let header = *batch.header();
         let appended = self.try_append(batch, timestamps, acks, permit);
         if appended.is_err() {
-            self.on_refused(&header);
+            self.shared.on_refused(self.tp, &header);
         }
         appended
     }
@@ -165,13 +165,13 @@ impl Partition {
         let header = *batch.header();
         let has_append_time = append_ms.is_some();
         let mut log = self.lock();
-        let is_new_producer = log.is_new_producer(&header);
-        if is_new_producer {
+        if log.is_new_producer(&header) {
             self.shared.check_refusals(self.tp, &header)?;
         }
         let planned = match log.plan(&header, acks)? {
             Plan::Append(planned) => planned,
             Plan::Done(answer) => {
+                self.shared.on_repeated(self.tp, &header);
                 let log_start = log.bounds().log_start;
                 return Ok(AppendReceipt {
                     has_append_time,
@@ -179,6 +179,7 @@ impl Partition {
                 });
             }
             Plan::InFlight(answer) => {
+                self.shared.on_repeated(self.tp, &header);
                 let (sender, receiver) = oneshot::channel();
                 let parked = log.wait_for(&answer, acks, sender, Waiter::is_closed);
                 assert!(
@@ -197,20 +198,13 @@ impl Partition {
         self.shared.push(entry, permit)?;
         let (waiter, state) = self.receipt(&log, &planned, header.max_timestamp, acks);
         log.commit(&planned, header.max_timestamp, waiter, now_ms);
-        if let (true, Some(producer)) = (is_new_producer, planned.producer) {
+        if let Some(producer) = planned.producer {
             self.shared.on_stored(self.tp, producer.id);
         }
         Ok(AppendReceipt {
             has_append_time,
             state,
         })
-    }
-
-    /// A batch is refused, here or before it came here.
-    fn on_refused(&self, header: &BatchHeader) {
-        if self.lock().is_new_producer(header) {
-            self.shared.on_refused(self.tp, header);
-        }
     }
 
     fn entry(&self, batch: BatchView, planned: &Planned, acks: Acks) -> WalEntry {

@@ -1,22 +1,17 @@
-//! Batches of idempotent producers that were refused although nothing is known of their producer.
-//! Pure.
+//! Batches of idempotent producers that were refused. Pure.
 //!
 //! A producer without state may start at any sequence number (KIP-360). So when its first batch is
 //! refused, say because the partition was not open yet, the next one, which the client has already
 //! sent, would be taken, and the first could never be stored again. It is remembered here for a
-//! while which batch has to come first.
+//! while which batch has to come first; of a producer that is known too, for it may be forgotten
+//! before it sends the batch again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use firn_proto::env::Mono;
 use firn_proto::ids::{ProducerEpoch, ProducerId, TopicPartition};
-use firn_proto::limits::REFUSALS_MAX;
+use firn_proto::limits::{PRODUCER_RETRY_WINDOW, REFUSALS_MAX};
 use firn_proto::record::BatchHeader;
-
-/// How long a client may take to send a refused batch again: Kafka's `delivery.timeout.ms`, and
-/// then some.
-const REMEMBERED_FOR: Duration = Duration::from_secs(180);
 
 /// Which refused batch of which producer has to come first. Bounded.
 #[derive(Debug, Default)]
@@ -32,21 +27,21 @@ struct Refused {
 }
 
 impl Refusals {
-    /// A batch is refused. Only called while nothing is known of its producer.
+    /// A batch is refused.
     pub fn on_refused(&mut self, tp: TopicPartition, header: &BatchHeader, now: Mono) {
         if !header.has_producer() || header.base_sequence < 0 {
             return;
         }
         let key = (tp, header.producer_id);
         let earlier = self.refused.get(&key).is_some_and(|known| {
-            known.epoch >= header.producer_epoch && now.since(known.at) < REMEMBERED_FOR
+            known.epoch >= header.producer_epoch && now.since(known.at) < PRODUCER_RETRY_WINDOW
         });
         if earlier {
             return;
         }
         if self.refused.len() >= REFUSALS_MAX {
             self.refused
-                .retain(|_, known| now.since(known.at) < REMEMBERED_FOR);
+                .retain(|_, known| now.since(known.at) < PRODUCER_RETRY_WINDOW);
         }
         // full of fresh ones: the broker goes on as Kafka does, without this memory
         if self.refused.len() < REFUSALS_MAX {
@@ -66,7 +61,7 @@ impl Refusals {
             Some(known)
                 if known.epoch == header.producer_epoch
                     && known.base_sequence != header.base_sequence
-                    && now.since(known.at) < REMEMBERED_FOR =>
+                    && now.since(known.at) < PRODUCER_RETRY_WINDOW =>
             {
                 Err(known.base_sequence)
             }
@@ -77,6 +72,18 @@ impl Refusals {
     /// A batch of the producer was stored: from here on its sequence numbers say what is missing.
     pub fn on_stored(&mut self, tp: TopicPartition, producer: ProducerId) {
         self.refused.remove(&(tp, producer));
+    }
+
+    /// A batch was stored before, and this is a repeat of it: nothing is missing if it is the one
+    /// that was refused.
+    pub fn on_repeated(&mut self, tp: TopicPartition, header: &BatchHeader) {
+        let key = (tp, header.producer_id);
+        let is_it = |known: &Refused| {
+            known.epoch == header.producer_epoch && known.base_sequence == header.base_sequence
+        };
+        if self.refused.get(&key).is_some_and(is_it) {
+            self.refused.remove(&key);
+        }
     }
 
     /// Whether nothing is remembered.
@@ -132,7 +139,7 @@ mod tests {
     fn a_client_that_never_comes_back_is_forgotten() {
         let mut refusals = Refusals::default();
         refusals.on_refused(TP, &batch(1, 0, 5), Mono(0));
-        let later = Mono(0).after(REMEMBERED_FOR);
+        let later = Mono(0).after(PRODUCER_RETRY_WINDOW);
         assert_eq!(refusals.check(TP, &batch(1, 0, 6), later), Ok(()));
     }
 
@@ -143,7 +150,7 @@ mod tests {
             refusals.on_refused(TP, &batch(producer, 0, 5), Mono(0));
         }
         assert_eq!(refusals.refused.len(), REFUSALS_MAX);
-        let later = Mono(0).after(REMEMBERED_FOR);
+        let later = Mono(0).after(PRODUCER_RETRY_WINDOW);
         refusals.on_refused(TP, &batch(1 << 40, 0, 5), later);
         assert_eq!(refusals.refused.len(), 1);
     }

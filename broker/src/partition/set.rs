@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use firn_proto::env::Clock;
@@ -36,6 +37,9 @@ pub(super) struct Shared {
     pub(super) producers: ProducerBudget,
     wal: RwLock<Option<Box<dyn BatchLog>>>,
     refusals: Mutex<Refusals>,
+    /// Whether any are remembered, so that in good times nobody takes the lock. Who refuses a batch
+    /// and who stores the next one of its producer follow each other.
+    any_refused: AtomicBool,
 }
 
 /// The partitions that this broker owns.
@@ -77,6 +81,7 @@ impl Partitions {
             producers: ProducerBudget::new(producer_bytes),
             wal: RwLock::default(),
             refusals: Mutex::default(),
+            any_refused: AtomicBool::new(false),
         };
         Self {
             shared: Arc::new(shared),
@@ -185,10 +190,7 @@ impl Partitions {
     /// To be called when a produced batch is refused before it came to its partition, so that the
     /// batches of its producer that follow are not taken in its place.
     pub fn on_refused(&self, tp: TopicPartition, header: &BatchHeader) {
-        match self.find_tp(tp) {
-            Some(partition) => partition.on_refused(header),
-            None => self.shared.on_refused(tp, header),
-        }
+        self.shared.on_refused(tp, header);
     }
 
     /// Parks a fetch until `missing` more bytes of these partitions are visible. Each comes with
@@ -438,7 +440,10 @@ impl Shared {
 
     pub(super) fn on_refused(&self, tp: TopicPartition, header: &BatchHeader) {
         let now = self.clock.mono();
-        self.refusals().on_refused(tp, header, now);
+        let mut refusals = self.refusals();
+        refusals.on_refused(tp, header, now);
+        self.any_refused
+            .store(!refusals.is_empty(), Ordering::Release);
     }
 
     pub(super) fn check_refusals(
@@ -457,7 +462,20 @@ impl Shared {
     }
 
     pub(super) fn on_stored(&self, tp: TopicPartition, producer: ProducerId) {
-        self.refusals().on_stored(tp, producer);
+        self.settle(|refusals| refusals.on_stored(tp, producer));
+    }
+
+    pub(super) fn on_repeated(&self, tp: TopicPartition, header: &BatchHeader) {
+        self.settle(|refusals| refusals.on_repeated(tp, header));
+    }
+
+    fn settle(&self, settle: impl FnOnce(&mut Refusals)) {
+        if self.any_refused.load(Ordering::Acquire) {
+            let mut refusals = self.refusals();
+            settle(&mut refusals);
+            self.any_refused
+                .store(!refusals.is_empty(), Ordering::Release);
+        }
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {

@@ -2,7 +2,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use firn_proto::env::Mono;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, Slot, StreamId};
-use firn_proto::limits::{CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX, PRODUCER_BYTES};
+use firn_proto::limits::{
+    CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX, PRODUCER_BYTES, PRODUCER_RETRY_WINDOW,
+};
 use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
 use firn_storage::wal::{Acks, FairKey, FlushPolicy, Permits, WalBuffer};
 
@@ -98,6 +100,12 @@ impl Broker {
         self.try_append(partition, batch, TimestampType::CreateTime)
             .await
             .unwrap()
+    }
+
+    /// From here on clients do not repeat any more what they wrote before.
+    fn outlast_retries(&self) {
+        let window_ms = PRODUCER_RETRY_WINDOW.as_millis() as i64;
+        self.clock.0.fetch_add(window_ms, Ordering::Relaxed);
     }
 
     /// Makes everything durable that was appended so far.
@@ -299,6 +307,57 @@ async fn later_batches_are_not_stored_in_place_of_a_refused_one() {
 }
 
 #[tokio::test]
+async fn a_refused_batch_comes_first_although_its_producer_was_known_and_is_forgotten_since() {
+    let mut broker = Broker::remembering(16);
+    let partition = broker.open(0);
+    broker.append(&partition, produced(7, 104)).await.is_done();
+    broker.make_durable();
+    broker.outlast_retries();
+    // finds no room in the WAL, for which the next one still waits
+    broker
+        .partitions
+        .on_refused(tp(0), produced(7, 105).header());
+    for producer in 100..116 {
+        let first = produced(producer, 0);
+        broker.append(&partition, first).await.is_done();
+    }
+    broker.make_durable();
+    assert!(!remembered(&partition).contains(&7));
+    let early = broker
+        .try_append(&partition, produced(7, 106), TimestampType::CreateTime)
+        .await;
+    assert_eq!(
+        early.unwrap_err(),
+        Refusal::OutOfOrder {
+            producer: ProducerId(7),
+            found: 106,
+            expected: 105
+        }
+    );
+    broker.append(&partition, produced(7, 105)).await.is_done();
+    broker.append(&partition, produced(7, 106)).await.is_done();
+    assert!(broker.partitions.shared.refusals().is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_is_forgotten_once_a_repeat_says_that_the_batch_is_stored() {
+    let broker = Broker::new();
+    let partition = broker.open(0);
+    broker.append(&partition, produced(7, 0)).await.is_done();
+    let refuse = |sequence| {
+        let refused = produced(7, sequence);
+        broker.partitions.on_refused(tp(0), refused.header());
+    };
+    refuse(0);
+    broker.append(&partition, produced(7, 0)).await.is_done();
+    assert!(broker.partitions.shared.refusals().is_empty());
+    // the repeat of another batch says nothing about this one
+    refuse(1);
+    broker.append(&partition, produced(7, 0)).await.is_done();
+    assert!(!broker.partitions.shared.refusals().is_empty());
+}
+
+#[tokio::test]
 async fn without_a_wal_nothing_is_taken() {
     let broker = Broker::new();
     let clock = Arc::clone(&broker.partitions.shared.clock);
@@ -443,6 +502,7 @@ async fn producers_of_all_partitions_share_one_budget_and_the_longest_silent_are
     broker.make_durable();
     assert_eq!(broker.partitions.producers().count, 64);
     broker.partitions.rows().unwrap();
+    broker.outlast_retries();
     broker
         .append(&partitions[7], produced(64, 0))
         .await
@@ -484,6 +544,7 @@ async fn a_partition_that_comes_with_more_producers_than_there_is_room_for_is_cu
     full.make_durable();
     let row = full.partitions.rows().unwrap().rows.remove(0);
     let small = Broker::remembering(16);
+    small.outlast_retries();
     let partition = small.partitions.open(row);
     assert_eq!(remembered(&partition).len(), 15);
     assert_eq!(small.partitions.producers().evicted, 25);
