@@ -56,13 +56,32 @@ impl Health {
         }
     }
 
+    /// A process that is about to leave does nothing else any more, whatever still runs in it.
     fn set(&self, stage: Stage) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*current, Stage::Stopping) {
+            *current = stage;
+        }
     }
 }
 
 impl Default for Health {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_stops_is_never_ready_again() {
+        let health = Health::new();
+        health.stopping();
+        health.serving();
+        assert_eq!(health.ready(), Err("stopping".to_owned()));
+        health.hampered("the bucket takes no slots");
+        assert_eq!(health.ready(), Err("stopping".to_owned()));
     }
 }
