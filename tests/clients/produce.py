@@ -3,11 +3,14 @@
 produce.py BOOTSTRAP TOPIC FILE COUNT BATCH
 
 FILE holds a record a line: key, tab, value. They are sent in order, from the start again at the end, until there are
-COUNT; a report names its record by its number among those. BATCH is the most records of one batch. A lost connection is
-told too, with how many records had no answer then.
+COUNT and a line, or the end, has come on the standard input; a report names its record by its number among those. BATCH
+is the most records of one batch. A lost connection is told too, with how many records had no answer then, and at the end
+how many records there were.
 """
 
+import itertools
 import json
+import select
 import sys
 
 from confluent_kafka import KafkaError, Producer
@@ -19,6 +22,10 @@ WAITING_BATCHES = 20
 
 def tell(event):
     print(json.dumps(event), flush=True)
+
+
+def is_told_to_stop() -> bool:
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def main() -> int:
@@ -53,7 +60,10 @@ def main() -> int:
             "error_cb": stumbled,
         }
     )
-    for number in range(count):
+    for number in itertools.count():
+        if number >= count and is_told_to_stop():
+            tell({"produced": number})
+            break
         key, value = records[number % len(records)]
         while True:
             try:

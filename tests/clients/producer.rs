@@ -9,7 +9,7 @@ use std::time::Duration;
 use firn_tests::client::Client;
 use firn_tests::flights::Flight;
 use firn_tests::node::Node;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::python::{Script, Scripts, number, partition};
 
@@ -25,14 +25,16 @@ pub(crate) struct Production<'a> {
     scripts: &'a Scripts,
     script: Script,
     flights: &'a [Flight],
-    /// How many records there will be: the flights in order, over and over.
-    count: usize,
+    /// How many records there were: the flights in order, over and over. Known when it has been
+    /// told to stop, and has.
+    produced: Option<usize>,
     /// Where each record lies that was acknowledged.
     places: BTreeMap<(i32, i64), usize>,
 }
 
 impl<'a> Production<'a> {
-    /// Creates the topic and starts to produce `count` records to it; files go to `folder`.
+    /// Creates the topic and starts to produce to it: `count` records, and more until
+    /// [`Self::finish`]; files go to `folder`.
     pub(crate) fn start(
         scripts: &'a Scripts,
         node: &Node,
@@ -57,7 +59,7 @@ impl<'a> Production<'a> {
             scripts,
             script: scripts.start(0, "produce.py", &arguments),
             flights,
-            count,
+            produced: None,
             places: BTreeMap::new(),
         }
     }
@@ -80,18 +82,21 @@ impl<'a> Production<'a> {
         }
     }
 
-    /// Waits until it has produced everything.
+    /// Lets it stop at the count that it was started with, or now if it is beyond that, and waits
+    /// until everything is answered.
     ///
     /// # Panics
     /// When what it was told cannot be: see [`Log`].
     pub(crate) fn finish(mut self) -> Log {
+        self.script.tell(&json!("stop"));
         while self.hear().is_some() {}
         let status = self.script.process.wait(PATIENCE);
-        let (known, count) = (self.places.len(), self.count);
+        let (known, produced) = (self.places.len(), self.produced);
         assert!(
             status.success(),
-            "the producer ended with {status} after {known} of {count} reports"
+            "the producer ended with {status} after {known} of {produced:?} reports"
         );
+        let count = produced.expect("it tells how many records there were");
         Log::of(&self.places, self.flights, count)
     }
 
@@ -100,7 +105,10 @@ impl<'a> Production<'a> {
         let (_, told) = self.scripts.hear("the producer's next report");
         let told = told?;
         assert!(told["error"].is_null(), "refused for good: {told}");
-        if told["disconnected"].is_null() {
+        if !told["produced"].is_null() {
+            let produced = usize::try_from(number(&told, "produced"));
+            self.produced = Some(produced.expect("a number of records"));
+        } else if told["disconnected"].is_null() {
             let record = usize::try_from(number(&told, "record")).expect("a record's number");
             let place = (partition(&told, "partition"), number(&told, "offset"));
             if let Some(other) = self.places.insert(place, record) {
