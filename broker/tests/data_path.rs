@@ -756,21 +756,35 @@ async fn a_node_cut_off_from_its_bucket_ends_reads_until_it_hears_from_it() {
         panic!("not ApiVersions");
     };
     assert_eq!(versions.error_code, ErrorCode::None);
-    while !http_get(&node, "/readyz").await.contains("nothing is read") {
-        tokio::task::yield_now().await;
-    }
+    wait_until_ready_says(&node, "nothing is read").await;
 
     store.set_outage(false);
-    let read = loop {
-        let read = client.fetch(12, fetch_of(id, 0)).await;
-        if only(&read).error_code != ErrorCode::NotLeaderOrFollower {
-            break read;
+    let read = async {
+        loop {
+            let read = client.fetch(12, fetch_of(id, 0)).await;
+            if only(&read).error_code != ErrorCode::NotLeaderOrFollower {
+                break read;
+            }
         }
     };
+    let read = patiently("a read that is not refused", read).await;
     assert_eq!(batches(only(&read)), [(0, 1)]);
-    while !http_get(&node, "/readyz").await.contains(" 200 ") {
-        tokio::task::yield_now().await;
-    }
+    wait_until_ready_says(&node, " 200 ").await;
+}
+
+async fn wait_until_ready_says(node: &Node, words: &str) {
+    let says = async {
+        while !http_get(node, "/readyz").await.contains(words) {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently(words, says).await;
+}
+
+/// Gives up on what never comes.
+async fn patiently<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+    waited.unwrap_or_else(|_| panic!("gave up waiting for {what:?}"))
 }
 
 /// What needs the journal waits as long as the client says, or a little longer.

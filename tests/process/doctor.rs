@@ -151,7 +151,9 @@ fn a_store_that_answers_nobody_is_named_while_it_is_waited_for() {
     let plan = NodePlan::on_bucket(FIRN, folder.path(), &url)
         .with_environment("AWS_ACCESS_KEY_ID", "any")
         .with_environment("AWS_SECRET_ACCESS_KEY", "any")
-        .with_setting("bucket.start.timeout.ms=6s");
+        // Long enough for one attempt (5 s) on a busy machine, and too short for a second line,
+        // which is due 5 s after the first.
+        .with_setting("bucket.start.timeout.ms=9s");
     let mut node = plan.launch();
     let status = node.process.wait(wait::PATIENCE);
     assert_eq!(status.code(), Some(1));
