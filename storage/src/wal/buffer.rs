@@ -161,14 +161,15 @@ impl<H> WalBuffer<H> {
         } else if self.held_until(now).is_some() || !self.tokens.take(now) {
             return None;
         }
-        if let Some(gathering) = &mut self.gathering {
-            gathering.on_close(now, self.bytes);
-        }
+        let before = self.bytes;
         let taken = if self.bytes <= self.policy.slot_bytes {
             self.take_all()
         } else {
             self.take_fair_shares()
         };
+        if let Some(gathering) = &mut self.gathering {
+            gathering.on_close(now, before - self.bytes);
+        }
         self.wanted = false;
         self.forced &= !self.is_empty();
         self.in_flight += 1;

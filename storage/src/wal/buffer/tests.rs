@@ -161,6 +161,24 @@ fn a_busy_buffer_that_waits_in_vain_is_put_at_the_named_moment() {
     assert!(buffer.close_slot(later(6)).is_some());
 }
 
+/// What is left behind in a queue counts in the slot that it goes into, and in none before.
+#[test]
+fn a_long_queue_that_leaves_slowly_is_not_taken_for_a_busy_buffer() {
+    let mut buffer = buffer(gathering());
+    for base in 0..5 {
+        buffer.push(entry(0, base, base, 99_000), 0);
+    }
+    for closed in [at(0), at(1000), at(1000), at(1000), at(1000)] {
+        assert_eq!(buffer.close_slot(closed).unwrap().entries.len(), 1);
+        buffer.on_slot_done();
+    }
+    buffer.push(entry(0, 5, 5, 2_000), 0);
+    assert!(
+        buffer.close_slot(at(1001)).is_some(),
+        "198 kB came in the last second: less than where slots wait"
+    );
+}
+
 #[test]
 fn a_checkpoint_and_a_flush_do_not_wait_for_more() {
     let mut wanted = busy_buffer();
