@@ -81,7 +81,7 @@ impl Reader {
             match self.take_plan(request, &plan, &mut memory).await {
                 Ok((outcome, full)) => break (outcome, full, memory),
                 // Once more with all that it needs, after letting go of what it has.
-                Err(TakeError::NoMemory(bytes)) => spare = bytes,
+                Err(TakeError::NoMemory(bytes)) => spare = bytes.max(spare),
                 Err(TakeError::Read(error)) => return Err(error),
             }
         };
@@ -188,17 +188,22 @@ impl Reader {
         tracing::warn!(%tp, %key, reason = first.reason, "bytes of a run are wrong, fetching anew");
         // From the start of the run: a wrong cursor is a reason, too.
         let whole = piece.whole();
-        let window = self
-            .0
-            .objects
-            .read_again(&key, whole.window(request.max_bytes))
-            .await;
+        let window = whole.window(request.max_bytes);
+        let before_it = piece.window(request.max_bytes);
+        let more = (window.end - window.start).saturating_sub(before_it.end - before_it.start);
+        if !memory.grow(more) {
+            return Err(TakeError::NoMemory(more));
+        }
+        let window = self.0.objects.read_again(&key, window).await;
         let from = Fetched {
             window: window.map_err(|error| from_object(tp, error))?,
             again: true,
         };
         match self.take(request, &whole, from, before, memory).await {
             Ok(taken) => Ok(taken),
+            Err(PieceError::Take(TakeError::NoMemory(bytes))) => {
+                Err(TakeError::NoMemory(more + bytes))
+            }
             Err(PieceError::Take(error)) => Err(error),
             Err(PieceError::Fault(fault)) => {
                 self.0.corrupt.fetch_add(1, Ordering::Relaxed);

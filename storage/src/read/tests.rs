@@ -2,6 +2,7 @@ use firn_proto::env::{Entropy, SystemClock};
 use firn_proto::ids::{LeaderEpoch, PartitionIndex, Slot, SlotPosition, StreamId, TopicId};
 use firn_proto::record::{BatchBuilder, Codec, NewRecord};
 
+use super::cursors::Cursor;
 use super::*;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
 use crate::bucket::{Bucket, Purpose};
@@ -561,6 +562,27 @@ async fn a_batch_larger_than_what_was_set_aside_waits_for_the_memory_it_takes() 
     assert!(waits, "8 MiB were taken of the 5 MiB that are free");
     drop(others);
     assert_eq!(read.await.unwrap().batches, world.batches);
+    assert_eq!(memory.free(), ALL_MEMORY);
+}
+
+/// From a cursor little is fetched. If it proves wrong, the run is fetched from its start.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_starts_anew_waits_for_the_memory_of_the_whole_run() {
+    let mut world = World::new(0);
+    world.put(3, MIB / 4, None).await;
+    let wrong = Cursor {
+        at: world.runs[0].at,
+        byte: 300 + 2 * world.batches[0].len() as u64,
+    };
+    world.reader.0.cursors.remember(tp(), RECORDS, wrong);
+    let memory = &world.reader.0.memory;
+    let others = memory.take(ALL_MEMORY - 2 * MIB as u64, 0).await;
+    let mut read = std::pin::pin!(world.read(RECORDS, 13 * MIB));
+    let second = std::time::Duration::from_secs(1);
+    let waits = tokio::time::timeout(second, read.as_mut()).await.is_err();
+    assert!(waits, "3 MiB were taken of the 2 MiB that are free");
+    drop(others);
+    assert_eq!(read.await.unwrap().batches, world.batches[1..]);
     assert_eq!(memory.free(), ALL_MEMORY);
 }
 
