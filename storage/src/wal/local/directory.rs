@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::error::LocalWalError;
 use super::format::{Identity, decode_identity, encode_identity};
+use super::log::is_full;
 use crate::layout::{
     LOCAL_WAL_IDENTITY, LOCAL_WAL_IDENTITY_NEW, LOCAL_WAL_QUARANTINE, LOCK_FILE, local_segment,
     parse_local_segment,
@@ -73,7 +74,7 @@ impl Directory {
                     });
                 }
                 Some(_) => found.disk,
-                None => write_identity(path, &handle, cluster, found.disk, broker)?,
+                None => name_broker(path, &handle, cluster, found.disk, broker)?,
             },
             Some(found) if foreign == ForeignDirectory::Refuse => {
                 return Err(LocalWalError::ForeignCluster {
@@ -387,6 +388,29 @@ fn write_identity(
         .and_then(|()| handle.sync_all())
         .map_err(LocalWalError::io("write", &path))?;
     Ok(disk)
+}
+
+/// Writes the broker into an identity of version 1, which has none. A full disk must not keep a
+/// start from replaying what lies on it, which is what makes room: there it stays at version 1.
+fn name_broker(
+    dir: &Path,
+    handle: &File,
+    cluster: ClusterId,
+    disk: DiskId,
+    broker: BrokerId,
+) -> Result<DiskId, LocalWalError> {
+    match write_identity(dir, handle, cluster, disk, broker) {
+        Err(LocalWalError::Io { source, .. }) if is_full(&source) => {
+            // give back what was written of it
+            let _ = fs::remove_file(dir.join(LOCAL_WAL_IDENTITY_NEW));
+            tracing::warn!(
+                dir = %dir.display(), %broker, error = %source,
+                "the disk is full: the local wal does not name its broker until a later start"
+            );
+            Ok(disk)
+        }
+        written => written,
+    }
 }
 
 /// Removes what Firn put there, and nothing else. The identity goes last, so that a wipe that is

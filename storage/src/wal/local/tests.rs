@@ -457,19 +457,40 @@ fn the_directory_of_another_broker_is_refused_unchanged() {
     assert_eq!(open(dir.path()).1.rows().len(), 6);
 }
 
-#[test]
-fn a_directory_that_names_no_broker_is_that_of_the_first_to_open_it() {
-    let dir = TempDir::new().unwrap();
-    three_commits(dir.path());
-    let disk = open(dir.path()).0.disk();
-    let identity = dir.path().join("identity");
-    // Version 1 ends behind the disk id.
+/// Makes the identity one of version 1, which ends behind the disk id.
+fn forget_broker(dir: &Path) {
+    let identity = dir.join("identity");
     let mut bytes = fs::read(&identity).unwrap();
     bytes.truncate(48);
     bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
     let crc = crc_fast::crc32_iscsi(&bytes[16..]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     fs::write(&identity, bytes).unwrap();
+}
+
+#[test]
+fn a_directory_that_names_no_broker_is_read_on_a_full_disk_and_names_it_later() {
+    let dir = TempDir::new().unwrap();
+    three_commits(dir.path());
+    let disk = open(dir.path()).0.disk();
+    forget_broker(dir.path());
+    let identity = || fs::read(dir.path().join("identity")).unwrap();
+    let nameless = identity();
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("identity.new")).unwrap();
+    let (local, recovered) = open(dir.path());
+    assert_eq!((local.disk(), recovered.rows().len()), (disk, 6));
+    assert_eq!(identity(), nameless);
+    drop((local, recovered));
+    drop(open(dir.path()));
+    assert_ne!(identity(), nameless, "there is room again");
+}
+
+#[test]
+fn a_directory_that_names_no_broker_is_that_of_the_first_to_open_it() {
+    let dir = TempDir::new().unwrap();
+    three_commits(dir.path());
+    let disk = open(dir.path()).0.disk();
+    forget_broker(dir.path());
     let (local, recovered) = open(dir.path());
     assert_eq!((local.disk(), recovered.rows().len()), (disk, 6));
     drop((local, recovered));
