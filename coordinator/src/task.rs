@@ -26,8 +26,8 @@ use firn_proto::env::Mono;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch};
 use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
 use firn_proto::limits::{
-    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_PARKED_MAX, FENCE_LOOK_INTERVAL, FENCE_LOOK_MAX,
-    JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN, SLOTS_IN_FLIGHT_MAX,
+    COORDINATOR_PARKED_MAX, FENCE_LOOK_INTERVAL, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET,
+    JOURNAL_SNAPSHOT_BYTES_MIN, SLOTS_IN_FLIGHT_MAX,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -109,11 +109,12 @@ impl Leadership {
 
     /// Opens the journal and replays it.
     pub(crate) async fn take_over(&mut self) -> Result<Leader, EndReason> {
-        let opened = self.opener.open(self.config.identity.clone()).await?;
-        // Its own first slot became durable, so nobody had sealed it.
+        // Its own first slot becomes durable, so nobody has sealed it before now. Somebody may have
+        // since it was sent.
         let led_at = self.environment.clock.mono();
+        let opened = self.opener.open(self.config.identity.clone()).await?;
         let above = self.publish.image.borrow().version;
-        let leader = Leader::new(opened, &self.config, &self.environment, above)?;
+        let leader = Leader::new(opened, &self.config, &self.environment, led_at, above)?;
         self.publish.image.send_replace(leader.images.last());
         self.publish.note_look(led_at, Seen::Nothing);
         Ok(leader)
@@ -233,16 +234,17 @@ impl Leader {
         opened: OpenedJournal,
         config: &CoordinatorConfig,
         environment: &Environment,
+        led_at: Mono,
         above: u64,
     ) -> Result<Self, EndReason> {
         let replayed = replay(&opened)?;
         let (state, log_bytes) = replayed;
-        let now = environment.clock.mono();
+        let group_clock = GroupClock::new(led_at);
         let groups = Groups::load(
             config.groups.clone(),
             state.groups().iter().map(|(id, kept)| (id, &kept.row)),
             state.offsets().groups(),
-            now,
+            group_clock.at(environment.clock.mono()),
         );
         info!(
             epoch = opened.epoch.0,
@@ -269,11 +271,11 @@ impl Leader {
             puts: FuturesOrdered::new(),
             flights: VecDeque::new(),
             tokens: PutTokens::new(config.puts_per_second),
-            group_clock: GroupClock::new(now),
+            group_clock,
             log_bytes,
             snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
             snapshot: None,
-            fence: FenceWatch::new(now),
+            fence: FenceWatch::new(led_at),
             look: None,
         })
     }
@@ -335,8 +337,8 @@ impl Leader {
     }
 
     fn take_call(&mut self, call: Call) {
-        let is_full = self.held_bytes() >= COORDINATOR_HELD_BYTES_MAX;
-        let is_put_off = is_full && held::may_come_again(&call.request);
+        let limit = held::bytes_max_before(&call.request);
+        let is_put_off = limit.is_some_and(|limit| self.held_bytes() >= limit);
         if is_put_off || self.calls.len() >= COORDINATOR_PARKED_MAX {
             drop(call.answer.send(Err(CoordinatorError::Busy)));
             return;

@@ -31,6 +31,7 @@ struct Held {
     newer: Option<CoordinatorEpoch>,
     is_away: bool,
     is_refusing: bool,
+    opening_lasts: Duration,
 }
 
 /// A bucket in memory, reduced to its journal.
@@ -83,6 +84,11 @@ impl MemoryBucket {
         self.held().is_refusing = is_refusing;
     }
 
+    /// Openings take so long from now on.
+    pub(crate) fn set_opening_lasts(&self, opening_lasts: Duration) {
+        self.held().opening_lasts = opening_lasts;
+    }
+
     pub(crate) fn looks(&self) -> usize {
         self.held().looks
     }
@@ -121,7 +127,12 @@ impl JournalOpener for MemoryBucket {
             entries: held.slots.iter().filter(after).cloned().collect(),
             journal: Box::new(self.clone()),
         };
-        async { Ok(opened) }.boxed()
+        let lasts = held.opening_lasts;
+        async move {
+            tokio::time::sleep(lasts).await;
+            Ok(opened)
+        }
+        .boxed()
     }
 }
 

@@ -228,6 +228,9 @@ pub const COORDINATOR_PARKED_MAX: usize = 200_000;
 /// Answers and commands that wait for the journal, in bytes; beyond them what would wait as well is
 /// refused until it has moved.
 pub const COORDINATOR_HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// From so many of them on reads of groups and their offsets are refused: a few bytes ask for much,
+/// and who asks over and over must not keep members from joining and committing.
+pub const COORDINATOR_HELD_READ_BYTES_MAX: usize = COORDINATOR_HELD_BYTES_MAX / 2;
 
 /// Partitions of one topic.
 pub const TOPIC_PARTITIONS_MAX: i32 = 100_000;
@@ -329,6 +332,7 @@ const _: () = assert!(
     "a reader that waits for a look must hear what it says"
 );
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
+const _: () = assert!(COORDINATOR_HELD_READ_BYTES_MAX < COORDINATOR_HELD_BYTES_MAX);
 const _: () = assert!(WAL_GATHER_BYTES <= SLOT_BYTES_TARGET);
 const _: () = assert!(
     WAL_GATHER_BYTES_PER_SECOND_LEAST * WAL_GATHER_TIME.as_millis() as usize / 1000

@@ -6,24 +6,27 @@ use firn_proto::cluster::{
     FetchedOffsets, GroupError, JoinedMember, ListedGroup, Reply, Request, TopicRefusal,
 };
 use firn_proto::ids::PartitionIndex;
+use firn_proto::limits::{COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX};
 
-/// What of a request may be told to come again while too much waits already: all that clients ask
-/// but Heartbeats, which wait for nothing. What brokers say of themselves is little, and moves
-/// things on.
-pub(super) fn may_come_again(request: &Request) -> bool {
-    !matches!(
-        request,
+/// From how many waiting bytes on a request is told to come again. `None`, never: Heartbeats wait
+/// for nothing, and what brokers say of themselves is little, and moves things on.
+pub(super) fn bytes_max_before(request: &Request) -> Option<usize> {
+    match request {
         Request::AssignPartitions(_)
-            | Request::ConfirmDeleted(_)
-            | Request::Heartbeat(_)
-            | Request::LeaveBroker(_)
-            | Request::PendingRecovery
-            | Request::RegisterBroker(_)
-            | Request::ReleasePartitions(_)
-            | Request::ReportProgress(_)
-            | Request::ResumePartitions(_)
-            | Request::StreamSealed(_)
-    )
+        | Request::ConfirmDeleted(_)
+        | Request::Heartbeat(_)
+        | Request::LeaveBroker(_)
+        | Request::PendingRecovery
+        | Request::RegisterBroker(_)
+        | Request::ReleasePartitions(_)
+        | Request::ReportProgress(_)
+        | Request::ResumePartitions(_)
+        | Request::StreamSealed(_) => None,
+        Request::DescribeGroups(_) | Request::ListGroups(_) | Request::OffsetFetch(_) => {
+            Some(COORDINATOR_HELD_READ_BYTES_MAX)
+        }
+        _ => Some(COORDINATOR_HELD_BYTES_MAX),
+    }
 }
 
 /// About what a reply takes, with what it shares with the state: that may have moved on, and then

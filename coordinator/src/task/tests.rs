@@ -1,11 +1,13 @@
 use firn_proto::cluster::{
     CommitTopic, CommittedOffset, ConfirmDeleted, FetchOffsets, GroupError, Heartbeat, JoinGroup,
-    JoinedGroup, LeaveGroup, LeavingMember, NewTopic, OffsetCommit, OffsetToCommit, Protocol,
-    RegisterBroker, RegisteredBroker, SyncGroup, TopicError, TopicKey,
+    JoinedGroup, LeaveGroup, LeavingMember, ListGroups, NewTopic, OffsetCommit, OffsetToCommit,
+    Protocol, RegisterBroker, RegisteredBroker, SyncGroup, TopicError, TopicKey,
 };
 use firn_proto::env::Clock;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, LeaderEpoch, PartitionIndex};
-use firn_proto::limits::FENCE_LOOK_LASTS;
+use firn_proto::limits::{
+    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX, FENCE_LOOK_LASTS,
+};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -204,13 +206,9 @@ async fn commits_that_wait_for_the_journal_are_bounded_in_bytes() {
     assert_eq!(fetched_offset(&coordinator).await, last);
 }
 
-/// Anybody may ask for every offset of a group, in a few bytes. While the bucket is away no answer
-/// leaves; were they bounded by their number alone, they would take all the memory there is.
-#[tokio::test(start_paused = true)]
-async fn answers_that_wait_for_the_journal_are_bounded_in_bytes() {
+/// Gives the group more than 10 MB of notes at its offsets.
+async fn commit_notes(bucket: &MemoryBucket, coordinator: &Coordinator) {
     const PARTITIONS: i32 = 10_000;
-    let bucket = MemoryBucket::by_hand();
-    let (coordinator, _task) = start(&bucket).await;
     let with_notes = CommitTopic {
         topic: TopicKey::Name("a".into()),
         partitions: (0..PARTITIONS)
@@ -228,14 +226,17 @@ async fn answers_that_wait_for_the_journal_are_bounded_in_bytes() {
         commits.topics = vec![with_notes];
     }
     for request in [create("a", PARTITIONS), commits] {
-        completed(&bucket, vec![ask(&coordinator, request)]).await;
+        completed(bucket, vec![ask(coordinator, request)]).await;
     }
+}
 
-    let pending = ask(&coordinator, create("b", 1));
-    settle().await;
+/// Asks for every offset of the group until that is refused; those that wait.
+async fn read_until_busy(
+    coordinator: &Coordinator,
+) -> Vec<JoinHandle<Result<Reply, CoordinatorError>>> {
     let mut held = Vec::new();
     let refused = loop {
-        let read = ask(&coordinator, fetch_all());
+        let read = ask(coordinator, fetch_all());
         settle().await;
         if read.is_finished() {
             break read.await.unwrap();
@@ -244,6 +245,45 @@ async fn answers_that_wait_for_the_journal_are_bounded_in_bytes() {
         assert!(held.len() < 100, "all of them wait");
     };
     assert_eq!(refused, Err(CoordinatorError::Busy));
+    held
+}
+
+/// Who reads over and over must not keep groups from their work.
+#[tokio::test(start_paused = true)]
+async fn while_reads_are_refused_members_commit_and_join() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    commit_notes(&bucket, &coordinator).await;
+    let pending = ask(&coordinator, create("b", 1));
+    settle().await;
+    let mut held = read_until_busy(&coordinator).await;
+    for read in [
+        Request::DescribeGroups(vec!["g".to_owned()]),
+        Request::ListGroups(ListGroups::default()),
+    ] {
+        assert_eq!(coordinator.call(read).await, Err(CoordinatorError::Busy));
+    }
+    held.extend([
+        pending,
+        ask(&coordinator, commit("a", 2)),
+        ask(&coordinator, join_request("")),
+    ]);
+    for answer in completed(&bucket, held).await {
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    assert_eq!(fetched_offset(&coordinator).await, 2);
+}
+
+/// Anybody may ask for every offset of a group, in a few bytes. While the bucket is away no answer
+/// leaves; were they bounded by their number alone, they would take all the memory there is.
+#[tokio::test(start_paused = true)]
+async fn answers_that_wait_for_the_journal_are_bounded_in_bytes() {
+    let bucket = MemoryBucket::by_hand();
+    let (coordinator, _task) = start(&bucket).await;
+    commit_notes(&bucket, &coordinator).await;
+    let pending = ask(&coordinator, create("b", 1));
+    settle().await;
+    let held = read_until_busy(&coordinator).await;
     let heartbeat = Request::Heartbeat(Heartbeat {
         group: "g".into(),
         generation: 0,
@@ -262,7 +302,7 @@ async fn answers_that_wait_for_the_journal_are_bounded_in_bytes() {
     let bytes: Vec<_> = bytes.collect();
     assert!(bytes[0] > 10_000_000, "notes are counted: {}", bytes[0]);
     let before_last: usize = bytes[1..].iter().sum();
-    assert!(before_last <= COORDINATOR_HELD_BYTES_MAX, "{bytes:?}");
+    assert!(before_last <= COORDINATOR_HELD_READ_BYTES_MAX, "{bytes:?}");
     assert_eq!(fetched_offset(&coordinator).await, 1, "and none is held on");
 }
 
@@ -460,6 +500,21 @@ async fn a_process_that_stood_still_looks_before_it_is_read() {
         coordinator.may_read(clock.mono()).await,
         Err(CoordinatorError::Stopped),
         "another process led meanwhile"
+    );
+}
+
+/// An opening says that nobody had sealed the epoch when its slot was sent, and no more: its answer
+/// may have been on its way for long.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_opening_took_long_looks_before_it_is_read() {
+    let bucket = MemoryBucket::default();
+    bucket.set_opening_lasts(FENCE_LOOK_LASTS + Duration::from_secs(1));
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
+    bucket.claim(CoordinatorEpoch(2));
+    assert_eq!(
+        coordinator.may_read(clock.mono()).await,
+        Err(CoordinatorError::Stopped),
+        "another process leads since"
     );
 }
 
