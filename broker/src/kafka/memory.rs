@@ -3,8 +3,10 @@
 //! connection that waits does not read its socket.
 //!
 //! Produce has memory of its own, and so has what waits for the journal: while the bucket is away
-//! they must not keep a consumer from reading what is in memory, or a member from its heartbeat. What
-//! else waits long gives its memory back once somebody else has what it said.
+//! they must not keep a consumer from its answer, or a member from its heartbeat. For as long as this
+//! process may be read (`FENCE_LOOK_LASTS` after the last look for another leader that the bucket
+//! answered) that is what is in memory, and from then on the code to try again with. What else waits
+//! long gives its memory back once somebody else has what it said.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

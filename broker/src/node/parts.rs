@@ -51,7 +51,7 @@ pub(super) async fn lead(
         };
         Coordinator::start(opener, coordinator.clone(), environment).await
     };
-    patiently(config, env, start).await
+    patiently(config, env, "the journal cannot be taken over yet", start).await
 }
 
 /// The id of the cluster whose bucket this is. Claims nothing.
@@ -61,13 +61,15 @@ pub(super) async fn cluster(
     env: &StreamEnv,
 ) -> Result<ClusterId, FirnError> {
     let ask = || async { Ok(cluster_id(bucket, env).await?) };
-    patiently(config, env, ask).await
+    patiently(config, env, "the id of the cluster cannot be read yet", ask).await
 }
 
-/// Asks the journal again until it answers, or `bucket.start.timeout.ms` has passed.
+/// Asks the journal again until it answers, or `bucket.start.timeout.ms` has passed; says
+/// `meanwhile` at growing intervals.
 async fn patiently<T, F>(
     config: &Config,
     env: &StreamEnv,
+    meanwhile: &str,
     ask: impl Fn() -> F,
 ) -> Result<T, FirnError>
 where
@@ -85,7 +87,7 @@ where
             )) if waited < config.bucket.start_timeout => {
                 attempt += 1;
                 if reminder.is_due(waited) {
-                    tracing::warn!(reason, "the journal cannot be taken over yet");
+                    tracing::warn!(reason, "{meanwhile}");
                 }
                 tokio::time::sleep(backoff(attempt, env.entropy.next_u64())).await;
             }
