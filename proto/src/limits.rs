@@ -69,12 +69,13 @@ pub const DECODING_BYTES_FLOOR: usize = 256 * 1024;
 pub const RECORD_BYTES_MIN: usize = 7;
 
 /// Producers with state that one partition remembers. One more pushes out the one that has not
-/// written for longest: its next batch is then taken whatever its sequence number (KIP-360).
+/// written for longest, whose next batch is then taken whatever its sequence number (KIP-360); it
+/// is refused for now if that one wrote within [`PRODUCER_RETRY_WINDOW`].
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 5000;
 /// What a producer that a partition remembers takes, in bytes, rounded up.
 pub const PRODUCER_BYTES: usize = 256;
 /// How long a client may take to send a batch again: Kafka's `delivery.timeout.ms`, two minutes,
-/// and then some.
+/// and then some. Within it no producer is forgotten for want of room, nor what was refused.
 pub const PRODUCER_RETRY_WINDOW: Duration = Duration::from_secs(180);
 /// Least of the bytes for the producers of all partitions (`producer.memory.bytes`).
 pub const PRODUCER_MEMORY_BYTES_MIN: usize = 4 * 1024 * 1024;

@@ -235,7 +235,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "producer.memory.bytes",
         default: "128MiB",
-        about: "bytes for remembering producers, 256 each per partition; then the longest silent are forgotten",
+        about: "bytes for remembering producers, 256 each per partition; then those silent for 3 minutes are forgotten, else new ones refused for now",
         set: |c, v| {
             let bytes = memory(v)?;
             if bytes < limits::PRODUCER_MEMORY_BYTES_MIN {

@@ -192,6 +192,11 @@ impl Collector for ReadFigures {
                 "producers forgotten early, since producer.memory.bytes was reached",
                 producers.evicted,
             ),
+            (
+                "producers_refused",
+                "batches of new producers refused, since all that are remembered wrote lately",
+                producers.refused,
+            ),
             ("reads_hot", "reads served from memory alone", reads.hot),
             (
                 "reads_cold",

@@ -18,6 +18,7 @@ use super::parts::wal_ended;
 use super::{Parts, Starting};
 use crate::error::FirnError;
 use crate::http::Health;
+use crate::kafka::seldom::Seldom;
 use crate::partition::{Partitions, RowsDue};
 
 /// Writes checkpoints when they are due, reports progress about once a second while there is any,
@@ -41,6 +42,10 @@ pub(super) struct Keeper {
     moved: (Slot, Mono),
     /// Why not everybody is served, if so.
     hampered: Option<&'static str>,
+    /// How many batches of new producers had been refused when that was last said.
+    producers_refused: u64,
+    /// The line on those.
+    producers_line: Seldom,
 }
 
 /// The last durable row of each partition whose place the coordinator has not been told. A journal
@@ -112,6 +117,8 @@ impl Keeper {
             reported: Slot(0),
             moved,
             hampered: None,
+            producers_refused: 0,
+            producers_line: Seldom::default(),
         }
     }
 
@@ -140,6 +147,7 @@ impl Keeper {
                 _ = tick.tick() => {
                     ticks += 1;
                     self.watch_bucket();
+                    self.watch_producers();
                     if report.is_none() {
                         report = self.report();
                     }
@@ -211,6 +219,25 @@ impl Keeper {
                 "the coordinator refuses the progress of this broker"
             ),
             Err(error) => tracing::warn!(%error, "progress was not reported"),
+        }
+    }
+
+    /// Makes room for new producers, and says so while they are refused for want of it.
+    fn watch_producers(&mut self) {
+        self.partitions.bound_producers();
+        let usage = self.partitions.producers();
+        if usage.refused == self.producers_refused {
+            return;
+        }
+        if self.producers_line.due(self.clock.mono()).is_some() {
+            tracing::warn!(
+                batches = usage.refused - self.producers_refused,
+                producers = usage.count,
+                "batches of new idempotent producers are refused until others have been silent for \
+                 three minutes: raise producer.memory.bytes, spread them over more partitions, or \
+                 keep producers open for longer"
+            );
+            self.producers_refused = usage.refused;
         }
     }
 

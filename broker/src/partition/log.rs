@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId, SlotPosition, TopicPartition};
-use firn_proto::limits::BATCH_REPEATS_MAX;
+use firn_proto::limits::{BATCH_REPEATS_MAX, PRODUCER_RETRY_WINDOW, PRODUCERS_PER_PARTITION_MAX};
 use firn_proto::record::BatchHeader;
 use firn_storage::state::{
     BatchFlags, Claim, PagePlace, ProducerBatch, ProducerState, Remembered, Run, StateRow, Verdict,
@@ -115,6 +115,17 @@ pub enum Refusal {
         /// The newest session.
         current: ProducerEpoch,
     },
+    /// There is no room to remember one more producer, and no other may be forgotten yet.
+    /// REQUEST_TIMED_OUT, which every client answers by sending the batch again.
+    #[error(
+        "producer {producer} is new, and all that are remembered wrote within {window_s} seconds; \
+         nothing was appended, so send it again",
+        window_s = PRODUCER_RETRY_WINDOW.as_secs()
+    )]
+    TooManyProducers {
+        /// The producer.
+        producer: ProducerId,
+    },
 }
 
 impl Refusal {
@@ -124,6 +135,7 @@ impl Refusal {
             Self::NotOwner => ErrorCode::NotLeaderOrFollower,
             Self::OutOfOrder { .. } => ErrorCode::OutOfOrderSequenceNumber,
             Self::ProducerFenced { .. } => ErrorCode::InvalidProducerEpoch,
+            Self::TooManyProducers { .. } => ErrorCode::RequestTimedOut,
         }
     }
 }
@@ -403,6 +415,24 @@ impl<W> PartitionLog<W> {
             return 0;
         }
         self.durable.producers.len()
+    }
+
+    /// Whether one more producer would push out one that wrote behind `horizon_ms`. Those in flight
+    /// are counted as if they were durable.
+    pub fn has_no_room(&self, horizon_ms: i64) -> bool {
+        let known = &self.durable.producers;
+        if known.len() + self.ahead.len() < PRODUCERS_PER_PARTITION_MAX {
+            return false;
+        }
+        let begun = self.ahead.keys().filter(|id| known.find(**id).is_none());
+        let would_be = known.len() + begun.count() + 1;
+        // those at work are not pushed out, however old what is durable of them
+        let is_old =
+            |id: &ProducerId, seen_ms: i64| seen_ms <= horizon_ms && !self.ahead.contains_key(id);
+        let old = known
+            .iter()
+            .filter(|(id, state)| is_old(id, state.seen_ms()));
+        would_be > PRODUCERS_PER_PARTITION_MAX + old.count()
     }
 
     /// When each remembered producer wrote last, in milliseconds of wall time.

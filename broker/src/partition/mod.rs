@@ -167,6 +167,8 @@ impl Partition {
         let mut log = self.lock();
         if log.is_new_producer(&header) {
             self.shared.check_refusals(self.tp, &header)?;
+            let has_room = !log.has_no_room(producers::horizon_ms(now_ms));
+            self.shared.producers.admit(has_room, header.producer_id)?;
         }
         let planned = match log.plan(&header, acks)? {
             Plan::Append(planned) => planned,

@@ -3,23 +3,30 @@
 //!
 //! Each partition bounds its own table, and there may be many partitions. Beyond the budget those
 //! that have not written for longest are forgotten, wherever they wrote. As with producers that
-//! expire, whom to forget is the broker's own choice, and not a function of the log; that is
-//! harmless (I8): a producer of which nothing is known may start anywhere (KIP-360), its batches
+//! expire, whom to forget is the broker's own choice, and not a function of the log; that breaks
+//! no order (I8): a producer of which nothing is known may start anywhere (KIP-360), its batches
 //! carry their sequence numbers into the log, and from the first one on a table that had forgotten
-//! it and a fold that had not expect the same next one and know the newer batches alike. What is
-//! lost is that a repeat of an older batch is recognised.
+//! it and a fold that had not expect the same next one and know the newer batches alike.
+//!
+//! What is lost is that a repeat of an older batch is recognised: it would be stored twice. So who
+//! wrote within [`PRODUCER_RETRY_WINDOW`] is not forgotten. While there is nobody else, batches of
+//! new producers are refused with a code that is tried again; what the budget is exceeded by is
+//! what was in flight when it was reached, and what partitions bring along that are opened.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use firn_proto::ids::TopicPartition;
-use firn_proto::limits::PRODUCER_BYTES;
+use firn_proto::ids::{ProducerId, TopicPartition};
+use firn_proto::limits::{PRODUCER_BYTES, PRODUCER_RETRY_WINDOW};
 
 use super::Partition;
+use super::log::Refusal;
 
 /// The part of the budget that is freed at a time, so that few producers are looked at for each
 /// that is forgotten.
 const FREED_PART: usize = 16;
+/// While too few are old enough to be forgotten, all are looked at again after this.
+const EVICT_PAUSE_MS: i64 = 1000;
 
 /// The producers that all partitions remember.
 #[derive(Debug)]
@@ -27,6 +34,9 @@ pub(super) struct ProducerBudget {
     count_max: usize,
     count: AtomicUsize,
     evicted: AtomicU64,
+    refused: AtomicU64,
+    /// Before this wall time it is not looked again who is old enough to be forgotten.
+    evict_from_ms: AtomicI64,
 }
 
 /// The producers that all partitions remember, as figures.
@@ -38,6 +48,14 @@ pub struct ProducerUsage {
     pub bytes: usize,
     /// How many were forgotten early, since there was no room for them.
     pub evicted: u64,
+    /// How many batches of new producers were refused, since nobody might be forgotten.
+    pub refused: u64,
+}
+
+/// Who wrote last after this time may send it again at `now_ms`, and must be remembered.
+pub(super) fn horizon_ms(now_ms: i64) -> i64 {
+    let window_ms = i64::try_from(PRODUCER_RETRY_WINDOW.as_millis()).unwrap_or(i64::MAX);
+    now_ms.saturating_sub(window_ms)
 }
 
 impl ProducerBudget {
@@ -46,6 +64,8 @@ impl ProducerBudget {
             count_max: bytes / PRODUCER_BYTES,
             count: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            evict_from_ms: AtomicI64::new(i64::MIN),
         }
     }
 
@@ -61,16 +81,32 @@ impl ProducerBudget {
             count,
             bytes: count * PRODUCER_BYTES,
             evicted: self.evicted.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
         }
     }
 
-    pub(super) fn is_exceeded(&self) -> bool {
+    /// Whether a new producer may write. `has_room`: its partition has room for it. A budget that
+    /// is exceeded is one that [`Self::evict`] could not mend.
+    pub(super) fn admit(&self, has_room: bool, producer: ProducerId) -> Result<(), Refusal> {
+        if has_room && !self.is_exceeded() {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Err(Refusal::TooManyProducers { producer })
+    }
+
+    /// Whether producers are to be forgotten, and there may be some that can be.
+    pub(super) fn must_evict(&self, now_ms: i64) -> bool {
+        self.is_exceeded() && now_ms >= self.evict_from_ms.load(Ordering::Relaxed)
+    }
+
+    fn is_exceeded(&self) -> bool {
         self.count.load(Ordering::Relaxed) > self.count_max
     }
 
-    /// Forgets those that have not written for longest until a part of the budget is free, and says
-    /// in which partitions.
-    pub(super) fn evict(&self, partitions: &[Arc<Partition>]) -> Vec<TopicPartition> {
+    /// Forgets those that have not written for longest until a part of the budget is free, or only
+    /// those are left that wrote lately, and says in which partitions.
+    pub(super) fn evict(&self, partitions: &[Arc<Partition>], now_ms: i64) -> Vec<TopicPartition> {
         let mut seen = Vec::with_capacity(self.count.load(Ordering::Relaxed));
         for partition in partitions {
             partition.producers_seen(&mut seen);
@@ -80,9 +116,17 @@ impl ProducerBudget {
         let Some(last) = excess.checked_sub(1) else {
             return Vec::new();
         };
-        let horizon_ms = *seen.select_nth_unstable(last).1;
-        let silent_longer = seen.iter().filter(|seen_ms| **seen_ms < horizon_ms).count();
-        let mut of_that_time = excess - silent_longer;
+        let excess_ms = *seen.select_nth_unstable(last).1;
+        let youngest_ms = horizon_ms(now_ms);
+        let (horizon_ms, mut of_that_time) = if excess_ms <= youngest_ms {
+            let silent_longer = seen.iter().filter(|seen_ms| **seen_ms < excess_ms).count();
+            (excess_ms, excess - silent_longer)
+        } else {
+            // They come of age one by one, and all are looked at for that: not with every slot.
+            let again_ms = now_ms.saturating_add(EVICT_PAUSE_MS);
+            self.evict_from_ms.store(again_ms, Ordering::Relaxed);
+            (youngest_ms, usize::MAX)
+        };
         let mut touched = Vec::new();
         for partition in partitions {
             let forgotten = partition.forget_producers(horizon_ms, &mut of_that_time);

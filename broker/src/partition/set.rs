@@ -74,7 +74,8 @@ pub struct RowsDue {
 
 impl Partitions {
     /// No partitions yet. Batches that become durable go to `tail` as well. What is remembered of
-    /// idempotent producers takes up to `producer_bytes`, and what one slot adds.
+    /// idempotent producers takes up to `producer_bytes`, beyond which only those
+    /// are remembered that may still repeat what they wrote.
     pub fn new(clock: Arc<dyn Clock>, tail: Arc<TailCache>, producer_bytes: usize) -> Self {
         let shared = Shared {
             clock,
@@ -313,12 +314,14 @@ impl Partitions {
         self.shared.producers.usage()
     }
 
-    /// Keeps the producers of all partitions within their budget. Rows that hold those that were
-    /// forgotten are written anew, so that the next start does not take more from them than this
-    /// broker may remember.
-    fn bound_producers(&self) {
-        if self.shared.producers.is_exceeded() {
-            let touched = self.shared.producers.evict(&self.all());
+    /// Keeps the producers of all partitions within their budget, as far as they may be forgotten:
+    /// after every slot, and each second, since time alone makes them old enough. Rows that hold
+    /// those that were forgotten are written anew, so that the next start does not take more from
+    /// them than this broker may remember.
+    pub fn bound_producers(&self) {
+        let now_ms = self.shared.clock.wall_ms();
+        if self.shared.producers.must_evict(now_ms) {
+            let touched = self.shared.producers.evict(&self.all(), now_ms);
             self.due().dirty.extend(touched);
         }
     }

@@ -2,9 +2,11 @@
 //! out of order or from an older session (Kafka's `ProducerStateManager`, KIP-98, KIP-360).
 //!
 //! A pure function of the producer rows of the log (I8), but for the time at which a producer was
-//! seen last, which only decides when it may be forgotten. Forgetting is harmless at any time: from
-//! a producer's next batch on, tables that had forgotten it and tables that had not expect the same
-//! of it, and only repeats of what it wrote before are not recognised by the former.
+//! seen last, which only decides when it may be forgotten. Forgetting breaks no order: from a
+//! producer's next batch on, tables that had forgotten it and tables that had not expect the same
+//! of it. But a repeat of what it wrote before is then taken for a new batch, so whoever forgets
+//! must not do so while the producer may still repeat it (`PRODUCER_RETRY_WINDOW`); a full table
+//! pushes out the oldest whatever its age, and its owner has to refuse what would have it do so.
 
 use std::collections::BTreeMap;
 

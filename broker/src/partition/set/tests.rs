@@ -1,9 +1,11 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use firn_proto::env::Mono;
+use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, Slot, StreamId};
 use firn_proto::limits::{
     CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX, PRODUCER_BYTES, PRODUCER_RETRY_WINDOW,
+    PRODUCERS_PER_PARTITION_MAX,
 };
 use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
 use firn_storage::wal::{Acks, FairKey, FlushPolicy, Permits, WalBuffer};
@@ -355,6 +357,68 @@ async fn a_refusal_is_forgotten_once_a_repeat_says_that_the_batch_is_stored() {
     refuse(1);
     broker.append(&partition, produced(7, 0)).await.is_done();
     assert!(!broker.partitions.shared.refusals().is_empty());
+}
+
+#[tokio::test]
+async fn while_all_producers_wrote_lately_none_is_forgotten_and_new_ones_are_to_try_again() {
+    let mut broker = Broker::remembering(4);
+    let partition = broker.open(0);
+    for producer in 0..5 {
+        let first = produced(producer, 0);
+        broker.append(&partition, first).await.is_done();
+    }
+    broker.make_durable();
+    for producer in 0..5 {
+        let repeated = broker.append(&partition, produced(producer, 0)).await;
+        assert!(repeated.is_done(), "batch of {producer} is known");
+    }
+    let refused = broker
+        .try_append(&partition, produced(5, 0), TimestampType::CreateTime)
+        .await;
+    assert_eq!(refused.unwrap_err().code(), ErrorCode::RequestTimedOut);
+    assert_eq!(broker.partitions.producers().refused, 1);
+    // what comes behind it is not stored in its place, and nobody else is held up
+    let behind = broker
+        .try_append(&partition, produced(5, 1), TimestampType::CreateTime)
+        .await;
+    assert!(behind.is_err());
+    broker.append(&partition, produced(0, 1)).await.is_done();
+    broker.append(&partition, plain(1)).await.is_done();
+
+    broker.outlast_retries();
+    broker.partitions.bound_producers();
+    broker.append(&partition, produced(5, 0)).await.is_done();
+    broker.append(&partition, produced(5, 1)).await.is_done();
+    broker.make_durable();
+    assert_eq!(partition.bounds().high_watermark, 5 + 2 + 2);
+}
+
+#[tokio::test]
+async fn a_partition_full_of_producers_that_wrote_lately_takes_no_new_one() {
+    let mut broker = Broker::remembering(4 * PRODUCERS_PER_PARTITION_MAX);
+    let partition = broker.open(0);
+    let most = PRODUCERS_PER_PARTITION_MAX as i64;
+    broker.append(&partition, produced(0, 0)).await.is_done();
+    broker.make_durable();
+    broker.outlast_retries();
+    for producer in 1..most {
+        let first = produced(producer, 0);
+        broker.append(&partition, first).await.is_done();
+    }
+    // producer 0 makes room for one more, and the room is taken while that one is in flight
+    broker.append(&partition, produced(most, 0)).await.is_done();
+    for _ in 0..2 {
+        let refused = broker
+            .try_append(&partition, produced(most + 1, 0), TimestampType::CreateTime)
+            .await;
+        assert_eq!(refused.unwrap_err().code(), ErrorCode::RequestTimedOut);
+        broker.append(&partition, plain(1)).await.is_done();
+        broker.make_durable();
+    }
+    assert_eq!(remembered(&partition), (1..=most).collect::<Vec<_>>());
+    broker.outlast_retries();
+    let next = produced(most + 1, 0);
+    broker.append(&partition, next).await.is_done();
 }
 
 #[tokio::test]
