@@ -787,6 +787,37 @@ async fn patiently<T>(what: &str, wait: impl Future<Output = T>) -> T {
     waited.unwrap_or_else(|_| panic!("gave up waiting for {what:?}"))
 }
 
+/// A timestamp that is looked up in the bucket was let in before; another may lead meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_while_it_looks_a_timestamp_up_does_not_tell_what_it_found() {
+    let store = FaultStore::in_memory();
+    let mut world = World::of_machine();
+    let clock = Arc::new(SetForward {
+        machine: world.clock,
+        micros: AtomicU64::new(0),
+    });
+    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let node = start_in(world, &store, &[("cache.tail.bytes", "0")]).await;
+    let mut client = Client::connect(&node).await;
+    let id = client.topic().await;
+    client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
+
+    store.inject(Rule::new(On::Get, Fault::Hang).key("wal/"));
+    let unsaid = Rule::new(On::Get, Fault::FailedBefore).key("meta/epoch");
+    store.inject(unsaid.times(u64::MAX));
+    let cut_off = async {
+        let is_wal = |(_, fault, _): &(On, Fault, String)| *fault == Fault::Hang;
+        while !store.hits().iter().any(is_wal) {
+            tokio::task::yield_now().await;
+        }
+        let by = 2 * FENCE_LOOK_LASTS;
+        clock.micros.store(by.as_micros() as u64, Ordering::Relaxed);
+    };
+    let (listed, ()) = tokio::join!(client.list(TIME), cut_off);
+    assert_eq!(listed.error_code, ErrorCode::NotLeaderOrFollower);
+    assert_eq!(listed.offset, -1);
+}
+
 /// What needs the journal waits as long as the client says, or a little longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_are_not_waited_for_longer_than_the_client_says() {

@@ -82,6 +82,13 @@ pub async fn handle(
             partitions,
         });
     }
+    // While it looked, this process may have stood still, and another may lead.
+    if may_read && !ctx.may_read().await? {
+        let elsewhere = Err(ErrorCode::NotLeaderOrFollower);
+        for partition in topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            *partition = answer(partition.partition_index, elsewhere);
+        }
+    }
     Ok(ListOffsetsResponse {
         topics,
         ..ListOffsetsResponse::default()
