@@ -73,6 +73,24 @@ struct SetForward {
     micros: AtomicU64,
 }
 
+impl SetForward {
+    fn set_forward(&self, by: Duration) {
+        let micros = u64::try_from(by.as_micros()).unwrap();
+        self.micros.store(micros, Ordering::Relaxed);
+    }
+}
+
+/// A node whose clock can be set forward.
+async fn start_with_clock(store: &FaultStore, pairs: &[(&str, &str)]) -> (Node, Arc<SetForward>) {
+    let mut world = World::of_machine();
+    let clock = Arc::new(SetForward {
+        machine: world.clock,
+        micros: AtomicU64::new(0),
+    });
+    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    (start_in(world, store, pairs).await, clock)
+}
+
 impl Clock for SetForward {
     fn wall_ms(&self) -> i64 {
         self.machine.wall_ms()
@@ -702,11 +720,14 @@ async fn while_the_bucket_takes_nothing_only_producers_wait() {
         });
     }
     // Nothing leaves the WAL, so that what is full stays so.
-    while figure(&node, "firn_wal_permit_bytes").await + VALUE_BYTES < WAL_BYTES
-        || figure(&node, "firn_queued_produce_bytes").await < 2 * VALUE_BYTES
-    {
-        tokio::task::yield_now().await;
-    }
+    let full = async {
+        while figure(&node, "firn_wal_permit_bytes").await + VALUE_BYTES < WAL_BYTES
+            || figure(&node, "firn_queued_produce_bytes").await < 2 * VALUE_BYTES
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("a full WAL and memory of Produce", full).await;
 
     let mut other = Client::connect(&node).await;
     assert_eq!(other.topic().await, id);
@@ -723,20 +744,13 @@ async fn while_the_bucket_takes_nothing_only_producers_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_cut_off_from_its_bucket_ends_reads_until_it_hears_from_it() {
     let store = FaultStore::in_memory();
-    let mut world = World::of_machine();
-    let clock = Arc::new(SetForward {
-        machine: world.clock,
-        micros: AtomicU64::new(0),
-    });
-    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
-    let node = start_in(world, &store, &[]).await;
+    let (node, clock) = start_with_clock(&store, &[]).await;
     let mut client = Client::connect(&node).await;
     let id = client.topic().await;
     client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
 
     store.set_outage(true);
-    let by = 2 * FENCE_LOOK_LASTS;
-    clock.micros.store(by.as_micros() as u64, Ordering::Relaxed);
+    clock.set_forward(2 * FENCE_LOOK_LASTS);
     let asked_at = clock.mono();
     let read = client.fetch(12, fetch_of(id, 0)).await;
     let took = clock.mono().since(asked_at);
@@ -791,13 +805,7 @@ async fn patiently<T>(what: &str, wait: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_cut_off_while_it_looks_a_timestamp_up_does_not_tell_what_it_found() {
     let store = FaultStore::in_memory();
-    let mut world = World::of_machine();
-    let clock = Arc::new(SetForward {
-        machine: world.clock,
-        micros: AtomicU64::new(0),
-    });
-    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
-    let node = start_in(world, &store, &[("cache.tail.bytes", "0")]).await;
+    let (node, clock) = start_with_clock(&store, &[("cache.tail.bytes", "0")]).await;
     let mut client = Client::connect(&node).await;
     let id = client.topic().await;
     client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
@@ -810,8 +818,7 @@ async fn a_node_that_is_cut_off_while_it_looks_a_timestamp_up_does_not_tell_what
         while !store.hits().iter().any(is_wal) {
             tokio::task::yield_now().await;
         }
-        let by = 2 * FENCE_LOOK_LASTS;
-        clock.micros.store(by.as_micros() as u64, Ordering::Relaxed);
+        clock.set_forward(2 * FENCE_LOOK_LASTS);
     };
     let (listed, ()) = tokio::join!(client.list(TIME), cut_off);
     assert_eq!(listed.error_code, ErrorCode::NotLeaderOrFollower);

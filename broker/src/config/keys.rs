@@ -237,14 +237,9 @@ pub static KEYS: &[Key] = &[
         default: "128MiB",
         about: "bytes for remembering producers, 256 each per partition; then those silent for 3 minutes are forgotten, else new ones refused for now",
         set: |c, v| {
-            let bytes = memory(v)?;
-            if bytes < limits::PRODUCER_MEMORY_BYTES_MIN {
-                return Err(format!(
-                    "`{v}` is too small: the producers of one partition must fit twice ({} bytes)",
-                    limits::PRODUCER_MEMORY_BYTES_MIN
-                ));
-            }
-            set(&mut c.producer_memory_bytes, Ok(bytes))
+            let least = limits::PRODUCER_MEMORY_BYTES_MIN;
+            let bytes = memory_for_two(v, least, "the producers of one partition");
+            set(&mut c.producer_memory_bytes, bytes)
         },
     },
     Key {
@@ -303,14 +298,8 @@ pub static KEYS: &[Key] = &[
         default: "256MiB",
         about: "bytes of produced batches that may wait for the bucket before producers are held back",
         set: |c, v| {
-            let bytes = memory(v)?;
-            if bytes < limits::WAL_MEMORY_BYTES_MIN {
-                return Err(format!(
-                    "`{v}` is too small: the largest batch must fit twice ({} bytes)",
-                    limits::WAL_MEMORY_BYTES_MIN
-                ));
-            }
-            set(&mut c.wal.memory_bytes, Ok(bytes))
+            let bytes = memory_for_two(v, limits::WAL_MEMORY_BYTES_MIN, "the largest batch");
+            set(&mut c.wal.memory_bytes, bytes)
         },
     },
     Key {
@@ -335,6 +324,17 @@ fn set<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
 /// A size that must fit this machine's address space.
 fn memory(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?).map_err(|_| format!("`{text}` does not fit memory"))
+}
+
+/// A size of at least `least` bytes, which `what` takes twice.
+fn memory_for_two(text: &str, least: usize, what: &str) -> Result<usize, String> {
+    let bytes = memory(text)?;
+    match bytes < least {
+        true => Err(format!(
+            "`{text}` is too small: {what} must fit twice ({least} bytes)"
+        )),
+        false => Ok(bytes),
+    }
 }
 
 fn count(text: &str, max: u64) -> Result<usize, String> {
