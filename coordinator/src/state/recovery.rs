@@ -69,6 +69,8 @@ impl State {
             row: marks.row,
             ranges: ranges.filter(|range| range.from < range.end).collect(),
             released_end: marks.released_end,
+            log_start: 0,
+            archived_to: marks.archived_to,
         })
     }
 }

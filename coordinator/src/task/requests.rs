@@ -88,6 +88,17 @@ impl Leader {
                 self.answer(call, reply);
             }
             Request::DeleteGroups(groups) => self.delete_groups(call, &groups),
+            Request::CommitSegment(_)
+            | Request::AbandonSegment(_)
+            | Request::RaiseLogStarts(_)
+            | Request::PageOutRuns(_)
+            | Request::FindRuns(_)
+            | Request::DescribeArchive(_)
+            | Request::ListGarbage
+            | Request::ReportCollected(_) => {
+                let reason = "the archive has no commands yet".to_owned();
+                self.send(call, Err(CoordinatorError::Refused(reason)));
+            }
         }
     }
 

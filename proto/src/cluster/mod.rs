@@ -1,6 +1,7 @@
 //! The messages between a broker and the coordinator, and the picture of the cluster that the
 //! coordinator publishes. Data only: who may ask what, and what comes back.
 //!
+//! - `archive.rs`: segments, the map of them, log starts, what is deleted
 //! - `topics.rs`: topics, their configs, their deletion; producer ids
 //! - `ownership.rs`: brokers, streams, seals, folds, epochs, RELEASE and RESUME (I4)
 //! - `group.rs`: groups and committed offsets
@@ -10,6 +11,7 @@
 //! as a whole fails only with a [`CoordinatorError`]. Every reply states what is durable: the
 //! coordinator holds it back until the journal has the state it was made from (I10).
 
+mod archive;
 mod group;
 mod image;
 mod ownership;
@@ -18,6 +20,11 @@ mod topics;
 use bincode::{Decode, Encode};
 use thiserror::Error;
 
+pub use archive::{
+    ArchiveError, ArchivedRun, Collected, CommitRun, CommitSegment, Doomed, EndedWriter, FindRuns,
+    FoundRuns, Garbage, MapPage, MapPart, PageOut, PagedRelease, PartitionArchive, QueuedDelete,
+    RaiseLogStart, RaiseLogStarts, RowGroup, RunsFrom, SegmentKey, StreamGarbage,
+};
 pub use group::{
     CommitResult, CommitTopic, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember,
     FetchOffsets, FetchTopic, FetchTopicResult, FetchedOffsets, GroupError, GroupState, GroupType,
@@ -39,7 +46,7 @@ pub use topics::{
     ProducerIdBlock, TopicError, TopicRefusal,
 };
 
-use crate::ids::Incarnation;
+use crate::ids::{Incarnation, TopicId};
 
 /// What a broker asks of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -114,6 +121,22 @@ pub enum Request {
     ListGroups(ListGroups),
     /// Deletes groups by id.
     DeleteGroups(Vec<String>),
+    /// A segment enters the map (I9, COMMIT).
+    CommitSegment(CommitSegment),
+    /// A segment never enters the map: its writer deletes the file once this is durable (I9).
+    AbandonSegment(SegmentKey),
+    /// Log starts move up.
+    RaiseLogStarts(RaiseLogStarts),
+    /// Runs are paged out.
+    PageOutRuns(PageOut),
+    /// Looks for runs in the segment map.
+    FindRuns(FindRuns),
+    /// How far the archive of every topic is, or of one.
+    DescribeArchive(Option<TopicId>),
+    /// What may be deleted from the bucket.
+    ListGarbage,
+    /// What was deleted from the bucket.
+    ReportCollected(Collected),
 }
 
 /// What the coordinator answers; the variant is that of the request.
@@ -122,7 +145,7 @@ pub enum Reply {
     /// To [`Request::RegisterBroker`].
     RegisterBroker(RegisteredBroker),
     /// To requests that have nothing to tell but that they are durable:
-    /// [`Request::LeaveBroker`], [`Request::ConfirmDeleted`].
+    /// [`Request::LeaveBroker`], [`Request::ConfirmDeleted`], [`Request::ReportCollected`].
     Done,
     /// To [`Request::StreamSealed`] and [`Request::ReportProgress`].
     Stream(Result<(), StreamError>),
@@ -164,6 +187,16 @@ pub enum Reply {
     ListGroups(Vec<ListedGroup>),
     /// To [`Request::DeleteGroups`], in the order of the request.
     DeleteGroups(Vec<Result<(), GroupError>>),
+    /// To [`Request::CommitSegment`], [`Request::AbandonSegment`] and [`Request::PageOutRuns`].
+    Archive(Result<(), ArchiveError>),
+    /// To [`Request::RaiseLogStarts`].
+    LogStarts(Vec<Result<(), ArchiveError>>),
+    /// To [`Request::FindRuns`]; `None` if there is no such partition.
+    Runs(Option<FoundRuns>),
+    /// To [`Request::DescribeArchive`], ascending by partition.
+    Archives(Vec<PartitionArchive>),
+    /// To [`Request::ListGarbage`].
+    Garbage(Garbage),
 }
 
 /// Why a request as a whole has no reply.

@@ -106,6 +106,10 @@ pub struct PartitionFold {
     pub ranges: Vec<FoldRange>,
     /// Where its owner said that the epoch ended, if it was released: the fold ends there too.
     pub released_end: Option<i64>,
+    /// The log start that is journalled. A state row may know a lower one.
+    pub log_start: i64,
+    /// Records below are in segments or deleted: their runs are not to be read from the WAL.
+    pub archived_to: i64,
 }
 
 /// A part of a fold: rows of (the partition, `epoch`) in slots `from .. end` of a stream (I6).

@@ -415,6 +415,8 @@ impl World {
                 row,
                 ranges: vec![range(3, 1, 0..end.0)],
                 released_end: None,
+                log_start: 0,
+                archived_to: 0,
             })
             .collect()
     }

@@ -2,8 +2,7 @@
 //!
 //! Architecture invariant: plain values and look-ups in them.
 
-use std::ops::Range;
-
+pub use firn_proto::cluster::RowGroup;
 use firn_proto::ids::{PartitionIndex, TopicId};
 
 /// A segment, as far as a reader needs to know it.
@@ -31,26 +30,6 @@ pub struct SegmentRun {
     pub max_timestamp: i64,
     /// Its row groups: they cover the range, without a gap between them. None if it has no batch.
     pub row_groups: Vec<RowGroup>,
-}
-
-/// A row group: whole batches of one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowGroup {
-    /// First offset it covers.
-    pub base_offset: i64,
-    /// Last offset it covers: the next row group of the run begins behind it.
-    pub last_offset: i64,
-    /// Where its columns begin in the object.
-    pub byte_start: u64,
-    /// Length of its columns and its batch table.
-    pub byte_len: u64,
-    /// The largest timestamp of a record in it and in the row groups of the run before it;
-    /// [`i64::MIN`] without a record that could be decoded.
-    pub max_timestamp_so_far: i64,
-    /// Records in its columns.
-    pub records: u32,
-    /// Bytes of its batches, uncompressed.
-    pub plain_bytes: u64,
 }
 
 impl Segment {
@@ -90,12 +69,5 @@ impl SegmentRun {
         self.row_groups_from_time(max, self.base_offset)
             .first()
             .filter(|_| max != i64::MIN)
-    }
-}
-
-impl RowGroup {
-    /// Its range in the object: what a ranged GET takes.
-    pub fn byte_range(&self) -> Range<u64> {
-        self.byte_start..self.byte_start.saturating_add(self.byte_len)
     }
 }

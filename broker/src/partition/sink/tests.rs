@@ -183,6 +183,8 @@ async fn what_was_acknowledged_is_what_is_read_and_what_a_fold_finds() {
                 end,
             }],
             released_end: None,
+            log_start: 0,
+            archived_to: 0,
         })
         .collect();
     let folded = fold(&broker.bucket, CLUSTER, &folds, 5).await.unwrap();
