@@ -115,11 +115,11 @@ pub enum Refusal {
         /// The newest session.
         current: ProducerEpoch,
     },
-    /// There is no room to remember one more producer, and no other may be forgotten yet.
+    /// There is no room for one more producer that wrote lately, and none of those may be forgotten.
     /// REQUEST_TIMED_OUT, which every client answers by sending the batch again.
     #[error(
-        "producer {producer} is new, and all that are remembered wrote within {window_s} seconds; \
-         nothing was appended, so send it again",
+        "producer {producer} is new or was silent for long, and as many as can be remembered wrote \
+         within {window_s} seconds; nothing was appended, so send it again",
         window_s = PRODUCER_RETRY_WINDOW.as_secs()
     )]
     TooManyProducers {
@@ -417,22 +417,31 @@ impl<W> PartitionLog<W> {
         self.durable.producers.len()
     }
 
-    /// Whether one more producer would push out one that wrote behind `horizon_ms`. Those in flight
-    /// are counted as if they were durable.
-    pub fn has_no_room(&self, horizon_ms: i64) -> bool {
+    /// Whether an append of `producer` would, once it is durable, leave more producers that wrote
+    /// behind `horizon_ms` than there is room for, so that one of them is pushed out. Those in
+    /// flight are counted as if they were durable; so a producer that is remembered and was silent
+    /// for longer needs room as well as one that is new.
+    pub fn has_no_room(&self, producer: ProducerId, horizon_ms: i64) -> bool {
         let known = &self.durable.producers;
         if known.len() + self.ahead.len() < PRODUCERS_PER_PARTITION_MAX {
             return false;
         }
-        let begun = self.ahead.keys().filter(|id| known.find(**id).is_none());
-        let would_be = known.len() + begun.count() + 1;
         // those at work are not pushed out, however old what is durable of them
-        let is_old =
-            |id: &ProducerId, seen_ms: i64| seen_ms <= horizon_ms && !self.ahead.contains_key(id);
-        let old = known
+        let wrote_lately = |id: &ProducerId, state: &ProducerState| {
+            state.seen_ms() > horizon_ms && !self.ahead.contains_key(id)
+        };
+        let has_place = self.ahead.contains_key(&producer)
+            || known
+                .find(producer)
+                .is_some_and(|state| wrote_lately(&producer, state));
+        if has_place {
+            return false;
+        }
+        let young = known
             .iter()
-            .filter(|(id, state)| is_old(id, state.seen_ms()));
-        would_be > PRODUCERS_PER_PARTITION_MAX + old.count()
+            .filter(|(id, state)| wrote_lately(id, state))
+            .count();
+        young + self.ahead.len() >= PRODUCERS_PER_PARTITION_MAX
     }
 
     /// When each remembered producer wrote last, in milliseconds of wall time.

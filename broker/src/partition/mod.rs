@@ -22,7 +22,7 @@ mod waiters;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_proto::ids::{LeaderEpoch, SlotPosition, TopicPartition};
-use firn_proto::record::{BatchView, Stamp, TimestampType};
+use firn_proto::record::{BatchHeader, BatchView, Stamp, TimestampType};
 use firn_storage::state::{PagePlace, ProducerBatch, Run, RunRef, StateRow};
 use firn_storage::wal::{Acks, WalEntry, WalPermit};
 use tokio::sync::oneshot;
@@ -165,13 +165,11 @@ impl Partition {
         let header = *batch.header();
         let has_append_time = append_ms.is_some();
         let mut log = self.lock();
-        if log.is_new_producer(&header) {
-            self.shared.check_refusals(self.tp, &header)?;
-            let has_room = !log.has_no_room(producers::horizon_ms(now_ms));
-            self.shared.producers.admit(has_room, header.producer_id)?;
-        }
         let planned = match log.plan(&header, acks)? {
-            Plan::Append(planned) => planned,
+            Plan::Append(planned) => {
+                self.admit(&log, &header, now_ms)?;
+                planned
+            }
             Plan::Done(answer) => {
                 self.shared.on_repeated(self.tp, &header);
                 let log_start = log.bounds().log_start;
@@ -207,6 +205,25 @@ impl Partition {
             has_append_time,
             state,
         })
+    }
+
+    /// Whether a batch that could be appended may be, for all that is remembered of producers.
+    fn admit(
+        &self,
+        log: &PartitionLog<Waiter>,
+        header: &BatchHeader,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        if !header.has_producer() {
+            return Ok(());
+        }
+        let id = header.producer_id;
+        let is_new = log.is_new_producer(header);
+        if is_new {
+            self.shared.check_refusals(self.tp, header)?;
+        }
+        let has_room = !log.has_no_room(id, producers::horizon_ms(now_ms));
+        self.shared.producers.admit(is_new, has_room, id)
     }
 
     fn entry(&self, batch: BatchView, planned: &Planned, acks: Acks) -> WalEntry {

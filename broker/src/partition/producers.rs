@@ -48,7 +48,8 @@ pub struct ProducerUsage {
     pub bytes: usize,
     /// How many were forgotten early, since there was no room for them.
     pub evicted: u64,
-    /// How many batches of new producers were refused, since nobody might be forgotten.
+    /// How many batches of producers that were new or silent for long were refused, since nobody might
+    /// be forgotten.
     pub refused: u64,
 }
 
@@ -85,10 +86,16 @@ impl ProducerBudget {
         }
     }
 
-    /// Whether a new producer may write. `has_room`: its partition has room for it. A budget that
-    /// is exceeded is one that [`Self::evict`] could not mend.
-    pub(super) fn admit(&self, has_room: bool, producer: ProducerId) -> Result<(), Refusal> {
-        if has_room && !self.is_exceeded() {
+    /// Whether a producer may write: one that `is_new`, or one that is remembered in any case.
+    /// `has_room`: its partition has room for it. A budget that is exceeded is one that
+    /// [`Self::evict`] could not mend.
+    pub(super) fn admit(
+        &self,
+        is_new: bool,
+        has_room: bool,
+        producer: ProducerId,
+    ) -> Result<(), Refusal> {
+        if has_room && !(is_new && self.is_exceeded()) {
             return Ok(());
         }
         self.refused.fetch_add(1, Ordering::Relaxed);

@@ -393,9 +393,9 @@ async fn while_all_producers_wrote_lately_none_is_forgotten_and_new_ones_are_to_
     assert_eq!(partition.bounds().high_watermark, 5 + 2 + 2);
 }
 
-#[tokio::test]
-async fn a_partition_full_of_producers_that_wrote_lately_takes_no_new_one() {
-    let mut broker = Broker::remembering(4 * PRODUCERS_PER_PARTITION_MAX);
+/// A partition of which producer 0 wrote long ago, and all others that there is room for but one
+/// have batches in flight.
+async fn almost_full(broker: &mut Broker) -> (Arc<Partition>, i64) {
     let partition = broker.open(0);
     let most = PRODUCERS_PER_PARTITION_MAX as i64;
     broker.append(&partition, produced(0, 0)).await.is_done();
@@ -405,6 +405,13 @@ async fn a_partition_full_of_producers_that_wrote_lately_takes_no_new_one() {
         let first = produced(producer, 0);
         broker.append(&partition, first).await.is_done();
     }
+    (partition, most)
+}
+
+#[tokio::test]
+async fn a_partition_full_of_producers_that_wrote_lately_takes_no_new_one() {
+    let mut broker = Broker::remembering(4 * PRODUCERS_PER_PARTITION_MAX);
+    let (partition, most) = almost_full(&mut broker).await;
     // producer 0 makes room for one more, and the room is taken while that one is in flight
     broker.append(&partition, produced(most, 0)).await.is_done();
     for _ in 0..2 {
@@ -419,6 +426,42 @@ async fn a_partition_full_of_producers_that_wrote_lately_takes_no_new_one() {
     broker.outlast_retries();
     let next = produced(most + 1, 0);
     broker.append(&partition, next).await.is_done();
+}
+
+#[tokio::test]
+async fn a_silent_producer_whose_room_is_taken_waits_like_a_new_one_and_pushes_nobody_out() {
+    let mut broker = Broker::remembering(4 * PRODUCERS_PER_PARTITION_MAX);
+    let (partition, most) = almost_full(&mut broker).await;
+    broker.append(&partition, produced(most, 0)).await.is_done();
+    let repeated = broker.append(&partition, produced(0, 0)).await;
+    assert!(
+        repeated.is_done(),
+        "what it wrote is known as long as it is"
+    );
+    for sequence in 1..3 {
+        let refused = broker
+            .try_append(&partition, produced(0, sequence), TimestampType::CreateTime)
+            .await;
+        assert!(refused.is_err(), "batch {sequence} has no room");
+    }
+    broker.make_durable();
+    assert_eq!(remembered(&partition), (1..=most).collect::<Vec<_>>());
+    broker.outlast_retries();
+    broker.append(&partition, produced(0, 1)).await.is_done();
+    broker.append(&partition, produced(0, 2)).await.is_done();
+}
+
+#[tokio::test]
+async fn a_silent_producer_that_writes_again_takes_the_room_it_had() {
+    let mut broker = Broker::remembering(4 * PRODUCERS_PER_PARTITION_MAX);
+    let (partition, most) = almost_full(&mut broker).await;
+    broker.append(&partition, produced(0, 1)).await.is_done();
+    let refused = broker
+        .try_append(&partition, produced(most, 0), TimestampType::CreateTime)
+        .await;
+    assert!(refused.is_err());
+    broker.make_durable();
+    assert_eq!(remembered(&partition), (0..most).collect::<Vec<_>>());
 }
 
 #[tokio::test]
