@@ -85,8 +85,10 @@ pub const PRODUCER_BATCHES_KEPT: usize = 5;
 /// Repeats of one batch in flight that wait for it: a client repeats a batch when it has given up
 /// its last request, so that few of them are waited for.
 pub const BATCH_REPEATS_MAX: usize = 32;
-/// Refused batches of idempotent producers that one broker remembers.
-pub const REFUSALS_MAX: usize = 10_000;
+/// Refused batches that one broker remembers of idempotent producers of which it knows nothing.
+pub const REFUSALS_UNKNOWN_MAX: usize = 10_000;
+/// And of those that it knows, but may have forgotten when they send the batch again.
+pub const REFUSALS_KNOWN_MAX: usize = 10_000;
 
 /// A WAL object of this size is put at once. A batch that is larger gets an object of its own.
 pub const SLOT_BYTES_TARGET: usize = 8 * 1024 * 1024;

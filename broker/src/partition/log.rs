@@ -126,6 +126,16 @@ pub enum Refusal {
         /// The producer.
         producer: ProducerId,
     },
+    /// Nothing is known of the producer, and an earlier batch of it may have been refused, which
+    /// would be lost then. REQUEST_TIMED_OUT, which every client answers by sending both again.
+    #[error(
+        "nothing is known of producer {producer}, and more batches were refused lately than can be \
+         remembered; one of its may have been among them, so send all again, the first one first"
+    )]
+    OrderUnknown {
+        /// The producer.
+        producer: ProducerId,
+    },
 }
 
 impl Refusal {
@@ -135,9 +145,20 @@ impl Refusal {
             Self::NotOwner => ErrorCode::NotLeaderOrFollower,
             Self::OutOfOrder { .. } => ErrorCode::OutOfOrderSequenceNumber,
             Self::ProducerFenced { .. } => ErrorCode::InvalidProducerEpoch,
-            Self::TooManyProducers { .. } => ErrorCode::RequestTimedOut,
+            Self::TooManyProducers { .. } | Self::OrderUnknown { .. } => ErrorCode::RequestTimedOut,
         }
     }
+}
+
+/// What a partition remembers of a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing: its next batch would be taken whatever its sequence number.
+    Unknown,
+    /// Its newest batches, which may be forgotten once they are old.
+    Known,
+    /// It has batches in flight, and is forgotten only long after they are durable.
+    InFlight,
 }
 
 /// Where a partition's log begins and ends for readers.
@@ -203,10 +224,15 @@ impl<W> PartitionLog<W> {
         self.in_flight.is_empty()
     }
 
-    /// Whether nothing is known of the producer of a batch, so that it would be taken whatever
-    /// its sequence number.
-    pub fn is_new_producer(&self, header: &BatchHeader) -> bool {
-        header.has_producer() && self.producer(header.producer_id).is_none()
+    /// What is remembered of a producer.
+    pub fn standing(&self, producer: ProducerId) -> Standing {
+        if self.ahead.contains_key(&producer) {
+            Standing::InFlight
+        } else if self.durable.producers.find(producer).is_some() {
+            Standing::Known
+        } else {
+            Standing::Unknown
+        }
     }
 
     /// Judges a batch whose header was checked. Changes nothing: an append is made with

@@ -27,9 +27,9 @@ use firn_storage::state::{PagePlace, ProducerBatch, Run, RunRef, StateRow};
 use firn_storage::wal::{Acks, WalEntry, WalPermit};
 use tokio::sync::oneshot;
 
-pub use log::{Answer, Bounds, PartitionLog, Plan, Planned, Refusal, Released};
+pub use log::{Answer, Bounds, PartitionLog, Plan, Planned, Refusal, Released, Standing};
 pub use producers::ProducerUsage;
-pub use refusals::Refusals;
+pub use refusals::{Behind, Refusals};
 pub use set::{BatchLog, Partitions, RowsDue};
 pub use wait::FetchWait;
 pub use waiters::{WaitId, Waiters};
@@ -141,9 +141,23 @@ impl Partition {
         let header = *batch.header();
         let appended = self.try_append(batch, timestamps, acks, permit);
         if appended.is_err() {
-            self.shared.on_refused(self.tp, &header);
+            self.on_refused(&header);
         }
         appended
+    }
+
+    /// A batch was refused, here or before it came here: it is remembered if its producer may be
+    /// unknown when it sends it again.
+    fn on_refused(&self, header: &BatchHeader) {
+        if !header.has_producer() {
+            return;
+        }
+        let standing = self.lock().standing(header.producer_id);
+        match standing {
+            Standing::Unknown => self.shared.on_refused(self.tp, header, false),
+            Standing::Known => self.shared.on_refused(self.tp, header, true),
+            Standing::InFlight => {}
+        }
     }
 
     fn try_append(
@@ -218,7 +232,7 @@ impl Partition {
             return Ok(());
         }
         let id = header.producer_id;
-        let is_new = log.is_new_producer(header);
+        let is_new = log.standing(id) == Standing::Unknown;
         if is_new {
             self.shared.check_refusals(self.tp, header)?;
         }

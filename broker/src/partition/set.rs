@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use super::Partition;
 use super::log::Refusal;
 use super::producers::{ProducerBudget, ProducerUsage};
-use super::refusals::Refusals;
+use super::refusals::{Behind, Refusals};
 use super::wait::{FetchWait, FetchWaits};
 
 /// Where partitions put their batches: the WAL.
@@ -191,7 +191,10 @@ impl Partitions {
     /// To be called when a produced batch is refused before it came to its partition, so that the
     /// batches of its producer that follow are not taken in its place.
     pub fn on_refused(&self, tp: TopicPartition, header: &BatchHeader) {
-        self.shared.on_refused(tp, header);
+        match self.find_tp(tp) {
+            Some(partition) => partition.on_refused(header),
+            None => self.shared.on_refused(tp, header, false),
+        }
     }
 
     /// Parks a fetch until `missing` more bytes of these partitions are visible. Each comes with
@@ -441,10 +444,10 @@ impl Shared {
         self.wal.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn on_refused(&self, tp: TopicPartition, header: &BatchHeader) {
+    pub(super) fn on_refused(&self, tp: TopicPartition, header: &BatchHeader, is_known: bool) {
         let now = self.clock.mono();
         let mut refusals = self.refusals();
-        refusals.on_refused(tp, header, now);
+        refusals.on_refused(tp, header, is_known, now);
         self.any_refused
             .store(!refusals.is_empty(), Ordering::Release);
     }
@@ -455,13 +458,16 @@ impl Shared {
         header: &BatchHeader,
     ) -> Result<(), Refusal> {
         let now = self.clock.mono();
-        self.refusals()
-            .check(tp, header, now)
-            .map_err(|expected| Refusal::OutOfOrder {
-                producer: header.producer_id,
+        let producer = header.producer_id;
+        let checked = self.refusals().check(tp, header, now);
+        checked.map_err(|behind| match behind {
+            Behind::Batch(expected) => Refusal::OutOfOrder {
+                producer,
                 found: header.base_sequence,
                 expected,
-            })
+            },
+            Behind::PassedOver => Refusal::OrderUnknown { producer },
+        })
     }
 
     pub(super) fn on_stored(&self, tp: TopicPartition, producer: ProducerId) {

@@ -199,7 +199,7 @@ fn what_is_known_of_a_producer_outlives_its_batches_in_flight() {
     let first = appended(&mut log, &produced(9, 0, 0, 5), 1);
     durable(&mut log, 0, &[first]);
     assert!(log.ahead.is_empty(), "an idle partition holds one table");
-    assert!(!log.is_new_producer(&produced(9, 0, 5, 1)));
+    assert_eq!(log.standing(ProducerId(9)), Standing::Known);
     let next = appended(&mut log, &produced(9, 0, 5, 1), 2);
     assert_eq!(durable(&mut log, 1, &[next]), [2]);
 }

@@ -5,13 +5,13 @@ use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, Slot, StreamId};
 use firn_proto::limits::{
     CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX, PRODUCER_BYTES, PRODUCER_RETRY_WINDOW,
-    PRODUCERS_PER_PARTITION_MAX,
+    PRODUCERS_PER_PARTITION_MAX, REFUSALS_UNKNOWN_MAX,
 };
 use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
 use firn_storage::wal::{Acks, FairKey, FlushPolicy, Permits, WalBuffer};
 
 use super::*;
-use crate::partition::{AppendReceipt, Appended};
+use crate::partition::{AppendReceipt, Appended, Standing};
 
 const NOW: i64 = 1_700_000_000_000;
 const STREAM: StreamId = StreamId(3);
@@ -342,10 +342,69 @@ async fn a_refused_batch_comes_first_although_its_producer_was_known_and_is_forg
 }
 
 #[tokio::test]
-async fn a_refusal_is_forgotten_once_a_repeat_says_that_the_batch_is_stored() {
+async fn who_has_batches_in_flight_is_still_known_when_it_repeats_a_refused_one() {
+    let mut broker = Broker::remembering(16);
+    let partition = broker.open(0);
+    broker.append(&partition, produced(7, 104)).await.is_done();
+    broker
+        .partitions
+        .on_refused(tp(0), produced(7, 105).header());
+    assert!(broker.partitions.shared.refusals().is_empty());
+    broker.make_durable();
+    let early = broker
+        .try_append(&partition, produced(7, 106), TimestampType::CreateTime)
+        .await;
+    assert_eq!(
+        early.unwrap_err(),
+        Refusal::OutOfOrder {
+            producer: ProducerId(7),
+            found: 106,
+            expected: 105
+        }
+    );
+}
+
+#[tokio::test]
+async fn more_refusals_than_can_be_remembered_cost_no_batch() {
     let broker = Broker::new();
+    for producer in 0..=REFUSALS_UNKNOWN_MAX as i64 {
+        let first = produced(producer, 5);
+        broker.partitions.on_refused(tp(0), first.header());
+    }
+    let partition = broker.open(0);
+    let last = REFUSALS_UNKNOWN_MAX as i64;
+    let refused = broker
+        .try_append(&partition, produced(last, 6), TimestampType::CreateTime)
+        .await;
+    let producer = ProducerId(last);
+    assert_eq!(refused.unwrap_err(), Refusal::OrderUnknown { producer });
+    // others find their way in, and there is room again
+    for producer in 0..3 {
+        let first = produced(producer, 5);
+        broker.append(&partition, first).await.is_done();
+    }
+    for sequence in [5, 6] {
+        let refused = broker
+            .try_append(
+                &partition,
+                produced(last, sequence),
+                TimestampType::CreateTime,
+            )
+            .await;
+        assert!(refused.is_err(), "batch {sequence} may not be the first");
+    }
+    for sequence in [5, 6] {
+        let again = produced(last, sequence);
+        broker.append(&partition, again).await.is_done();
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_forgotten_once_a_repeat_says_that_the_batch_is_stored() {
+    let mut broker = Broker::new();
     let partition = broker.open(0);
     broker.append(&partition, produced(7, 0)).await.is_done();
+    broker.make_durable();
     let refuse = |sequence| {
         let refused = produced(7, sequence);
         broker.partitions.on_refused(tp(0), refused.header());
@@ -553,9 +612,9 @@ async fn producers_that_have_gone_are_forgotten() {
     broker.append(&partition, produced(7, 0)).await.is_done();
     broker.make_durable();
     broker.partitions.expire_producers(1);
-    assert!(!partition.lock().is_new_producer(produced(7, 0).header()));
+    assert_eq!(partition.lock().standing(ProducerId(7)), Standing::Known);
     broker.partitions.expire_producers(0);
-    assert!(partition.lock().is_new_producer(produced(7, 0).header()));
+    assert_eq!(partition.lock().standing(ProducerId(7)), Standing::Unknown);
 }
 
 #[test]
