@@ -42,8 +42,14 @@ labels! {
         Snapshot = "snapshot",
         /// Reading indexes to learn where a partition ended.
         Fold = "fold",
-        /// Serving consumers.
+        /// Serving consumers from WAL slots.
         Read = "read",
+        /// Serving consumers from segments.
+        ReadSegment = "read_segment",
+        /// Writing segments, and reading them back before they count.
+        Archive = "archive",
+        /// Pages of the segment map.
+        Map = "map",
         /// The start-up probe.
         Probe = "probe",
         /// Cluster id, epochs, brokers.
