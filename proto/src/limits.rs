@@ -119,6 +119,8 @@ pub const CHECKPOINT_SLOTS_MAX: u64 = 512;
 /// A state row is written again after this many checkpoints at the latest, changed or not: a start
 /// reads one object for each checkpoint that holds the last row of a partition.
 pub const CHECKPOINT_AGE_MAX: usize = 64;
+/// Partitions whose rows every checkpoint holds in turn, changed or not, at least.
+pub const CHECKPOINT_IN_TURN: usize = 256;
 
 /// Objects are cached in aligned blocks of this size, in bytes.
 pub const CACHE_BLOCK_BYTES: usize = 256 * 1024;

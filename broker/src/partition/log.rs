@@ -33,6 +33,8 @@ pub struct PartitionLog<W> {
     in_flight: VecDeque<InFlight<W>>,
     /// Producers with batches in flight, as they are after those.
     ahead: BTreeMap<ProducerId, Box<Ahead>>,
+    /// Bytes of the durable runs that are not archived.
+    unarchived_bytes: u64,
     closed: bool,
 }
 
@@ -168,6 +170,8 @@ pub struct Bounds {
     pub epoch: LeaderEpoch,
     /// The first offset there is.
     pub log_start: i64,
+    /// Records below are in segments, those from here on in the WAL.
+    pub archived_to: i64,
     /// Records below are durable and visible.
     pub high_watermark: i64,
     /// Records below belong to no unfinished transaction.
@@ -185,6 +189,7 @@ impl<W> PartitionLog<W> {
         Self {
             next_offset: durable.end_offset,
             local_end: durable.end_offset,
+            unarchived_bytes: durable.runs.bytes(),
             durable,
             in_flight: VecDeque::new(),
             ahead: BTreeMap::new(),
@@ -208,6 +213,7 @@ impl<W> PartitionLog<W> {
         Bounds {
             epoch: self.durable.epoch,
             log_start: self.durable.log_start,
+            archived_to: self.durable.archived_to(),
             high_watermark,
             last_stable_offset: self.durable.last_stable_offset().min(high_watermark),
             log_end: self.next_offset,
@@ -378,8 +384,9 @@ impl<W> PartitionLog<W> {
         now_ms: i64,
     ) -> Released<W> {
         let before = self.bounds();
-        if let Err(error) = self.durable.apply_slot(at, runs, producers, now_ms) {
-            panic!("I8: the owner's own slot does not fit its state: {error}");
+        match self.durable.apply_slot(at, runs, producers, now_ms) {
+            Ok(applied) => self.unarchived_bytes += applied.bytes,
+            Err(error) => panic!("I8: the owner's own slot does not fit its state: {error}"),
         }
         let end = self.durable.end_offset;
         assert!(
@@ -411,6 +418,36 @@ impl<W> PartitionLog<W> {
             self.durable.tp
         );
         released
+    }
+
+    /// What the durable runs take that are not archived, in bytes.
+    pub fn unarchived_bytes(&self) -> u64 {
+        self.unarchived_bytes
+    }
+
+    /// Records below `offset` are in segments that the map names: they are read from there.
+    pub fn on_archived(&mut self, offset: i64) {
+        self.durable.on_archived(offset);
+        self.unarchived_bytes = self.durable.runs.bytes();
+    }
+
+    /// The log starts at `offset`, which the journal holds. Never goes back (I5).
+    pub fn on_log_start(&mut self, offset: i64) {
+        self.durable.raise_log_start(offset);
+        self.unarchived_bytes = self.durable.runs.bytes();
+    }
+
+    /// The slot with the first run that ends at or behind `bound`; if there is none, the one behind
+    /// the last slot that was applied. `None` before any.
+    pub fn next_slot(&self, bound: i64) -> Option<SlotPosition> {
+        let found = self.durable.runs.from(self.durable.tp, bound).next();
+        let behind = |at: SlotPosition| SlotPosition {
+            slot: at.slot.next(),
+            ..at
+        };
+        found
+            .map(|found| found.at)
+            .or_else(|| self.durable.after.map(behind))
     }
 
     /// Takes nothing any more: the epoch is over. Everybody who waits is to be told so; their

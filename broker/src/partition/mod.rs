@@ -314,6 +314,41 @@ impl Partition {
         durable.runs.with_max_timestamp(self.tp, durable.log_start)
     }
 
+    /// Bytes of its records that are in no segment.
+    pub fn unarchived_bytes(&self) -> u64 {
+        self.lock().unarchived_bytes()
+    }
+
+    /// Up to about `bytes_max` bytes of runs that are in no segment and belong to no unfinished
+    /// transaction; at least one, if there is any.
+    pub fn unarchived_runs(&self, bytes_max: usize) -> Vec<RunRef> {
+        let log = self.lock();
+        let bounds = log.bounds();
+        let runs = &log.durable().runs;
+        runs.span(
+            self.tp,
+            bounds.archived_to,
+            bounds.last_stable_offset,
+            bytes_max,
+        )
+    }
+
+    /// The slot below which nothing of this partition is needed for its records once those below
+    /// `bound` are archived or deleted (I7); `None` before its first record.
+    pub fn next_slot(&self, bound: i64) -> Option<SlotPosition> {
+        self.lock().next_slot(bound)
+    }
+
+    /// The journal holds the segments with the records below `offset`.
+    pub fn on_archived(&self, offset: i64) {
+        self.lock().on_archived(offset);
+    }
+
+    /// The journal holds the log start `offset`.
+    pub fn on_log_start(&self, offset: i64) {
+        self.lock().on_log_start(offset);
+    }
+
     /// The state after every slot up to `after`, or up to a later one that has been applied.
     fn state_row(&self, after: SlotPosition) -> StateRow {
         self.lock().state_row(after)

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use firn_proto::env::Clock;
 use firn_proto::ids::{PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition};
-use firn_proto::limits::CHECKPOINT_AGE_MAX;
+use firn_proto::limits::{CHECKPOINT_AGE_MAX, CHECKPOINT_IN_TURN};
 use firn_proto::record::BatchHeader;
 use firn_storage::cache::{TailBatch, TailCache};
 use firn_storage::state::{CheckpointDue, PagePlace, ProducerBatch, Run, StateRow};
@@ -61,6 +61,8 @@ struct Due {
     dirty: BTreeSet<TopicPartition>,
     /// The last partition whose row was written again in its turn.
     renewed: Option<TopicPartition>,
+    /// Somebody waits for rows, however few slots there were.
+    is_wanted: bool,
 }
 
 /// State rows to be written.
@@ -230,7 +232,17 @@ impl Partitions {
         }
     }
 
+    /// State rows are due now: what was archived can leave the WAL only once rows behind it are
+    /// durable (I7).
+    pub fn want_rows(&self) {
+        self.due().is_wanted = true;
+        self.rows_wanted.notify_one();
+    }
+
     fn take_due(&self) -> Option<RowsDue> {
+        if std::mem::take(&mut self.due().is_wanted) {
+            return self.rows();
+        }
         let mut tps = {
             let due = self.due();
             due.counted.may_be_due().then(|| due.dirty.clone())?
@@ -267,18 +279,20 @@ impl Partitions {
     }
 
     /// The partitions whose rows the next checkpoint holds whether they have changed or not: so many
-    /// that everyone's turn comes within [`CHECKPOINT_AGE_MAX`] checkpoints. Else each partition that
-    /// fell silent would leave a checkpoint of its own behind for a start to read, and hold the
-    /// floor of the stream.
+    /// that everyone's turn comes within [`CHECKPOINT_AGE_MAX`] checkpoints, and at each where they
+    /// are few. Else each partition that fell silent would leave a checkpoint of its own behind for a
+    /// start to read, and hold the floor of the stream.
     fn in_turn(&self) -> Vec<TopicPartition> {
         let last = self.due().renewed;
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
         let behind = open.range((behind, Bound::Unbounded));
         let around = behind.chain(open.iter()).map(|(tp, _)| *tp);
-        around
-            .take(open.len().div_ceil(CHECKPOINT_AGE_MAX))
-            .collect()
+        let in_each = open
+            .len()
+            .div_ceil(CHECKPOINT_AGE_MAX)
+            .max(CHECKPOINT_IN_TURN);
+        around.take(in_each.min(open.len())).collect()
     }
 
     /// These state rows did not become durable: they are due again with the next ones.

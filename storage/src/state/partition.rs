@@ -172,6 +172,24 @@ impl StateRow {
         }
     }
 
+    /// Records below this offset are in segments or deleted; their runs are not needed.
+    pub fn archived_to(&self) -> i64 {
+        self.runs.start().max(self.log_start)
+    }
+
+    /// Records below `offset` are in segments: drops their runs. A lower offset changes nothing.
+    pub fn on_archived(&mut self, offset: i64) {
+        assert!(
+            offset <= self.end_offset,
+            "I9: {} would be archived to {offset}, behind its end {}",
+            self.tp,
+            self.end_offset
+        );
+        if offset > self.runs.start() {
+            self.runs.drop_below(offset);
+        }
+    }
+
     /// The offset below which every transaction is finished.
     pub fn last_stable_offset(&self) -> i64 {
         self.open_txns

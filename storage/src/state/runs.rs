@@ -127,6 +127,17 @@ impl RunTable {
         self.open.take_if(|open| open.end() <= offset);
     }
 
+    /// The offset below which runs were dropped.
+    pub fn start(&self) -> i64 {
+        self.start
+    }
+
+    /// What the runs take in their slots, in bytes. Reads all of them.
+    pub fn bytes(&self) -> u64 {
+        let runs = self.from(NOBODY, self.start);
+        runs.map(|found| u64::from(found.run.byte_len)).sum()
+    }
+
     /// How many runs there are. Reads all of them.
     pub fn len(&self) -> usize {
         self.from(NOBODY, self.start).count()

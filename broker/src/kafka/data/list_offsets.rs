@@ -237,6 +237,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds {
         epoch: LeaderEpoch(7),
         log_start: 5,
+        archived_to: 5,
         high_watermark: 40,
         last_stable_offset: 30,
         log_end: 50,

@@ -482,3 +482,36 @@ proptest! {
         }
     }
 }
+
+/// What is archived leaves the WAL from the front; the slot of the first run that does not is needed.
+#[test]
+fn runs_that_are_archived_are_not_read_from_the_wal_any_more() {
+    let mut log = log();
+    assert_eq!(log.next_slot(START), None);
+    for slot in 0..3 {
+        let planned = appended(&mut log, &batch(10), 1);
+        durable(&mut log, slot, &[planned]);
+    }
+    let slot_of = |log: &Log, bound| log.next_slot(bound).map(|at| at.slot.0);
+    assert_eq!(slot_of(&log, START), Some(0));
+    assert_eq!(slot_of(&log, START + 15), Some(1));
+    assert_eq!(slot_of(&log, START + 30), Some(3), "behind the last one");
+    assert_eq!(log.bounds().archived_to, START);
+    assert_eq!(log.unarchived_bytes(), 300);
+    log.on_archived(START + 10);
+    assert_eq!(log.bounds().archived_to, START + 10);
+    assert_eq!(log.bounds().log_start, START, "records are not gone");
+    assert_eq!(log.unarchived_bytes(), 200);
+    let first = log.durable().runs.from(TP, 0).next().unwrap();
+    assert_eq!(first.run.base_offset, START + 10);
+    log.on_log_start(START + 25);
+    let bounds = log.bounds();
+    assert_eq!(
+        (bounds.log_start, bounds.archived_to),
+        (START + 25, START + 25)
+    );
+    assert_eq!(log.unarchived_bytes(), 100);
+    log.on_log_start(START + 5);
+    log.on_archived(START + 5);
+    assert_eq!(log.bounds(), bounds, "nothing goes back (I5)");
+}

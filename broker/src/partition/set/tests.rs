@@ -4,7 +4,7 @@ use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, Slot, StreamId};
 use firn_proto::limits::{
-    CHECKPOINT_AGE_MAX, CHECKPOINT_SLOTS_MAX, PRODUCER_BYTES, PRODUCER_RETRY_WINDOW,
+    CHECKPOINT_IN_TURN, CHECKPOINT_SLOTS_MAX, PRODUCER_BYTES, PRODUCER_RETRY_WINDOW,
     PRODUCERS_PER_PARTITION_MAX, REFUSALS_UNKNOWN_MAX,
 };
 use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
@@ -550,10 +550,11 @@ async fn state_rows_are_due_after_many_slots_and_are_of_the_last_one() {
     assert_eq!(broker.partitions.take_due(), None, "they are counted anew");
     let last = Slot(broker.next_slot - 1);
     assert_eq!(due.through.slot, last);
-    let [row] = &due.rows[..] else {
-        panic!("only one partition has changed: {due:?}")
+    let [row, silent] = &due.rows[..] else {
+        panic!("one has changed, and it is the turn of the other: {due:?}")
     };
     assert_eq!((row.tp, row.end_offset), (tp(0), last.0 as i64 + 1));
+    assert_eq!(silent.tp, tp(1));
     assert_eq!(row.after.unwrap().slot, last);
 }
 
@@ -562,28 +563,43 @@ async fn state_rows_are_due_after_many_slots_and_are_of_the_last_one() {
 #[tokio::test]
 async fn rows_of_silent_partitions_are_written_again_a_few_at_a_time() {
     let mut broker = Broker::new();
-    let silent = 3 * CHECKPOINT_AGE_MAX + 1;
+    let silent = 2 * CHECKPOINT_IN_TURN + 1;
+    let turns = silent.div_ceil(CHECKPOINT_IN_TURN);
     let busy = broker.open(-1);
     (0..silent as i32).for_each(|partition| drop(broker.open(partition)));
     let mut written = BTreeMap::new();
-    for turn in 0..3 * CHECKPOINT_AGE_MAX {
+    for turn in 0..3 * turns {
         broker
             .append(&busy, produced(7, turn as i32))
             .await
             .is_done();
         broker.make_durable();
         let due = broker.partitions.rows().unwrap();
-        assert!(due.rows.len() <= 1 + 4, "{} rows at once", due.rows.len());
+        let at_once = due.rows.len();
+        assert!(at_once <= 1 + CHECKPOINT_IN_TURN, "{at_once} rows at once");
         for row in &due.rows {
             assert!(row.after.unwrap() >= due.through);
             written.insert(row.tp, turn);
         }
-        if turn >= CHECKPOINT_AGE_MAX {
+        if turn >= turns {
             assert_eq!(written.len(), 1 + silent);
             let oldest = written.values().min().unwrap();
-            assert!(turn - oldest < CHECKPOINT_AGE_MAX, "{oldest} at {turn}");
+            assert!(turn - oldest < turns, "{oldest} at {turn}");
         }
     }
+}
+
+#[tokio::test]
+async fn rows_that_somebody_waits_for_are_due_after_any_slot() {
+    let mut broker = Broker::new();
+    let partition = broker.open(0);
+    broker.append(&partition, produced(7, 0)).await.is_done();
+    broker.make_durable();
+    assert_eq!(broker.partitions.take_due(), None);
+    broker.partitions.want_rows();
+    let due = broker.partitions.rows_due().await;
+    assert_eq!(due.rows.len(), 1);
+    assert_eq!(broker.partitions.take_due(), None, "they were wanted once");
 }
 
 /// What is told to be in state rows is not read by a fold.
