@@ -49,6 +49,18 @@ pub enum FoldError {
         /// What is wrong.
         fault: SlotFault,
     },
+    /// Records that the journal says were archived or deleted lie behind the end of the log.
+    #[error(
+        "the log of {tp} ends at offset {end}, though the journal says that everything below {bound} was archived or deleted: slots of it are lost"
+    )]
+    Short {
+        /// The partition.
+        tp: TopicPartition,
+        /// Where the slots end.
+        end: i64,
+        /// The larger of where it is archived to and its log start.
+        bound: i64,
+    },
     /// The runs of a partition do not follow each other.
     #[error("the log has a gap or an overlap: {0}")]
     NotContiguous(#[from] StateError),
@@ -74,6 +86,8 @@ pub async fn fold(
         tp: fold.tp,
         row,
         ranges: fold.ranges.clone(),
+        log_start: fold.log_start,
+        archived_to: fold.archived_to,
     });
     let mut machine = Fold::new(starts, now_ms);
     while let Some((stream, slots)) = machine.next_read() {
@@ -108,7 +122,7 @@ async fn read_rows(
         .map(|(at, partitions)| async move {
             let name = StreamName::wal(cluster, at.stream);
             let rows = checkpoint::read(bucket, &name, at.slot).await?;
-            pick(at, partitions, rows)
+            pick(at, partitions, rows, folds)
         })
         .buffer_unordered(GETS_MAX);
     let mut indexes = Vec::new();
@@ -133,10 +147,13 @@ fn pick(
     at: SlotPosition,
     mut wanted: BTreeMap<TopicPartition, usize>,
     rows: Vec<StoredRow>,
+    folds: &[PartitionFold],
 ) -> Result<Vec<(usize, StoredRow)>, FoldError> {
     let mut picked = Vec::with_capacity(wanted.len());
-    for row in rows {
+    for mut row in rows {
         if let Some(index) = wanted.remove(&row.without_runs().tp) {
+            let fold = &folds[index];
+            row.drop_pages_below(fold.archived_to.max(fold.log_start));
             picked.push((index, row));
         }
     }
@@ -155,6 +172,10 @@ pub struct FoldStart {
     pub row: Option<StateRow>,
     /// The windows from the one of the row on, in the order of the epoch table.
     pub ranges: Vec<FoldRange>,
+    /// The log start that is journalled.
+    pub log_start: i64,
+    /// Records below are in segments or deleted: where they lay in the WAL is not wanted.
+    pub archived_to: i64,
 }
 
 /// Many partitions that are folded together. Pure.
@@ -177,6 +198,9 @@ struct Partition {
     windows: Vec<FoldWindow>,
     /// The window whose rows come next.
     current: usize,
+    /// What the journal says of it.
+    log_start: i64,
+    archived_to: i64,
 }
 
 #[derive(Debug)]
@@ -284,7 +308,13 @@ impl Fold {
 
 impl Partition {
     fn new(start: FoldStart) -> Self {
-        let FoldStart { tp, row, ranges } = start;
+        let FoldStart {
+            tp,
+            row,
+            ranges,
+            log_start,
+            archived_to,
+        } = start;
         let first_epoch = ranges.first().map(|range| range.epoch);
         let row = match (row, first_epoch) {
             (Some(row), _) => row,
@@ -307,6 +337,8 @@ impl Partition {
             row,
             windows,
             current: 0,
+            log_start,
+            archived_to,
         }
     }
 
@@ -383,7 +415,20 @@ impl Partition {
                 });
             }
         }
+        self.raise_to_journal()?;
         Ok(self.row)
+    }
+
+    /// What the journal knows of log start and archive is newer than the row.
+    fn raise_to_journal(&mut self) -> Result<(), FoldError> {
+        let bound = self.archived_to.max(self.log_start);
+        let (tp, end) = (self.row.tp, self.row.end_offset);
+        if bound > end {
+            return Err(FoldError::Short { tp, end, bound });
+        }
+        self.row.raise_log_start(self.log_start);
+        self.row.runs.drop_below(bound);
+        Ok(())
     }
 }
 

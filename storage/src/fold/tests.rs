@@ -7,7 +7,9 @@ use firn_proto::limits::RUNS_PER_PAGE;
 use proptest::prelude::*;
 
 use super::*;
+use crate::bucket::Purpose;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
+use crate::layout::Place;
 use crate::state::{BatchFlags, PagePlace};
 use crate::stream::StreamEnv;
 use crate::wal::testing::{entry, tp};
@@ -85,6 +87,8 @@ fn start(partition: i32, row: Option<StateRow>, ranges: &[FoldRange]) -> FoldSta
         tp: tp(partition),
         row,
         ranges: ranges.to_vec(),
+        log_start: 0,
+        archived_to: 0,
     }
 }
 
@@ -220,6 +224,66 @@ fn a_partition_with_nothing_to_read_keeps_its_row() {
     let (rows, read) = run_fold(&Log::new(), vec![start(0, Some(row.clone()), &[])]).unwrap();
     assert_eq!(rows, [row]);
     assert_eq!(read, []);
+}
+
+#[test]
+fn a_folded_row_has_the_log_start_of_the_journal_and_no_run_that_is_archived() {
+    let log = log(&[
+        (1, 0, &[run(0, 0, 0, 4)]),
+        (1, 1, &[run(0, 0, 5, 9)]),
+        (1, 2, &[run(0, 0, 10, 14)]),
+    ]);
+    for (log_start, archived_to, first_run) in [(3, 7, 5), (0, 10, 10), (10, 10, 10), (0, 15, 15)] {
+        let start = FoldStart {
+            log_start,
+            archived_to,
+            ..start(0, None, &[range(0, 1, 0..3)])
+        };
+        let (rows, _) = run_fold(&log, vec![start]).unwrap();
+        assert_eq!((rows[0].log_start, rows[0].end_offset), (log_start, 15));
+        let bases: Vec<_> = rows[0].runs.from(tp(0), 0).collect();
+        let bases: Vec<_> = bases.iter().map(|found| found.run.base_offset).collect();
+        let expected: Vec<_> = [0, 5, 10].into_iter().filter(|b| *b >= first_run).collect();
+        assert_eq!(bases, expected, "archived to {archived_to}");
+    }
+}
+
+#[test]
+fn a_row_with_a_higher_log_start_than_the_journal_keeps_it() {
+    let mut row = StateRow::new(tp(0), LeaderEpoch(0));
+    row.apply_slot(at(1, 0), &[run(0, 0, 0, 4)], &[], NOW)
+        .unwrap();
+    row.raise_log_start(5);
+    let start = FoldStart {
+        log_start: 2,
+        archived_to: 2,
+        ..start(0, Some(row.clone()), &[])
+    };
+    assert_eq!(run_fold(&Log::new(), vec![start]).unwrap().0, [row]);
+}
+
+#[test]
+fn a_log_that_ends_before_what_is_archived_has_lost_slots() {
+    let log = log(&[(1, 0, &[run(0, 0, 0, 4)])]);
+    for (log_start, archived_to) in [(0, 6), (6, 6)] {
+        let start = FoldStart {
+            log_start,
+            archived_to,
+            ..start(0, None, &[range(0, 1, 0..1)])
+        };
+        let error = run_fold(&log, vec![start]).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                FoldError::Short {
+                    end: 5,
+                    bound: 6,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
 }
 
 /// What happens in one slot: for a few partitions how many batches, and whether a producer with
@@ -516,6 +580,41 @@ async fn a_full_page_of_runs_is_written_once_and_found_from_later_rows() {
         ),
         "{error}"
     );
+}
+
+/// The checkpoint object that a page lies in may be deleted once its runs are archived or deleted.
+#[tokio::test]
+async fn a_fold_needs_no_page_of_runs_below_what_is_archived() {
+    let mut world = world();
+    for _ in 0..RUNS_PER_PAGE + 10 {
+        world.append(8).await;
+        world.wal.flush().await;
+    }
+    let first = world.wal.push_checkpoint(&world.rows()).await.unwrap();
+    world.live.on_stored(&first.pages);
+    let later = world.wal.push_checkpoint(&world.rows()).await.unwrap();
+    let (_, _, page) = first.pages[0];
+    let key = Place::Checkpoint {
+        stream: page.stream,
+        slot: page.slot,
+    }
+    .key();
+    world.bucket.delete(Purpose::Collect, &[key]).await.unwrap();
+    let bound = i64::from(RUNS_PER_PAGE) + 3;
+    for (log_start, archived_to) in [(bound, bound), (7, bound)] {
+        let mut folds = world.folds(Some(later.at));
+        for fold in &mut folds {
+            (fold.log_start, fold.archived_to) = (log_start, archived_to);
+        }
+        let folded = fold(&world.bucket, CLUSTER, &folds, NOW).await.unwrap();
+        let last = world.wal.status().durable_end.0 - 1;
+        for (folded, mut live) in folded.into_iter().zip(world.rows()) {
+            live.after = Some(at(1, last));
+            live.raise_log_start(log_start);
+            live.runs.drop_below(bound);
+            assert_eq!(folded, live);
+        }
+    }
 }
 
 #[tokio::test]

@@ -170,6 +170,12 @@ impl StoredRow {
         }
     }
 
+    /// Lets go of the pages whose runs all end below `offset`: they are archived or deleted, and the
+    /// objects that hold the pages may be deleted, too.
+    pub fn drop_pages_below(&mut self, offset: i64) {
+        self.pages.retain(|page| page.end > offset);
+    }
+
     /// Where the pages lie that are not in the row.
     pub fn places(&self) -> impl Iterator<Item = PagePlace> {
         self.pages.iter().filter_map(|page| match page.at {
