@@ -161,6 +161,24 @@ pub const SEGMENT_PAGE_BYTES_MAX: usize = BATCH_PLAIN_BYTES_MAX + 4 * 1024 * 102
 /// each with its place and timestamp, it takes less than three times their bytes.
 pub const BATCH_TABLE_BYTES_MAX: usize = ROW_GROUP_BYTES_TARGET + 3 * BATCH_PLAIN_BYTES_MAX;
 
+/// Runs of a partition in a page of the segment map, which is read with one GET: with a row group
+/// each about 20 KB.
+pub const MAP_PAGE_RUNS: u32 = 512;
+/// The oldest runs of a partition go into a page when more than this many are in the coordinator's
+/// memory, where each takes about 200 bytes.
+pub const MAP_RUNS_IN_MEMORY: u32 = 768;
+/// Runs that one answer about the segment map holds.
+pub const FOUND_RUNS_MAX: usize = 64;
+/// Runs, row groups, log starts and things deleted that one request about the archive names.
+pub const ARCHIVE_REQUEST_ITEMS_MAX: usize = 100_000;
+/// What each of them takes in memory, in bytes, rounded up.
+pub const ARCHIVE_REQUEST_ITEM_BYTES: usize = 256;
+/// Entries of the delete queue, or streams, that one answer lists: as many as S3 deletes with one
+/// request.
+pub const GARBAGE_LISTED_MAX: usize = 1000;
+/// Ended incarnations that one answer lists: each may have many files.
+pub const ENDED_WRITERS_LISTED_MAX: usize = 16;
+
 /// Size of a segment of the local WAL, reserved on the disk before it is used.
 pub const LOCAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Segments of the local WAL that are kept in quarantine; beyond them the oldest goes, unless the
@@ -338,6 +356,19 @@ const _: () = assert!(
 );
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
 const _: () = assert!(COORDINATOR_HELD_READ_BYTES_MAX < COORDINATOR_HELD_BYTES_MAX);
+const _: () = assert!(
+    MAP_PAGE_RUNS < MAP_RUNS_IN_MEMORY,
+    "the newest runs, which are read most, must stay in memory"
+);
+const _: () = assert!(
+    ARCHIVE_REQUEST_ITEMS_MAX * ARCHIVE_REQUEST_ITEM_BYTES <= JOURNAL_COMMAND_BYTES_MAX / 2,
+    "what one request names must be read back as a journal command"
+);
+const _: () = assert!(
+    2 * SEGMENT_ROW_GROUPS_MAX <= ARCHIVE_REQUEST_ITEMS_MAX
+        && TOPIC_PARTITIONS_MAX as usize <= ARCHIVE_REQUEST_ITEMS_MAX,
+    "a whole segment, and the log starts of a whole topic, must fit one request"
+);
 const _: () = assert!(WAL_GATHER_BYTES <= SLOT_BYTES_TARGET);
 const _: () = assert!(
     WAL_GATHER_BYTES_PER_SECOND_LEAST * WAL_GATHER_TIME.as_millis() as usize / 1000

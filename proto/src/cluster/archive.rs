@@ -178,7 +178,8 @@ pub struct RaiseLogStart {
     pub tp: TopicPartition,
     /// The epoch in which the incarnation owns it.
     pub epoch: LeaderEpoch,
-    /// The first offset that is kept.
+    /// The first offset that is kept. With the log start there is only `next` counts: so an owner
+    /// of idle partitions lets go of slots.
     pub log_start: i64,
     /// The slot of the owner's stream, or of one before it, with the first run that is in no segment
     /// and not deleted after this change; if there is none, the slot behind the last one that the
@@ -188,7 +189,8 @@ pub struct RaiseLogStart {
     pub paged: Option<PagedRelease>,
 }
 
-/// Runs of map pages that leave the map. Whoever moves the log start has read the pages.
+/// Runs of map pages that leave the map. Whoever moves the log start beyond where the paged runs
+/// that are left begin has read the pages.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PagedRelease {
     /// The pages that were read, from the first of the partition on, without a gap. All but the
@@ -199,7 +201,9 @@ pub struct PagedRelease {
     /// The runs in them that end below the log start and had not left: segment, and how many runs
     /// that segment has.
     pub segments: Vec<(SegmentKey, u32)>,
-    /// The offset behind the last of those runs.
+    /// The bytes of those runs in their segments.
+    pub run_bytes: u64,
+    /// The offset behind the last of those runs; [`PagedRelease::released_to`] if there is none.
     pub next_released_to: i64,
 }
 
@@ -234,7 +238,9 @@ pub enum RunsFrom {
         /// Runs that end below do not count.
         offset: i64,
     },
-    /// The first of the runs that have the largest timestamp.
+    /// The first of the runs that have the largest timestamp. If it is a page that is found and the
+    /// run in it with that timestamp does not count, what the rest of the page has stands against
+    /// what a search behind the page finds.
     MaxTime {
         /// Runs that end below do not count.
         offset: i64,
@@ -335,7 +341,7 @@ pub struct Garbage {
     pub queued: u64,
     /// When the next entry is due, if none is now.
     pub next_due_ms: Option<i64>,
-    /// Streams with slots below their floor that were not reported as collected.
+    /// Streams with slots below their floor, or that are over, that were not reported as collected.
     pub streams: Vec<StreamGarbage>,
     /// Ended incarnations whose files were not looked through.
     pub writers: Vec<EndedWriter>,
@@ -364,7 +370,7 @@ pub struct EndedWriter {
     /// Numbers of its segments that entered the map, as ranges without their ends. All other
     /// segments of it are orphans.
     pub entered: Vec<(u64, u64)>,
-    /// Map pages of it that the map names: all others are orphans.
+    /// Map pages of it that the map or the delete queue names: all others are orphans.
     pub pages: Vec<(TopicId, u64)>,
 }
 
@@ -375,6 +381,8 @@ pub struct Collected {
     pub doomed: Vec<u64>,
     /// Slots of streams below these, and the checkpoint objects that went with them.
     pub streams: Vec<(StreamId, Slot)>,
+    /// Streams that were over ([`StreamGarbage::is_over`]) and whose checkpoint folders are gone.
+    pub over: Vec<StreamId>,
     /// Ended incarnations without orphans.
     pub writers: Vec<Incarnation>,
 }
