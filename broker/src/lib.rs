@@ -5,6 +5,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod kafka;
+pub mod log_starts;
 pub mod metrics;
 pub mod node;
 pub mod partition;

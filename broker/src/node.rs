@@ -55,6 +55,7 @@ use crate::kafka::data::init_producer_id::ProducerIds;
 use crate::kafka::dispatch::Dispatch;
 use crate::kafka::listener::{ConnectionLimits, Door};
 use crate::kafka::memory::{FetchMemory, RequestMemory};
+use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 use doors::Doors;
@@ -428,6 +429,7 @@ impl Starting {
             incarnation: parts.registered.incarnation,
             reader,
             partitions: Arc::clone(&parts.partitions),
+            log_starts: LogStarts::new(parts.coordinator.clone(), parts.registered.incarnation),
             wal: parts.wal.clone(),
             image: parts.coordinator.image(),
             coordinator: parts.coordinator.clone(),

@@ -27,6 +27,7 @@ use super::data::init_producer_id::ProducerIds;
 use super::memory::{FetchMemory, RequestMemory};
 use super::seldom::Seldom;
 use crate::config::{Config, HostPort};
+use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 
@@ -50,6 +51,8 @@ pub struct Context {
     pub reader: Reader,
     /// The partitions that this process owns.
     pub partitions: Arc<Partitions>,
+    /// Moves their log starts.
+    pub log_starts: LogStarts,
     /// The write-ahead log that takes their batches.
     pub wal: Wal,
     /// The published picture of the cluster.
