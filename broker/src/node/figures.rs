@@ -194,7 +194,7 @@ impl Collector for ReadFigures {
             ),
             (
                 "producers_refused",
-                "batches of new producers refused, since all that are remembered wrote lately",
+                "batches of producers new or long silent refused, since all that are remembered wrote lately",
                 producers.refused,
             ),
             ("reads_hot", "reads served from memory alone", reads.hot),

@@ -42,7 +42,7 @@ pub(super) struct Keeper {
     moved: (Slot, Mono),
     /// Why not everybody is served, if so.
     hampered: Option<&'static str>,
-    /// How many batches of new producers had been refused when that was last said.
+    /// How many batches of producers without a place had been refused when that was last said.
     producers_refused: u64,
     /// The line on those.
     producers_line: Seldom,
@@ -222,7 +222,7 @@ impl Keeper {
         }
     }
 
-    /// Makes room for new producers, and says so while they are refused for want of it.
+    /// Makes room for producers, and says so while batches are refused for want of it.
     fn watch_producers(&mut self) {
         self.partitions.bound_producers();
         let usage = self.partitions.producers();
@@ -233,9 +233,9 @@ impl Keeper {
             tracing::warn!(
                 batches = usage.refused - self.producers_refused,
                 producers = usage.count,
-                "batches of new idempotent producers are refused until others have been silent for \
-                 three minutes: raise producer.memory.bytes, spread them over more partitions, or \
-                 keep producers open for longer"
+                "batches of idempotent producers that are new or were silent for long are refused \
+                 until others have been silent for three minutes: raise producer.memory.bytes, \
+                 spread them over more partitions, or keep producers open for longer"
             );
             self.producers_refused = usage.refused;
         }

@@ -35,6 +35,9 @@ pub struct PartitionLog<W> {
     ahead: BTreeMap<ProducerId, Box<Ahead>>,
     /// Bytes of the durable runs that are not archived.
     unarchived_bytes: u64,
+    /// There is no room for one more producer until those that wrote last at this wall time may be
+    /// forgotten.
+    full_until_ms: i64,
     closed: bool,
 }
 
@@ -91,6 +94,12 @@ pub struct Planned {
     pub flags: BatchFlags,
 }
 
+/// Who wrote last after this time may send it again at `now_ms`, and must be remembered.
+pub(super) fn horizon_ms(now_ms: i64) -> i64 {
+    let window_ms = i64::try_from(PRODUCER_RETRY_WINDOW.as_millis()).unwrap_or(i64::MAX);
+    now_ms.saturating_sub(window_ms)
+}
+
 /// Why a batch may not be appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
@@ -118,7 +127,8 @@ pub enum Refusal {
         current: ProducerEpoch,
     },
     /// There is no room for one more producer that wrote lately, and none of those may be forgotten.
-    /// REQUEST_TIMED_OUT, which every client answers by sending the batch again.
+    /// NOT_ENOUGH_REPLICAS, which every client takes to mean that nothing was appended, and answers
+    /// by sending the batch again.
     #[error(
         "producer {producer} is new or was silent for long, and as many as can be remembered wrote \
          within {window_s} seconds; nothing was appended, so send it again",
@@ -129,7 +139,7 @@ pub enum Refusal {
         producer: ProducerId,
     },
     /// Nothing is known of the producer, and an earlier batch of it may have been refused, which
-    /// would be lost then. REQUEST_TIMED_OUT, which every client answers by sending both again.
+    /// would be lost then. NOT_ENOUGH_REPLICAS as well.
     #[error(
         "nothing is known of producer {producer}, and more batches were refused lately than can be \
          remembered; one of its may have been among them, so send all again, the first one first"
@@ -147,7 +157,9 @@ impl Refusal {
             Self::NotOwner => ErrorCode::NotLeaderOrFollower,
             Self::OutOfOrder { .. } => ErrorCode::OutOfOrderSequenceNumber,
             Self::ProducerFenced { .. } => ErrorCode::InvalidProducerEpoch,
-            Self::TooManyProducers { .. } | Self::OrderUnknown { .. } => ErrorCode::RequestTimedOut,
+            Self::TooManyProducers { .. } | Self::OrderUnknown { .. } => {
+                ErrorCode::NotEnoughReplicas
+            }
         }
     }
 }
@@ -193,6 +205,7 @@ impl<W> PartitionLog<W> {
             durable,
             in_flight: VecDeque::new(),
             ahead: BTreeMap::new(),
+            full_until_ms: i64::MIN,
             closed: false,
         }
     }
@@ -480,31 +493,43 @@ impl<W> PartitionLog<W> {
         self.durable.producers.len()
     }
 
-    /// Whether an append of `producer` would, once it is durable, leave more producers that wrote
-    /// behind `horizon_ms` than there is room for, so that one of them is pushed out. Those in
-    /// flight are counted as if they were durable; so a producer that is remembered and was silent
-    /// for longer needs room as well as one that is new.
-    pub fn has_no_room(&self, producer: ProducerId, horizon_ms: i64) -> bool {
+    /// Whether an append of `producer` would, once it is durable, leave more producers that may still
+    /// repeat a batch at `now_ms` than there is room for, so that one of them is pushed out. Those
+    /// in flight are counted as if they were durable; so a producer that is remembered and was
+    /// silent for longer needs room as well as one that is new.
+    ///
+    /// Who is put off asks again and again: while there is no room, all are looked at only when the
+    /// first of them may have made some.
+    pub fn has_no_room(&mut self, producer: ProducerId, now_ms: i64) -> bool {
         let known = &self.durable.producers;
         if known.len() + self.ahead.len() < PRODUCERS_PER_PARTITION_MAX {
             return false;
         }
+        let horizon_ms = horizon_ms(now_ms);
         // those at work are not pushed out, however old what is durable of them
-        let wrote_lately = |id: &ProducerId, state: &ProducerState| {
-            state.seen_ms() > horizon_ms && !self.ahead.contains_key(id)
-        };
         let has_place = self.ahead.contains_key(&producer)
             || known
                 .find(producer)
-                .is_some_and(|state| wrote_lately(&producer, state));
+                .is_some_and(|state| state.seen_ms() > horizon_ms);
         if has_place {
             return false;
         }
-        let young = known
-            .iter()
-            .filter(|(id, state)| wrote_lately(id, state))
-            .count();
-        young + self.ahead.len() >= PRODUCERS_PER_PARTITION_MAX
+        // the clock may have been set back since
+        if horizon_ms < self.full_until_ms && self.full_until_ms <= now_ms {
+            return true;
+        }
+        let (mut young, mut oldest_ms) = (self.ahead.len(), now_ms);
+        for (id, state) in known.iter() {
+            if state.seen_ms() > horizon_ms && !self.ahead.contains_key(&id) {
+                young += 1;
+                oldest_ms = oldest_ms.min(state.seen_ms());
+            }
+        }
+        let is_full = young >= PRODUCERS_PER_PARTITION_MAX;
+        if is_full {
+            self.full_until_ms = oldest_ms;
+        }
+        is_full
     }
 
     /// When each remembered producer wrote last, in milliseconds of wall time.

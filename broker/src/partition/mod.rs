@@ -181,7 +181,7 @@ impl Partition {
         let mut log = self.lock();
         let planned = match log.plan(&header, acks)? {
             Plan::Append(planned) => {
-                self.admit(&log, &header, now_ms)?;
+                self.admit(&mut log, &header, now_ms)?;
                 planned
             }
             Plan::Done(answer) => {
@@ -224,7 +224,7 @@ impl Partition {
     /// Whether a batch that could be appended may be, for all that is remembered of producers.
     fn admit(
         &self,
-        log: &PartitionLog<Waiter>,
+        log: &mut PartitionLog<Waiter>,
         header: &BatchHeader,
         now_ms: i64,
     ) -> Result<(), Refusal> {
@@ -236,7 +236,7 @@ impl Partition {
         if is_new {
             self.shared.check_refusals(self.tp, header)?;
         }
-        let has_room = !log.has_no_room(id, producers::horizon_ms(now_ms));
+        let has_room = || !log.has_no_room(id, now_ms);
         self.shared.producers.admit(is_new, has_room, id)
     }
 

@@ -9,18 +9,19 @@
 //! it and a fold that had not expect the same next one and know the newer batches alike.
 //!
 //! What is lost is that a repeat of an older batch is recognised: it would be stored twice. So who
-//! wrote within [`PRODUCER_RETRY_WINDOW`] is not forgotten. While there is nobody else, batches of
-//! new producers are refused with a code that is tried again; what the budget is exceeded by is
-//! what was in flight when it was reached, and what partitions bring along that are opened.
+//! wrote within the window of retries ([`horizon_ms`]) is not forgotten. While there is nobody
+//! else, batches of new producers, and in a full partition of those that were silent for longer,
+//! are refused with a code that is tried again; what the budget is exceeded by is what was in flight
+//! when it was reached, and what partitions bring along that are opened.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use firn_proto::ids::{ProducerId, TopicPartition};
-use firn_proto::limits::{PRODUCER_BYTES, PRODUCER_RETRY_WINDOW};
+use firn_proto::limits::PRODUCER_BYTES;
 
 use super::Partition;
-use super::log::Refusal;
+use super::log::{Refusal, horizon_ms};
 
 /// The part of the budget that is freed at a time, so that few producers are looked at for each
 /// that is forgotten.
@@ -51,12 +52,6 @@ pub struct ProducerUsage {
     /// How many batches of producers that were new or silent for long were refused, since nobody might
     /// be forgotten.
     pub refused: u64,
-}
-
-/// Who wrote last after this time may send it again at `now_ms`, and must be remembered.
-pub(super) fn horizon_ms(now_ms: i64) -> i64 {
-    let window_ms = i64::try_from(PRODUCER_RETRY_WINDOW.as_millis()).unwrap_or(i64::MAX);
-    now_ms.saturating_sub(window_ms)
 }
 
 impl ProducerBudget {
@@ -92,10 +87,11 @@ impl ProducerBudget {
     pub(super) fn admit(
         &self,
         is_new: bool,
-        has_room: bool,
+        has_room: impl FnOnce() -> bool,
         producer: ProducerId,
     ) -> Result<(), Refusal> {
-        if has_room && !(is_new && self.is_exceeded()) {
+        let is_over = is_new && self.is_exceeded();
+        if !is_over && has_room() {
             return Ok(());
         }
         self.refused.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +100,10 @@ impl ProducerBudget {
 
     /// Whether producers are to be forgotten, and there may be some that can be.
     pub(super) fn must_evict(&self, now_ms: i64) -> bool {
-        self.is_exceeded() && now_ms >= self.evict_from_ms.load(Ordering::Relaxed)
+        let evict_from_ms = self.evict_from_ms.load(Ordering::Relaxed);
+        let pause_ms = evict_from_ms.saturating_sub(now_ms);
+        // it is longer only if the clock was set back
+        self.is_exceeded() && !(1..=EVICT_PAUSE_MS).contains(&pause_ms)
     }
 
     fn is_exceeded(&self) -> bool {

@@ -204,6 +204,31 @@ fn what_is_known_of_a_producer_outlives_its_batches_in_flight() {
     assert_eq!(durable(&mut log, 1, &[next]), [2]);
 }
 
+/// Who is put off asks ten times a second.
+#[test]
+fn a_full_partition_has_room_again_as_soon_as_the_first_may_be_forgotten() {
+    let mut log = log();
+    let window_ms = PRODUCER_RETRY_WINDOW.as_millis() as i64;
+    let most = PRODUCERS_PER_PARTITION_MAX as i64;
+    for producer in 0..most {
+        let planned = appended(&mut log, &produced(producer, 0, 0, 1), 0);
+        let (runs, producers) = rows(&[planned]);
+        let at = SlotPosition {
+            stream: StreamId(1),
+            slot: Slot(producer as u64),
+        };
+        log.on_durable(at, &runs, &producers, 1000 + producer);
+    }
+    let newcomer = ProducerId(most);
+    let mut is_full = |producer, now_ms| log.has_no_room(producer, now_ms);
+    assert!(is_full(newcomer, 1000 + most));
+    assert!(!is_full(ProducerId(7), 1000 + most), "it has its place");
+    assert!(is_full(newcomer, 999 + window_ms));
+    assert!(!is_full(newcomer, 1000 + window_ms));
+    assert!(is_full(newcomer, 500 + window_ms), "the clock was set back");
+    assert!(!is_full(newcomer, 1000 + window_ms));
+}
+
 #[test]
 fn local_acks_come_before_durability_and_only_for_who_asked() {
     let mut log = log();

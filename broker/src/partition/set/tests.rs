@@ -434,7 +434,7 @@ async fn while_all_producers_wrote_lately_none_is_forgotten_and_new_ones_are_to_
     let refused = broker
         .try_append(&partition, produced(5, 0), TimestampType::CreateTime)
         .await;
-    assert_eq!(refused.unwrap_err().code(), ErrorCode::RequestTimedOut);
+    assert_eq!(refused.unwrap_err().code(), ErrorCode::NotEnoughReplicas);
     assert_eq!(broker.partitions.producers().refused, 1);
     // what comes behind it is not stored in its place, and nobody else is held up
     let behind = broker
@@ -477,7 +477,7 @@ async fn a_partition_full_of_producers_that_wrote_lately_takes_no_new_one() {
         let refused = broker
             .try_append(&partition, produced(most + 1, 0), TimestampType::CreateTime)
             .await;
-        assert_eq!(refused.unwrap_err().code(), ErrorCode::RequestTimedOut);
+        assert_eq!(refused.unwrap_err().code(), ErrorCode::NotEnoughReplicas);
         broker.append(&partition, plain(1)).await.is_done();
         broker.make_durable();
     }
@@ -730,6 +730,29 @@ async fn a_partition_that_comes_with_more_producers_than_there_is_room_for_is_cu
     let partition = small.partitions.open(row);
     assert_eq!(remembered(&partition).len(), 15);
     assert_eq!(small.partitions.producers().evicted, 25);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_keeps_nobody_from_being_forgotten() {
+    let mut earlier = Broker::new();
+    let partition = earlier.open(1);
+    earlier.append(&partition, produced(7, 0)).await.is_done();
+    earlier.make_durable();
+    let row = earlier.partitions.rows().unwrap().rows.remove(0);
+
+    let mut broker = Broker::remembering(4);
+    let hour_ms = 3_600_000;
+    broker.clock.0.fetch_add(2 * hour_ms, Ordering::Relaxed);
+    let partition = broker.open(0);
+    for producer in 0..5 {
+        let first = produced(producer, 0);
+        broker.append(&partition, first).await.is_done();
+    }
+    broker.make_durable();
+    assert_eq!(broker.partitions.producers().evicted, 0);
+    broker.clock.0.fetch_sub(hour_ms, Ordering::Relaxed);
+    broker.partitions.open(row);
+    assert_eq!(broker.partitions.producers().evicted, 1);
 }
 
 #[tokio::test]
