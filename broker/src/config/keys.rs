@@ -1,6 +1,7 @@
 //! Every key of the configuration: name, default, meaning, and how its value enters the tree.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use firn_proto::ids::BrokerId;
 use firn_proto::limits;
@@ -229,8 +230,8 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "producer.id.expiration.ms",
         default: "1d",
-        about: "how long a producer without activity is remembered",
-        set: |c, v| set(&mut c.producer_id_expiration, duration(v)),
+        about: "how long a producer without activity is remembered; at least 3m, as long as one may send a batch again",
+        set: |c, v| set(&mut c.producer_id_expiration, expiration(v)),
     },
     Key {
         name: "producer.memory.bytes",
@@ -334,6 +335,19 @@ fn memory_for_two(text: &str, least: usize, what: &str) -> Result<usize, String>
             "`{text}` is too small: {what} must fit twice ({least} bytes)"
         )),
         false => Ok(bytes),
+    }
+}
+
+/// How long what a producer wrote is known: no shorter than it may send it again.
+fn expiration(text: &str) -> Result<Duration, String> {
+    let (after, least) = (duration(text)?, limits::PRODUCER_RETRY_WINDOW);
+    match after < least {
+        true => Err(format!(
+            "`{text}` is too short: it must be at least {}s, for a producer may send a batch again \
+             for so long, and were it forgotten by then, the batch would be stored twice",
+            least.as_secs()
+        )),
+        false => Ok(after),
     }
 }
 

@@ -214,6 +214,7 @@ fn values_that_make_no_sense_are_refused() {
         ("log.format", "xml"),
         ("wal.memory.bytes", "1MiB"),
         ("producer.memory.bytes", "1MiB"),
+        ("producer.id.expiration.ms", "179999"),
         ("max.connections", "0"),
         ("connections.max.idle.ms", "soon"),
     ] {
@@ -223,6 +224,19 @@ fn values_that_make_no_sense_are_refused() {
             "{key}={value}: {error}"
         );
     }
+}
+
+#[test]
+fn no_producer_expires_while_it_may_send_a_batch_again() {
+    let error = over(&[("producer.id.expiration.ms", "2m")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "-X: producer.id.expiration.ms: `2m` is too short: it must be at least 180s, for a producer \
+         may send a batch again for so long, and were it forgotten by then, the batch would be \
+         stored twice"
+    );
+    let least = over(&[("producer.id.expiration.ms", "180s")]).unwrap();
+    assert_eq!(least.producer_id_expiration, limits::PRODUCER_RETRY_WINDOW);
 }
 
 #[test]
