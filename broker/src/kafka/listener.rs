@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use firn_proto::env::Mono;
 use firn_proto::limits::CONNECTION_LINES_MAX;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::connection::{self, Ended, Handler, Shared};
 use super::context::{ConnectionState, OpenListener};
+use super::seldom::Seldom;
 use crate::config::ListenerSpec;
 use crate::error::FirnError;
 
@@ -70,7 +70,8 @@ pub struct ConnectionLimits {
 pub struct Door<S> {
     shared: Arc<Shared<S>>,
     places: Arc<Places>,
-    lines: Arc<Mutex<EndLines>>,
+    /// The lines about connections that ended badly; the figures count those that are left out.
+    lines: Arc<Mutex<Seldom>>,
     next_id: AtomicU64,
 }
 
@@ -80,7 +81,10 @@ impl<S: Handler> Door<S> {
         Self {
             shared: Arc::new(shared),
             places: Arc::new(Places::new(limits)),
-            lines: Arc::default(),
+            lines: Arc::new(Mutex::new(Seldom::new(
+                CONNECTION_LINES_MAX,
+                Duration::from_secs(1),
+            ))),
             next_id: AtomicU64::new(1),
         }
     }
@@ -151,11 +155,12 @@ impl<S: Handler> Door<S> {
 }
 
 /// One line for each connection that ended in a way somebody should look at, unless there are many.
-fn log_end<S>(shared: &Shared<S>, lines: &Mutex<EndLines>, conn: &ConnectionState, ended: &Ended) {
+fn log_end<S>(shared: &Shared<S>, lines: &Mutex<Seldom>, conn: &ConnectionState, ended: &Ended) {
     let (connection, peer) = (conn.id, conn.peer);
     let next_line = || {
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.next(shared.clock.mono())
+        let left_out = lines.due(shared.clock.mono())?;
+        Some((left_out > 0).then_some(left_out))
     };
     match ended {
         Ended::Refused(reason) => {
@@ -171,32 +176,6 @@ fn log_end<S>(shared: &Shared<S>, lines: &Mutex<EndLines>, conn: &ConnectionStat
             }
         }
         _ => tracing::debug!(connection, %peer, reason = %ended, "connection closed"),
-    }
-}
-
-/// The lines about connections that ended badly; the figures count those that are left out.
-#[derive(Debug, Default)]
-struct EndLines {
-    /// The beginning of a second, and the lines written in it.
-    second: Mono,
-    written: u32,
-    left_out: u64,
-}
-
-impl EndLines {
-    /// `None` if there are too many already, else how many were left out before this one, if any.
-    fn next(&mut self, now: Mono) -> Option<Option<u64>> {
-        if now.since(self.second) >= Duration::from_secs(1) {
-            self.second = now;
-            self.written = 0;
-        }
-        if self.written == CONNECTION_LINES_MAX {
-            self.left_out += 1;
-            return None;
-        }
-        self.written += 1;
-        let left_out = std::mem::take(&mut self.left_out);
-        Some((left_out > 0).then_some(left_out))
     }
 }
 
@@ -280,21 +259,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn of_many_lines_in_a_second_the_rest_are_counted() {
-        let mut lines = EndLines::default();
-        let begin = Mono(5_000_000);
-        for _ in 0..CONNECTION_LINES_MAX {
-            assert_eq!(lines.next(begin), Some(None));
-        }
-        let later = begin.after(Duration::from_millis(999));
-        assert_eq!(lines.next(later), None);
-        assert_eq!(lines.next(later), None);
-        let next = begin.after(Duration::from_secs(1));
-        assert_eq!(lines.next(next), Some(Some(2)));
-        assert_eq!(lines.next(next), Some(None));
-    }
 
     #[test]
     fn places_are_limited_in_all_and_by_address() {
