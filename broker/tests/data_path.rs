@@ -17,15 +17,21 @@ use firn_proto::ids::{ProducerEpoch, ProducerId, TopicId};
 use firn_proto::kafka::api_versions::ApiVersionsRequest;
 use firn_proto::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
 use firn_proto::kafka::delete_topics::DeleteTopicsRequest;
+use firn_proto::kafka::describe_groups::DescribeGroupsRequest;
 use firn_proto::kafka::fetch::{
     FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionData,
 };
 use firn_proto::kafka::heartbeat::HeartbeatRequest;
 use firn_proto::kafka::init_producer_id::InitProducerIdRequest;
+use firn_proto::kafka::list_groups::ListGroupsRequest;
 use firn_proto::kafka::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsTopic,
 };
 use firn_proto::kafka::metadata::{MetadataRequest, MetadataRequestTopic};
+use firn_proto::kafka::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use firn_proto::kafka::offset_fetch::OffsetFetchRequest;
 use firn_proto::kafka::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
@@ -823,6 +829,85 @@ async fn a_node_that_is_cut_off_while_it_looks_a_timestamp_up_does_not_tell_what
     let (listed, ()) = tokio::join!(client.list(TIME), cut_off);
     assert_eq!(listed.error_code, ErrorCode::NotLeaderOrFollower);
     assert_eq!(listed.offset, -1);
+}
+
+/// What is told of groups waits for the journal to hold it; another may lead meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_while_a_look_at_groups_waits_does_not_tell_what_it_knew() {
+    let looks = FaultStore::in_memory();
+    let store = FaultStore::new(Arc::new(looks.clone()));
+    let (node, clock) = start_with_clock(&store, &[]).await;
+    let mut committing = Client::connect(&node).await;
+    committing.topic().await;
+    let unsaid = Rule::new(On::Get, Fault::FailedBefore).key("meta/epoch");
+    looks.inject(unsaid.times(u64::MAX));
+    let untaken = Rule::new(On::Put, Fault::FailedBefore).key("meta/log");
+    store.inject(untaken.times(u64::MAX));
+    committing.send(7, &commit_of("g").into()).await;
+    let commit_waits = async {
+        while store.hits().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("the journal to be asked", commit_waits).await;
+
+    let asked: [(i16, Request); 3] = [
+        (5, fetch_offsets_of("g").into()),
+        (4, ListGroupsRequest::default().into()),
+        (4, describe_of("g").into()),
+    ];
+    let received = figure(&node, RECEIVED).await;
+    let mut clients = Vec::new();
+    let mut sent = 0;
+    for (version, request) in asked {
+        let mut client = Client::connect(&node).await;
+        client.send(version, &request).await;
+        sent += request.encode(version, 1, Some("test")).to_bytes().len();
+        clients.push((client, request.api(), version));
+    }
+    let all_wait = async { while figure(&node, RECEIVED).await < received + sent {} };
+    patiently("the requests to come", all_wait).await;
+    clock.set_forward(2 * FENCE_LOOK_LASTS);
+    store.clear();
+    for (mut client, api, version) in clients {
+        let told = patiently("an answer", client.receive(api, version)).await;
+        let code = match told {
+            Response::OffsetFetch(fetched) => fetched.error_code,
+            Response::ListGroups(listed) => listed.error_code,
+            Response::DescribeGroups(described) => described.groups[0].error_code,
+            other => panic!("not asked: {other:?}"),
+        };
+        assert_eq!(code, ErrorCode::NotCoordinator, "{api:?}");
+    }
+}
+
+const RECEIVED: &str = "firn_kafka_received_bytes_total";
+
+fn commit_of(group: &str) -> OffsetCommitRequest {
+    OffsetCommitRequest {
+        group_id: group.to_owned(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![OffsetCommitRequestTopic {
+            name: TOPIC.to_owned(),
+            partitions: vec![OffsetCommitRequestPartition::default()],
+        }],
+        ..OffsetCommitRequest::default()
+    }
+}
+
+fn fetch_offsets_of(group: &str) -> OffsetFetchRequest {
+    OffsetFetchRequest {
+        group_id: group.to_owned(),
+        topics: None,
+        ..OffsetFetchRequest::default()
+    }
+}
+
+fn describe_of(group: &str) -> DescribeGroupsRequest {
+    DescribeGroupsRequest {
+        groups: vec![group.to_owned()],
+        ..DescribeGroupsRequest::default()
+    }
 }
 
 /// What needs the journal waits as long as the client says, or a little longer.

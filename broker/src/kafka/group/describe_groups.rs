@@ -15,7 +15,7 @@ use firn_proto::kafka::describe_groups::{
 };
 use firn_proto::limits::GROUP_BYTES_MAX;
 
-use super::{ask, code, optional_string, shared};
+use super::{code, look_up, optional_string, shared};
 use crate::kafka::context::{Call, Context};
 use crate::kafka::view::OPERATIONS_NOT_ASKED;
 
@@ -37,7 +37,7 @@ pub async fn handle(
         true => GROUP_OPERATIONS,
         false => OPERATIONS_NOT_ASKED,
     };
-    let described = match ask(ctx, Request::DescribeGroups(request.groups)).await {
+    let described = match look_up(ctx, Request::DescribeGroups(request.groups)).await {
         Ok(Reply::DescribeGroups(results)) => {
             let mut room = DESCRIBED_BYTES_MAX;
             let results = results.into_iter().map(|result| within(&mut room, result?));

@@ -6,7 +6,7 @@ use firn_proto::cluster::{ListGroups, Reply, Request};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::list_groups::{ListGroupsRequest, ListGroupsResponse, ListedGroup};
 
-use super::ask;
+use super::look_up;
 use crate::kafka::context::Context;
 
 /// Lists them by id.
@@ -19,7 +19,7 @@ pub async fn handle(ctx: &Context, request: ListGroupsRequest) -> ListGroupsResp
         error_code,
         ..ListGroupsResponse::default()
     };
-    let groups = match ask(ctx, Request::ListGroups(filters)).await {
+    let groups = match look_up(ctx, Request::ListGroups(filters)).await {
         Ok(Reply::ListGroups(groups)) => groups,
         Ok(_) => return refuse(ErrorCode::UnknownServerError),
         Err(error) => return refuse(error),

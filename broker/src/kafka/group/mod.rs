@@ -32,6 +32,14 @@ async fn ask(ctx: &Context, request: Request) -> Result<Reply, ErrorCode> {
     answered.map_err(|error| unavailable(&error))
 }
 
+/// [`ask`], for what is told from memory and changes nothing.
+async fn look_up(ctx: &Context, request: Request) -> Result<Reply, ErrorCode> {
+    let told = ask(ctx, request).await;
+    // While it waited for the journal, this process may have stood still, and another may lead.
+    may_read(ctx).await?;
+    told
+}
+
 /// Groups are told of only while this process knows that no other one leads.
 async fn may_read(ctx: &Context) -> Result<(), ErrorCode> {
     let may_read = ctx.coordinator.may_read(ctx.clock.mono()).await;

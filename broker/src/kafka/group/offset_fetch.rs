@@ -20,7 +20,7 @@ use firn_proto::kafka::offset_fetch::{
     OffsetFetchResponseTopics,
 };
 
-use super::{ask, code, name_of};
+use super::{code, look_up, name_of};
 use crate::kafka::context::{Call, Context};
 
 /// Reads offsets that are durable.
@@ -31,7 +31,7 @@ pub async fn handle(
 ) -> OffsetFetchResponse {
     let wanted = translate(call, request);
     let groups: Vec<_> = wanted.iter().map(|group| group.group.to_string()).collect();
-    match ask(ctx, Request::OffsetFetch(wanted)).await {
+    match look_up(ctx, Request::OffsetFetch(wanted)).await {
         Ok(Reply::OffsetFetch(fetched)) => answer(call, fetched),
         Ok(_) => refuse(call, groups, ErrorCode::UnknownServerError),
         Err(error) => refuse(call, groups, error),
