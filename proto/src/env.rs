@@ -79,6 +79,14 @@ impl Clock for SystemClock {
     }
 }
 
+/// What the calling thread has taken of a processor so far. For figures only.
+pub fn thread_cpu() -> Duration {
+    let taken = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(taken.tv_sec).unwrap_or_default();
+    let nanos = u32::try_from(taken.tv_nsec).unwrap_or_default();
+    Duration::new(seconds, nanos)
+}
+
 /// The only source of randomness: a seeded generator behind a short lock.
 #[derive(Debug)]
 pub struct Entropy(Mutex<SmallRng>);

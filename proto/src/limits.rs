@@ -179,6 +179,24 @@ pub const GARBAGE_LISTED_MAX: usize = 1000;
 /// Ended incarnations that one answer lists: each may have many files.
 pub const ENDED_WRITERS_LISTED_MAX: usize = 16;
 
+/// The archiver ends a segment that has about this many bytes: enough for few objects, little
+/// enough to be held in memory until it lies in the bucket, where one PUT takes it.
+pub const ARCHIVE_SEGMENT_BYTES_TARGET: usize = 128 * 1024 * 1024;
+/// Bytes of batches that one step of the archiver reads; a larger batch comes alone.
+pub const ARCHIVE_READ_BYTES: usize = COLD_GET_BYTES_MAX;
+/// Bytes of batches that were read and not encoded yet; a larger batch waits until it is alone.
+pub const ARCHIVE_FED_BYTES_MAX: usize = 2 * ARCHIVE_READ_BYTES;
+/// GETs of WAL objects by the archiver in flight at a time, beside those for consumers.
+pub const ARCHIVE_GETS_MAX: usize = 4;
+/// Row groups that lie side by side are read back in one GET of up to so many bytes.
+pub const ARCHIVE_READ_BACK_BYTES: usize = ROW_GROUP_BYTES_TARGET;
+/// Attempts to put a segment before it is given up for now: with their pauses they take about 20
+/// seconds on a store that refuses at once.
+pub const ARCHIVE_PUTS_MAX: u32 = 8;
+/// How often a stretch of a segment is read back that is not what was written: what was damaged on
+/// the way is whole the second time.
+pub const ARCHIVE_READ_BACKS_MAX: u32 = 2;
+
 /// Size of a segment of the local WAL, reserved on the disk before it is used.
 pub const LOCAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Segments of the local WAL that are kept in quarantine; beyond them the oldest goes, unless the
@@ -419,3 +437,15 @@ const _: () = assert!(
     MESSAGE_BYTES_MAX <= 3 * BATCH_PLAIN_BYTES_MAX && BATCH_TABLE_BYTES_MAX < u32::MAX as usize,
     "a batch table must hold the largest batch verbatim"
 );
+const _: () = assert!(
+    ARCHIVE_SEGMENT_BYTES_TARGET >= 8 * ROW_GROUP_BYTES_TARGET
+        && SEGMENT_ROW_GROUPS_MAX * ROW_GROUP_BYTES_TARGET >= ARCHIVE_SEGMENT_BYTES_TARGET,
+    "a segment of full row groups ends by its bytes, and not much later than it should"
+);
+const _: () = assert!(
+    ARCHIVE_SEGMENT_BYTES_TARGET + ROW_GROUP_BYTES_TARGET + BATCH_TABLE_BYTES_MAX
+        < u32::MAX as usize,
+    "one PUT must take a segment"
+);
+const _: () = assert!(ARCHIVE_READ_BYTES <= ARCHIVE_FED_BYTES_MAX);
+const _: () = assert!(ARCHIVE_GETS_MAX <= COLD_GETS_MAX);

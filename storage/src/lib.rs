@@ -4,6 +4,7 @@
 //! Architecture invariant: this crate knows no API key, no consumer group and no lease. Only
 //! `bucket/` holds an `ObjectStore`; only `layout.rs` spells bucket keys and local file names.
 
+pub mod archive;
 pub mod bucket;
 pub mod cache;
 pub mod checkpoint;

@@ -49,6 +49,7 @@ struct Inner {
     cache: Arc<dyn ObjectCache>,
     flights: Mutex<BTreeMap<BlockKey, Flight>>,
     permits: Arc<Semaphore>,
+    purpose: Purpose,
     hits: AtomicU64,
     misses: AtomicU64,
     gets: AtomicU64,
@@ -68,11 +69,24 @@ pub struct ObjectReads {
 impl CachedObjects {
     /// Reads objects of `bucket` through `cache`.
     pub fn new(bucket: Bucket, cache: Arc<dyn ObjectCache>) -> Self {
+        Self::with(bucket, cache, Purpose::Read, COLD_GETS_MAX)
+    }
+
+    /// Reads the same objects through the same cache, for another purpose and with `gets` GETs of
+    /// its own, so that neither waits for the other.
+    #[must_use]
+    pub fn beside(&self, purpose: Purpose, gets: usize) -> Self {
+        let (bucket, cache) = (self.0.bucket.clone(), Arc::clone(&self.0.cache));
+        Self::with(bucket, cache, purpose, gets)
+    }
+
+    fn with(bucket: Bucket, cache: Arc<dyn ObjectCache>, purpose: Purpose, gets: usize) -> Self {
         Self(Arc::new(Inner {
             bucket,
             cache,
             flights: Mutex::default(),
-            permits: Arc::new(Semaphore::new(COLD_GETS_MAX)),
+            permits: Arc::new(Semaphore::new(gets)),
+            purpose,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             gets: AtomicU64::new(0),
@@ -258,7 +272,7 @@ impl Inner {
         self.gets.fetch_add(1, Ordering::Relaxed);
         let start = u64::from(first) * BLOCK;
         let range = start..start + u64::from(count) * BLOCK;
-        match self.bucket.get_range(Purpose::Read, object, range).await? {
+        match self.bucket.get_range(self.purpose, object, range).await? {
             Some(bytes) => Ok(bytes),
             None => Err(ObjectError::Gone(object.clone())),
         }

@@ -27,11 +27,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use firn_proto::ids::TopicPartition;
-use firn_proto::limits::SEARCHES_MAX;
+use firn_proto::limits::{ARCHIVE_GETS_MAX, SEARCHES_MAX};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-use crate::bucket::BucketError;
+use crate::bucket::{BucketError, Purpose};
 use crate::cache::{CachedObjects, ObjectReads, TailCache};
 use crate::layout::Key;
 use crate::state::RunRef;
@@ -165,6 +165,17 @@ impl Reader {
             refetched: AtomicU64::new(0),
             corrupt: AtomicU64::new(0),
         }))
+    }
+
+    /// Reads the same partitions for the archiver, with memory and GETs of its own, so that neither
+    /// consumers nor the archiver wait for each other.
+    #[must_use]
+    pub fn for_archive(&self) -> Self {
+        let objects = &self.0.objects;
+        Self::new(
+            Arc::clone(&self.0.tail),
+            objects.beside(Purpose::Archive, ARCHIVE_GETS_MAX),
+        )
     }
 
     /// The tail cache that it reads from.

@@ -56,4 +56,4 @@ pub use verify::{Fingerprints, verify_footer, verify_row_group};
 pub use write::{SegmentWriter, Written};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 
 mod hostile;
 mod parquet_view;
-mod random;
+pub(crate) mod random;
 
 use bytes::Bytes;
 use firn_proto::ids::{ClusterId, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
@@ -18,9 +18,9 @@ use firn_proto::varint::{put_i32, put_i64};
 
 use super::*;
 
-pub(super) const TOPIC: TopicId = TopicId([0x70; 16]);
-pub(super) const PARTITION: PartitionIndex = PartitionIndex(3);
-pub(super) const NOON: i64 = 1_700_000_000_000;
+pub(crate) const TOPIC: TopicId = TopicId([0x70; 16]);
+pub(crate) const PARTITION: PartitionIndex = PartitionIndex(3);
+pub(crate) const NOON: i64 = 1_700_000_000_000;
 
 pub(super) fn origin() -> SegmentOrigin {
     SegmentOrigin {
@@ -60,7 +60,7 @@ pub(super) fn open(object: &[u8], run: &SegmentRun, group: &RowGroup) -> RowGrou
     RowGroupReader::open(&bytes_of(object, group), TOPIC, run.partition, group).unwrap()
 }
 
-pub(super) fn read_run(object: &[u8], run: &SegmentRun, target: TargetCodec) -> Vec<BatchView> {
+pub(crate) fn read_run(object: &[u8], run: &SegmentRun, target: TargetCodec) -> Vec<BatchView> {
     let mut batches = Vec::new();
     for group in &run.row_groups {
         let mut reader = open(object, run, group);
@@ -89,18 +89,25 @@ pub(super) fn assert_round_trip(runs: &[TestRun]) -> Written<Vec<u8>> {
     for (run, (partition, batches)) in written.segment.runs.iter().zip(runs) {
         assert_eq!(run.partition, *partition);
         assert_covers(run);
-        let found = read_run(&written.sink, run, TargetCodec::Producer);
-        assert_eq!(found.len(), batches.len());
-        for (found, batch) in found.iter().zip(batches) {
-            assert!(found.crc_matches());
-            assert_eq!(found.header().attributes, batch.header().attributes);
-            assert_eq!(essence(found), essence(batch));
-            if batch.header().attributes.codec() == Some(Codec::None) {
-                assert_eq!(found.bytes(), batch.bytes(), "byte for byte");
-            }
-        }
+        assert_same(
+            &read_run(&written.sink, run, TargetCodec::Producer),
+            batches,
+        );
     }
     written
+}
+
+/// What was found is what was written. All batches can be decoded.
+pub(crate) fn assert_same(found: &[BatchView], batches: &[BatchView]) {
+    assert_eq!(found.len(), batches.len());
+    for (found, batch) in found.iter().zip(batches) {
+        assert!(found.crc_matches());
+        assert_eq!(found.header().attributes, batch.header().attributes);
+        assert_eq!(essence(found), essence(batch));
+        if batch.header().attributes.codec() == Some(Codec::None) {
+            assert_eq!(found.bytes(), batch.bytes(), "byte for byte");
+        }
+    }
 }
 
 pub(super) fn assert_verified(written: &Written<Vec<u8>>) {
@@ -132,7 +139,7 @@ fn assert_covers(run: &SegmentRun) {
     assert!(run.row_groups.is_empty() || next == run.last_offset + 1);
 }
 
-pub(super) fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> NewRecord<'a> {
+pub(crate) fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> NewRecord<'a> {
     NewRecord {
         timestamp: NOON,
         key,
@@ -141,7 +148,7 @@ pub(super) fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> NewR
     }
 }
 
-pub(super) fn batch_of(base_offset: i64, codec: Codec, records: &[NewRecord<'_>]) -> BatchView {
+pub(crate) fn batch_of(base_offset: i64, codec: Codec, records: &[NewRecord<'_>]) -> BatchView {
     let mut builder = BatchBuilder::new(codec)
         .base_offset(base_offset)
         .leader_epoch(LeaderEpoch(5));
@@ -152,7 +159,7 @@ pub(super) fn batch_of(base_offset: i64, codec: Codec, records: &[NewRecord<'_>]
 }
 
 /// A batch of `count` records of `value_bytes` bytes that do not compress well.
-pub(super) fn noisy_batch(base_offset: i64, count: usize, value_bytes: usize) -> BatchView {
+pub(crate) fn noisy_batch(base_offset: i64, count: usize, value_bytes: usize) -> BatchView {
     let mut state = base_offset.cast_unsigned() | 1;
     let values: Vec<Vec<u8>> = (0..count)
         .map(|_| {
@@ -684,4 +691,34 @@ fn a_difference_is_found_when_it_is_read_back() {
         verify_footer(&one.sink, &elsewhere),
         Err(SegmentFault::Differs(_))
     ));
+}
+
+#[test]
+fn a_run_ends_where_the_next_segment_goes_on() {
+    let batches = [0, 10, 20].map(|base| noisy_batch(base, 10, 5));
+    let mut writer = SegmentWriter::new(Vec::new(), &origin()).unwrap();
+    writer.begin_run(PartitionIndex(1), 0, 999).unwrap();
+    writer.push(&batches[0]).unwrap();
+    writer.push(&batches[1]).unwrap();
+    writer.end_run_at(22).unwrap();
+    writer.begin_run(PartitionIndex(2), 5, 999).unwrap();
+    // nothing of it was taken
+    writer.end_run_at(4).unwrap();
+    let written = writer.finish().unwrap();
+    assert_verified(&written);
+    let [run] = &written.segment.runs[..] else {
+        panic!("one run")
+    };
+    assert_eq!((run.base_offset, run.last_offset), (0, 22));
+    assert_covers(run);
+
+    for last_offset in [8, 1000] {
+        let mut writer = SegmentWriter::new(Vec::new(), &origin()).unwrap();
+        writer.begin_run(PartitionIndex(1), 0, 999).unwrap();
+        writer.push(&batches[0]).unwrap();
+        assert!(matches!(
+            writer.end_run_at(last_offset),
+            Err(EncodeError::Offsets { .. })
+        ));
+    }
 }

@@ -143,6 +143,16 @@ impl<W: Write + Send> SegmentWriter<W> {
         self.unless_failed(Self::close_run)
     }
 
+    /// Ends the run at `last_offset`, at or behind its last batch, whatever it was to cover when it
+    /// was begun: what is behind goes into another segment. A run that would cover nothing is left
+    /// out.
+    ///
+    /// # Errors
+    /// No run is open that could end there, the sink failed, or something failed before.
+    pub fn end_run_at(&mut self, last_offset: i64) -> Result<(), EncodeError> {
+        self.unless_failed(|writer| writer.close_run_at(last_offset))
+    }
+
     /// Bytes of the segment so far, without the row group that is being gathered and the footer.
     pub fn bytes_written(&self) -> usize {
         self.file.bytes_written()
@@ -267,6 +277,31 @@ impl<W: Write + Send> SegmentWriter<W> {
             self.runs.push(open.run);
         }
         Ok(())
+    }
+
+    fn close_run_at(&mut self, last_offset: i64) -> Result<(), EncodeError> {
+        let open = self.run.as_mut().ok_or(EncodeError::NoRun(last_offset))?;
+        let SegmentRun {
+            partition,
+            base_offset,
+            last_offset: end,
+            ..
+        } = open.run;
+        if !(open.next_offset - 1..=end).contains(&last_offset) {
+            return Err(EncodeError::Offsets {
+                partition,
+                base: base_offset,
+                last: last_offset,
+                left_base: open.next_offset,
+                left_last: end,
+            });
+        }
+        if last_offset < base_offset {
+            self.run = None;
+            return Ok(());
+        }
+        open.run.last_offset = last_offset;
+        self.close_run()
     }
 
     fn push_records(&mut self, batch: &BatchView, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {

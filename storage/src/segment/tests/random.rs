@@ -9,7 +9,7 @@ use super::*;
 type Header = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Clone, Debug)]
-struct Shape {
+pub(crate) struct Shape {
     gap: i64,
     codec: usize,
     producer: Option<(i64, i16, i32)>,
@@ -36,7 +36,7 @@ fn timestamp() -> impl Strategy<Value = i64> {
     ]
 }
 
-fn shape() -> impl Strategy<Value = Shape> {
+pub(crate) fn shape() -> impl Strategy<Value = Shape> {
     let header = (bytes(), option::of(bytes()));
     let record = (
         prop_oneof![9 => Just(0), 1 => 0..50],
@@ -61,7 +61,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         })
 }
 
-fn build(shape: &Shape, base_offset: i64) -> BatchView {
+pub(crate) fn build(shape: &Shape, base_offset: i64) -> BatchView {
     let mut builder = BatchBuilder::new(Codec::ALL[shape.codec])
         .base_offset(base_offset)
         .leader_epoch(LeaderEpoch(shape.epoch));
