@@ -434,6 +434,7 @@ impl Starting {
             image: parts.coordinator.image(),
             coordinator: parts.coordinator.clone(),
             producer_ids: ProducerIds::default(),
+            config_lists: Mutex::default(),
             fetch_sessions: std::sync::Mutex::new(FetchSessions::new()),
             transactions_refused: std::sync::Mutex::default(),
             request_memory: RequestMemory::new(

@@ -3,6 +3,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+mod configs;
 mod running;
 
 use std::sync::Arc;

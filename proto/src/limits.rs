@@ -281,6 +281,11 @@ pub const CLUSTER_PARTITIONS_MAX: usize = 1_000_000;
 pub const CREATE_ON_DEMAND_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Topics that one CreateTopics may name: the answer shows every config of each.
 pub const CREATE_TOPICS_MAX: usize = 5000;
+/// Topics whose configs one request may change, as in Kafka.
+pub const ALTERED_RESOURCES_MAX: usize = 10_000;
+/// Wait for the journal of a request that changes configs, in milliseconds; it says none. Kafka's
+/// clients wait 30 seconds (`request.timeout.ms`), and are to hear why nothing came of it.
+pub const ALTER_CONFIGS_WAIT_MS: i32 = 20_000;
 /// Configs of one topic, by number and by the bytes of their names and values.
 pub const TOPIC_CONFIGS_MAX: usize = 256;
 /// See [`TOPIC_CONFIGS_MAX`].
@@ -414,6 +419,10 @@ const _: () = assert!(
 const _: () = assert!(
     WALL_DISTANCE > SLOTS_IN_FLIGHT_MAX as u64,
     "a wall must stand beyond everything a writer has in flight"
+);
+const _: () = assert!(
+    ALTER_CONFIGS_WAIT_MS as u128 <= ADMIN_WAIT_MAX.as_millis(),
+    "nothing about topics waits longer"
 );
 const _: () = assert!(CHECKPOINT_SLOTS <= CHECKPOINT_SLOTS_MAX);
 const _: () = assert!(

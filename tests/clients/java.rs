@@ -175,6 +175,39 @@ fn topics_are_created_described_grown_and_deleted() {
 }
 
 #[test]
+fn the_config_tool_sets_adds_to_and_deletes_configs_of_a_topic() {
+    let Some(jars) = jars_for("the_config_tool_sets_adds_to_and_deletes_configs_of_a_topic") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(folder.path());
+    broker
+        .client()
+        .create_topic("changed", 1, &[("segment.ms", "7")]);
+    let configs = |arguments: &[&str]| {
+        let mut command = jars.java("256m", "kafka.admin.ConfigCommand");
+        command
+            .args(["--bootstrap-server", &broker.bootstrap()])
+            .args(["--entity-type", "topics", "--entity-name", "changed"])
+            .args(arguments);
+        run(command, &[])
+    };
+    let added = "cleanup.policy=[compact,delete],retention.ms=60000";
+    configs(&[
+        "--alter",
+        "--add-config",
+        added,
+        "--delete-config",
+        "segment.ms",
+    ]);
+    let described = configs(&["--describe"]);
+    for set in ["cleanup.policy=compact,delete ", "retention.ms=60000 "] {
+        assert!(described.contains(set), "{described}");
+    }
+    assert!(!described.contains("segment.ms"), "{described}");
+}
+
+#[test]
 fn the_offset_shell_knows_both_ends() {
     let Some(jars) = jars_for("the_offset_shell_knows_both_ends") else {
         return;

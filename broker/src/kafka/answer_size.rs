@@ -5,7 +5,7 @@
 //! Owns what one topic or key adds to an answer; the memory itself is [`super::memory`]'s.
 
 use firn_proto::kafka::Request;
-use firn_proto::limits::{CREATE_TOPICS_MAX, FIND_COORDINATOR_KEYS_MAX};
+use firn_proto::limits::{ALTERED_RESOURCES_MAX, CREATE_TOPICS_MAX, FIND_COORDINATOR_KEYS_MAX};
 
 use super::connection::Refusal;
 
@@ -16,13 +16,23 @@ const CREATED_TOPIC_BYTES: usize = 6 * 1024;
 /// 255.
 const COORDINATOR_BYTES: usize = 640;
 
+/// What a resource takes in an answer whose configs are not changed, in bytes: why not, in memory
+/// and as written.
+const ALTERED_RESOURCE_BYTES: usize = 1024;
+
 /// About how many bytes it takes to make and write the answer to `request`, as far as that is more
 /// than the request itself holds.
 ///
 /// # Errors
 /// It asks for too much at once.
 pub(super) fn of(request: &Request) -> Result<usize, Refusal> {
+    let altered = |count| {
+        let (max, bytes) = (ALTERED_RESOURCES_MAX, ALTERED_RESOURCE_BYTES);
+        (count, max, bytes, "resources")
+    };
     let (count, count_max, bytes, what) = match request {
+        Request::AlterConfigs(request) => altered(request.resources.len()),
+        Request::IncrementalAlterConfigs(request) => altered(request.resources.len()),
         Request::CreateTopics(request) => {
             let count = request.topics.len();
             (count, CREATE_TOPICS_MAX, CREATED_TOPIC_BYTES, "topics")
@@ -47,12 +57,17 @@ mod tests {
     use std::collections::BTreeMap;
 
     use firn_proto::kafka::Response;
+    use firn_proto::kafka::alter_configs::{AlterConfigsRequest, AlterConfigsResource};
     use firn_proto::kafka::create_topics::{
         CreatableTopic, CreatableTopicConfigs, CreatableTopicResult, CreateTopicsRequest,
         CreateTopicsResponse,
     };
     use firn_proto::kafka::find_coordinator::{
         Coordinator, FindCoordinatorRequest, FindCoordinatorResponse,
+    };
+
+    use firn_proto::kafka::incremental_alter_configs::{
+        IncrementalAlterConfigsRequest, IncrementalAlterConfigsResource,
     };
 
     use super::*;
@@ -75,12 +90,31 @@ mod tests {
         request.into()
     }
 
+    fn alter(count: usize) -> [Request; 2] {
+        let all = AlterConfigsRequest {
+            resources: vec![AlterConfigsResource::default(); count],
+            ..AlterConfigsRequest::default()
+        };
+        let single = IncrementalAlterConfigsRequest {
+            resources: vec![IncrementalAlterConfigsResource::default(); count],
+            ..IncrementalAlterConfigsRequest::default()
+        };
+        [all.into(), single.into()]
+    }
+
     #[test]
     fn what_asks_for_too_much_at_once_is_refused() {
         assert!(of(&create(CREATE_TOPICS_MAX)).is_ok());
         assert!(of(&create(CREATE_TOPICS_MAX + 1)).is_err());
         assert!(of(&find(FIND_COORDINATOR_KEYS_MAX)).is_ok());
         assert!(of(&find(FIND_COORDINATOR_KEYS_MAX + 1)).is_err());
+        assert!(
+            alter(ALTERED_RESOURCES_MAX)
+                .iter()
+                .all(|one| of(one).is_ok())
+        );
+        let beyond = alter(ALTERED_RESOURCES_MAX + 1);
+        assert!(beyond.iter().all(|one| of(one).is_err()));
     }
 
     #[test]

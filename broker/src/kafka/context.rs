@@ -61,6 +61,8 @@ pub struct Context {
     pub coordinator: Coordinator,
     /// The producer ids that this process may still give out.
     pub producer_ids: ProducerIds,
+    /// Held while a list of configs is changed: what is added to it is added to what is there.
+    pub config_lists: tokio::sync::Mutex<()>,
     /// What clients read, remembered between their requests.
     pub fetch_sessions: Mutex<FetchSessions>,
     /// The line on transactions, which nobody coordinates yet.

@@ -12,8 +12,8 @@ use firn_proto::kafka::{ApiKey, Reader, Request, RequestHeader, Response};
 use futures::FutureExt;
 
 use super::admin::{
-    api_versions, create_partitions, create_topics, delete_topics, describe_cluster,
-    describe_configs, find_coordinator, metadata,
+    alter_configs, api_versions, create_partitions, create_topics, delete_topics, describe_cluster,
+    describe_configs, find_coordinator, incremental_alter_configs, metadata,
 };
 use super::answer_size;
 use super::connection::{Handler, Refusal, Started};
@@ -254,6 +254,7 @@ async fn answer(
     memory: &mut Reserved,
 ) -> Result<Response, Refusal> {
     Ok(match request {
+        Request::AlterConfigs(request) => alter_configs::handle(ctx, request).await.into(),
         Request::ApiVersions(request) => api_versions::handle(conn, call, request).into(),
         Request::CreatePartitions(request) => create_partitions::handle(ctx, request).await.into(),
         Request::CreateTopics(request) => create_topics::handle(ctx, request).await.into(),
@@ -268,6 +269,9 @@ async fn answer(
             describe_groups::handle(ctx, call, request).await.into()
         }
         Request::Heartbeat(request) => heartbeat::handle(ctx, call, request, memory).await.into(),
+        Request::IncrementalAlterConfigs(request) => {
+            incremental_alter_configs::handle(ctx, request).await.into()
+        }
         Request::InitProducerId(request) => {
             let given = init_producer_id::handle(ctx, call, request, memory);
             given.await.into()
@@ -321,7 +325,7 @@ mod tests {
             refusal.0,
             "AddPartitionsToTxn of client \"etl\" is not served: transactions are not there yet"
         );
-        let other = read(vec![0, 33, 0, 0, 0, 0, 0, 7, 0xff, 0xff].into());
-        assert_eq!(other.err().unwrap().0, "api 33 is not served");
+        let other = read(vec![0, 34, 0, 0, 0, 0, 0, 7, 0xff, 0xff].into());
+        assert_eq!(other.err().unwrap().0, "api 34 is not served");
     }
 }

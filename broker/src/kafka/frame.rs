@@ -56,11 +56,13 @@ impl FrameKind {
         match code.and_then(|code| ApiKey::from_code(i16::from_be_bytes(*code))) {
             Some(ApiKey::Produce) => Self::Produce,
             Some(
-                ApiKey::CreatePartitions
+                ApiKey::AlterConfigs
+                | ApiKey::CreatePartitions
                 | ApiKey::CreateTopics
                 | ApiKey::DeleteGroups
                 | ApiKey::DeleteTopics
                 | ApiKey::DescribeGroups
+                | ApiKey::IncrementalAlterConfigs
                 | ApiKey::LeaveGroup
                 | ApiKey::ListGroups
                 | ApiKey::OffsetCommit

@@ -8,10 +8,11 @@ use std::ops::RangeInclusive;
 
 use super::header::write_response_header;
 use super::messages::{
-    api_versions, create_partitions, create_topics, delete_groups, delete_topics, describe_cluster,
-    describe_configs, describe_groups, fetch, find_coordinator, heartbeat, init_producer_id,
-    join_group, leave_group, list_groups, list_offsets, metadata, offset_commit, offset_delete,
-    offset_fetch, offset_for_leader_epoch, produce, sync_group,
+    alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_topics,
+    describe_cluster, describe_configs, describe_groups, fetch, find_coordinator, heartbeat,
+    incremental_alter_configs, init_producer_id, join_group, leave_group, list_groups,
+    list_offsets, metadata, offset_commit, offset_delete, offset_fetch, offset_for_leader_epoch,
+    produce, sync_group,
 };
 use super::wire::{DecodeError, Field, Form, Frame, Reader, Writer};
 
@@ -216,12 +217,18 @@ apis! {
     /// Shows configs.
     DescribeConfigs = 32, 1..=4, served from 1, flexible from 4,
         describe_configs::DescribeConfigsRequest, DescribeConfigsResponse;
+    /// Replaces all configs of topics.
+    AlterConfigs = 33, 0..=2, served from 0, flexible from 2,
+        alter_configs::AlterConfigsRequest, AlterConfigsResponse;
     /// Adds partitions to topics.
     CreatePartitions = 37, 0..=3, served from 0, flexible from 2,
         create_partitions::CreatePartitionsRequest, CreatePartitionsResponse;
     /// Deletes groups.
     DeleteGroups = 42, 0..=2, served from 0, flexible from 2,
         delete_groups::DeleteGroupsRequest, DeleteGroupsResponse;
+    /// Changes single configs of topics.
+    IncrementalAlterConfigs = 44, 0..=1, served from 0, flexible from 1,
+        incremental_alter_configs::IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse;
     /// Deletes committed offsets of a group (KIP-496). No version is flexible.
     OffsetDelete = 47, 0..=0, served from 0, flexible from 1,
         offset_delete::OffsetDeleteRequest, OffsetDeleteResponse;

@@ -43,7 +43,8 @@ pub fn topic_values(config: &Config, own: &BTreeMap<String, String>) -> Vec<Conf
         .collect()
 }
 
-fn topic_value(
+/// One config of a topic that sets `own`.
+pub fn topic_value(
     config: &Config,
     row: &'static TopicConfig,
     own: &BTreeMap<String, String>,

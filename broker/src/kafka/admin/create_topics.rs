@@ -51,7 +51,7 @@ pub async fn handle(ctx: &Context, request: CreateTopicsRequest) -> CreateTopics
     let topics = topics.map(|(topic, result)| match result {
         Ok((new, made)) => {
             if !validate_only {
-                warn_of_no_effect(&new);
+                topic_config::warn_of_no_effect(&new.name, &without_effect(&new));
             }
             success(ctx, new, made)
         }
@@ -136,18 +136,6 @@ fn assigned(topic: &CreatableTopic) -> Result<(i32, Vec<BrokerId>), TopicError> 
         ));
     };
     Ok((i32::try_from(owners.len()).unwrap_or(i32::MAX), owners))
-}
-
-fn warn_of_no_effect(new: &NewTopic) {
-    let no_effect = without_effect(new);
-    if !no_effect.is_empty() {
-        tracing::warn!(
-            topic = new.name,
-            no_effect = no_effect.join("; "),
-            "the topic asks for what does nothing yet: it is kept and shown; records stay, are not \
-             compacted, and the bucket replicates"
-        );
-    }
 }
 
 /// What of a topic's settings is taken and does nothing yet.

@@ -26,12 +26,7 @@ pub(super) fn check<'a, T, N>(
     name: impl Fn(&'a T) -> &'a str,
     check: impl Fn(&'a T) -> Result<N, TopicError>,
 ) -> Vec<Result<N, Refused>> {
-    let mut seen = BTreeSet::new();
-    let twice: BTreeSet<_> = topics
-        .iter()
-        .map(&name)
-        .filter(|name| !seen.insert(*name))
-        .collect();
+    let twice = named_twice(topics.iter().map(&name));
     let checked = topics.iter().map(|topic| {
         let name = name(topic);
         let checked = match twice.contains(name) {
@@ -44,6 +39,12 @@ pub(super) fn check<'a, T, N>(
         })
     });
     checked.collect()
+}
+
+/// What comes more than once.
+pub(super) fn named_twice<K: Copy + Ord>(keys: impl Iterator<Item = K>) -> BTreeSet<K> {
+    let mut seen = BTreeSet::new();
+    keys.filter(|key| !seen.insert(*key)).collect()
 }
 
 /// The topics that passed their checks.

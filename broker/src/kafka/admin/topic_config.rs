@@ -164,19 +164,26 @@ pub fn find(name: &str) -> Option<&'static TopicConfig> {
     TOPIC_CONFIGS.get(at)
 }
 
-/// Checks the configs a topic is to be made with.
+/// Checks the configs a topic is to be given.
 ///
 /// # Errors
 /// The first name that does not exist, or the first value that is not legal.
 pub fn validate(configs: &BTreeMap<String, String>) -> Result<(), TopicConfigError> {
     for (name, value) in configs {
-        let config = find(name).ok_or_else(|| TopicConfigError::Unknown {
-            name: name.clone(),
-            suggestion: nearest(name),
-        })?;
-        config.check(value)?;
+        known(name)?.check(value)?;
     }
     Ok(())
+}
+
+/// The config of this name.
+///
+/// # Errors
+/// [`TopicConfigError::Unknown`]: no config has this name.
+pub fn known(name: &str) -> Result<&'static TopicConfig, TopicConfigError> {
+    find(name).ok_or_else(|| TopicConfigError::Unknown {
+        name: name.to_owned(),
+        suggestion: nearest(name),
+    })
 }
 
 /// What of these configs is kept and shown, and does nothing yet: records neither go nor are they
@@ -193,7 +200,24 @@ pub fn without_effect(configs: &[(String, String)]) -> Vec<String> {
         .collect()
 }
 
+/// Says in the log what of a topic's settings does nothing yet, if anything.
+pub fn warn_of_no_effect(topic: &str, no_effect: &[String]) {
+    if !no_effect.is_empty() {
+        tracing::warn!(
+            topic,
+            no_effect = no_effect.join("; "),
+            "the topic asks for what does nothing yet: it is kept and shown; records stay, are not \
+             compacted, and the bucket replicates"
+        );
+    }
+}
+
 impl TopicConfig {
+    /// Whether its value is a list of words, separated by commas.
+    pub fn is_list(&self) -> bool {
+        matches!(self.kind, Kind::Words(_) | Kind::List)
+    }
+
     /// Checks one value.
     ///
     /// # Errors

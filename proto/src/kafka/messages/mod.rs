@@ -1,6 +1,7 @@
 //! The messages, one file per API, and `leaders.rs`, which two of them share. Names of structures
 //! and fields are Kafka's own.
 
+pub mod alter_configs;
 pub mod api_versions;
 pub mod create_partitions;
 pub mod create_topics;
@@ -12,6 +13,7 @@ pub mod describe_groups;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
+pub mod incremental_alter_configs;
 pub mod init_producer_id;
 pub mod join_group;
 pub mod leaders;
