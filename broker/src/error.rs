@@ -60,7 +60,9 @@ impl FirnError {
         let what = format!("cannot use the bucket {url}");
         match error {
             BucketError::Url { .. } => ConfigError::Contradiction(error.to_string()).into(),
-            BucketError::Disk { .. } => Self::disk(what, error),
+            BucketError::Disk { .. } | BucketError::DirectoryRefuses { .. } => {
+                Self::disk(what, error)
+            }
             BucketError::Unavailable { detail, .. } => {
                 let what = format!("the bucket {url} does not answer");
                 Self::failed(what, with_hint(url, &detail))

@@ -367,9 +367,8 @@ impl Starting {
             prove.await?;
             return lead.await;
         }
-        let (proved, led) = tokio::join!(prove, lead);
-        proved?;
-        led
+        let ((), led) = tokio::try_join!(prove, lead)?;
+        Ok(led)
     }
 
     /// Takes what this process needs of its machine, and then the journal. The claim ends whichever

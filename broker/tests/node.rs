@@ -277,3 +277,19 @@ async fn a_start_gives_up_on_a_bucket_that_stops_answering_and_says_so() {
         );
     }
 }
+
+/// A file in the way answers whoever runs the test as a directory of somebody else would.
+#[tokio::test]
+async fn a_start_does_not_wait_for_a_directory_that_refuses_it() {
+    let (folder, url) = directory();
+    let bucket = folder.path().join("bucket");
+    std::fs::create_dir(&bucket).unwrap();
+    std::fs::write(bucket.join("meta"), "in the way").unwrap();
+    let config = config(&[("bucket", &url), ("bucket.start.timeout.ms", "1h")]);
+    let patience = Duration::from_secs(60);
+    let started = tokio::time::timeout(patience, Node::start(config)).await;
+    let error = started.unwrap().err().unwrap().to_string();
+    for words in [&url, "refuses", "Not a directory", "rights"] {
+        assert!(error.contains(words), "no {words:?} in {error}");
+    }
+}

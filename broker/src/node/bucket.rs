@@ -201,6 +201,8 @@ where
             Ok(Err(BucketError::Unavailable { detail, .. })) => {
                 reason = with_hint(&config.url, &detail);
             }
+            // a full disk, most likely
+            Ok(Err(error @ BucketError::Disk { .. })) => reason = error.to_string(),
             Ok(Err(error)) => return Err(FirnError::bucket(&config.url, error)),
             // The attempt was cut off; what was heard before it is still the best reason.
             Err(_) => {}

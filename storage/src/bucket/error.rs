@@ -7,6 +7,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -33,7 +34,7 @@ pub enum BucketError {
         reason: String,
     },
     /// The bucket itself does not exist.
-    #[error("{what} does not exist: create it, or start with --create-bucket")]
+    #[error("{what} does not exist: create it, or pass --create-bucket")]
     NoSuchBucket {
         /// The bucket, or the directory.
         what: String,
@@ -89,6 +90,19 @@ pub enum BucketError {
         /// The operating system's words.
         detail: String,
     },
+    /// The local directory behind a `file://` bucket may not be used as it is.
+    #[error(
+        "the directory of the bucket refuses {operation} {key}: {detail}: check its path, its owner \
+         and rights, and how it is mounted"
+    )]
+    DirectoryRefuses {
+        /// What was tried.
+        operation: Operation,
+        /// On which key.
+        key: String,
+        /// The operating system's words.
+        detail: String,
+    },
     /// The store broke a promise that Firn's durability rests on (I11).
     #[error("this store cannot hold a log: {check}: {reason}")]
     Unfit {
@@ -100,6 +114,24 @@ pub enum BucketError {
 }
 
 impl BucketError {
+    /// A step in a local directory failed. What only whoever runs the machine can change is told
+    /// from what may pass by itself, as a full disk may.
+    pub(super) fn directory(operation: Operation, key: String, failure: &StoreFailure) -> Self {
+        let detail = failure.detail.clone();
+        match failure.effect {
+            Effect::Refused => Self::DirectoryRefuses {
+                operation,
+                key,
+                detail,
+            },
+            Effect::None | Effect::Unknown(_) => Self::Disk {
+                operation,
+                key,
+                detail,
+            },
+        }
+    }
+
     /// The bucket of the URL is not there.
     pub(super) fn no_such_bucket() -> Self {
         let what = "the bucket".to_owned();
@@ -190,11 +222,26 @@ pub struct StoreFailure {
 pub enum Effect {
     /// Certainly nothing.
     None,
+    /// Certainly nothing, and the next attempt fares the same until somebody changes the store.
+    Refused,
     /// Nobody knows.
     Unknown(UnclearKind),
 }
 
 impl StoreFailure {
+    /// What the operating system says of a step that otherwise has this `effect`.
+    pub(super) fn of_disk(error: &io::Error, effect: Effect, detail: String) -> Self {
+        use io::ErrorKind::{
+            InvalidFilename, InvalidInput, NotADirectory, PermissionDenied, ReadOnlyFilesystem,
+        };
+        let effect = match error.kind() {
+            InvalidFilename | InvalidInput | NotADirectory | PermissionDenied
+            | ReadOnlyFilesystem => Effect::Refused,
+            _ => effect,
+        };
+        Self { effect, detail }
+    }
+
     /// Wraps it as an error of the store called `store`.
     pub fn into_error(self, store: &'static str) -> StoreError {
         StoreError::Generic {
@@ -226,21 +273,23 @@ pub(super) fn create_outcome(key: &str, error: &StoreError) -> CreateOutcome {
             CreateOutcome::Refused(denied(operation, key, error))
         }
         other if let Some(rejected) = rejected(other) => CreateOutcome::Refused(rejected),
-        other => match failure_of(other).map(|failure| failure.effect) {
-            Some(Effect::None) => CreateOutcome::Refused(BucketError::Disk {
-                operation,
-                key: key.to_owned(),
-                detail: detail(error),
-            }),
-            Some(Effect::Unknown(kind)) => CreateOutcome::Unclear(Unclear {
+        other => {
+            let kind = match failure_of(other) {
+                Some(failure) => match failure.effect {
+                    Effect::Unknown(kind) => kind,
+                    Effect::None | Effect::Refused => {
+                        let key = key.to_owned();
+                        let refused = BucketError::directory(operation, key, failure);
+                        return CreateOutcome::Refused(refused);
+                    }
+                },
+                None => kind_of(other),
+            };
+            CreateOutcome::Unclear(Unclear {
                 kind,
                 detail: detail(error),
-            }),
-            None => CreateOutcome::Unclear(Unclear {
-                kind: kind_of(other),
-                detail: detail(error),
-            }),
-        },
+            })
+        }
     }
 }
 
@@ -277,14 +326,10 @@ pub(super) fn sort(operation: Operation, key: &str, error: &StoreError) -> Failu
         }
         other if let Some(rejected) = rejected(other) => Failure::Lasting(rejected),
         other => match failure_of(other) {
-            Some(StoreFailure {
-                effect: Effect::None,
-                detail,
-            }) => Failure::Lasting(BucketError::Disk {
-                operation,
-                key: key.to_owned(),
-                detail: detail.clone(),
-            }),
+            Some(failure) if !matches!(failure.effect, Effect::Unknown(_)) => {
+                let key = key.to_owned();
+                Failure::Lasting(BucketError::directory(operation, key, failure))
+            }
             _ => Failure::Passing(detail(error)),
         },
     }

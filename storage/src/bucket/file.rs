@@ -137,9 +137,12 @@ impl FileStore {
 impl Inner {
     fn check_poison(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Acquire) {
-            return Err(nothing_done(
-                "an fsync of a directory failed earlier: check the disk and restart".to_owned(),
-            ));
+            let detail = "an fsync of a directory failed earlier: check the disk and restart";
+            return Err(StoreFailure {
+                effect: Effect::None,
+                detail: detail.to_owned(),
+            }
+            .into_error(STORE));
         }
         Ok(())
     }
@@ -152,7 +155,7 @@ impl Inner {
         let path = self.file_path(location);
         let parent = path.parent().unwrap_or(&self.root).to_path_buf();
         self.make_directories(&parent)?;
-        let failed = |error: io::Error| nothing_done(format!("{}: {error}", path.display()));
+        let failed = |error: io::Error| nothing_done(&path, &error);
         // Opened before there is anything to sync: with no file descriptor left, nothing is done.
         let directory = self.disk.open_directory(&parent).map_err(failed)?;
         let mut draft = self.disk.draft(&parent).map_err(failed)?;
@@ -182,7 +185,7 @@ impl Inner {
             if self.synced().contains(made) {
                 continue;
             }
-            let failed = |error: io::Error| nothing_done(format!("{}: {error}", made.display()));
+            let failed = |error: io::Error| nothing_done(made, &error);
             let parent = made.parent().unwrap_or(&self.root);
             let parent = self.disk.open_directory(parent).map_err(failed)?;
             self.disk.make_directory(made).map_err(failed)?;
@@ -341,20 +344,17 @@ fn absent(location: &Path, why: &'static str) -> Error {
     }
 }
 
-fn nothing_done(detail: String) -> Error {
-    StoreFailure {
-        effect: Effect::None,
-        detail,
-    }
-    .into_error(STORE)
+fn nothing_done(path: &FsPath, error: &io::Error) -> Error {
+    failed(path, error, Effect::None)
 }
 
 fn generic(path: &FsPath, error: &io::Error) -> Error {
-    StoreFailure {
-        effect: Effect::Unknown(UnclearKind::Failed),
-        detail: format!("{}: {error}", path.display()),
-    }
-    .into_error(STORE)
+    failed(path, error, Effect::Unknown(UnclearKind::Failed))
+}
+
+fn failed(path: &FsPath, error: &io::Error, effect: Effect) -> Error {
+    let detail = format!("{}: {error}", path.display());
+    StoreFailure::of_disk(error, effect, detail).into_error(STORE)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use super::admin::Admin;
+use super::error::{Effect, StoreFailure};
 use super::probe::{self, Depth};
 use super::report::Report;
 use super::s3::{self, Environment};
@@ -87,16 +88,16 @@ impl Bucket {
     /// A bucket in a local directory, which is made if it is missing.
     ///
     /// # Errors
-    /// [`BucketError::Disk`] with the operating system's words.
+    /// [`BucketError::Disk`] and [`BucketError::DirectoryRefuses`] with the operating system's words.
     pub fn directory(
         directory: &FsPath,
         clock: Arc<dyn Clock>,
         entropy: Arc<Entropy>,
     ) -> Result<Self, BucketError> {
-        let store = FileStore::open(directory).map_err(|error| BucketError::Disk {
-            operation: Operation::Create,
-            key: directory.display().to_string(),
-            detail: error.to_string(),
+        let store = FileStore::open(directory).map_err(|error| {
+            let failure = StoreFailure::of_disk(&error, Effect::None, error.to_string());
+            let key = directory.display().to_string();
+            BucketError::directory(Operation::Create, key, &failure)
         })?;
         Ok(Self::new(
             Arc::new(store),

@@ -3,9 +3,11 @@ use std::pin::{Pin, pin};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use rustix::io::Errno;
 
 use super::disk::{Draft, TEMPORARY};
 use super::*;
+use crate::bucket::{BucketError, CreateOutcome};
 
 fn open() -> (tempfile::TempDir, FileStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -259,12 +261,43 @@ async fn a_full_disk_refuses_a_create_and_leaves_nothing() {
     let error = answer.unwrap_err();
     assert!(matches!(
         crate::bucket::error::create_outcome("wal/7/0", &error),
-        crate::bucket::CreateOutcome::Refused(crate::bucket::BucketError::Disk { .. })
+        CreateOutcome::Refused(BucketError::Disk { .. })
     ));
     assert!(matches!(
         store.get(&path).await,
         Err(Error::NotFound { .. })
     ));
+}
+
+/// As the operating system answers where a right is lacking or the mount is read only, and here
+/// whoever runs the test.
+#[tokio::test]
+async fn what_only_an_operator_can_mend_is_told_from_a_full_disk() {
+    let (folder, store) = open();
+    fs::write(folder.path().join("bucket/wal"), "in the way").unwrap();
+    let path = Path::from("wal/7/0");
+    let answer = store
+        .put_opts(&path, body("x"), PutOptions::from(PutMode::Create))
+        .await;
+    let error = answer.unwrap_err();
+    let outcome = crate::bucket::error::create_outcome("wal/7/0", &error);
+    assert!(
+        matches!(
+            outcome,
+            CreateOutcome::Refused(BucketError::DirectoryRefuses { .. })
+        ),
+        "{outcome:?}"
+    );
+    for (errno, effect) in [
+        (Errno::ACCESS, Effect::Refused),
+        (Errno::PERM, Effect::Refused),
+        (Errno::ROFS, Effect::Refused),
+        (Errno::NOSPC, Effect::None),
+        (Errno::IO, Effect::None),
+    ] {
+        let failure = StoreFailure::of_disk(&errno.into(), Effect::None, String::new());
+        assert_eq!(failure.effect, effect, "{errno}");
+    }
 }
 
 #[test]
