@@ -121,7 +121,7 @@ impl Node {
         let (context, parts, keepers) = match starting.assemble(&bucket, &doors).await {
             Ok(assembled) => assembled,
             Err(error) => {
-                return Err(takeover::name_successor(error, &config.bucket.url, &bucket).await);
+                return Err(takeover::name_successor(error, &config, &bucket).await);
             }
         };
         let stop_kafka = CancellationToken::new();
@@ -180,7 +180,7 @@ impl Node {
     /// What a process that ends because of `error` has to say: of one that lost its place, who has it
     /// now.
     pub async fn last_words(&self, error: FirnError) -> FirnError {
-        takeover::name_successor(error, &self.config.bucket.url, &self.bucket).await
+        takeover::name_successor(error, &self.config, &self.bucket).await
     }
 
     /// Stops in order: no more connections and requests, everything that was taken in durable and

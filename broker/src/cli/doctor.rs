@@ -15,7 +15,7 @@ use crate::error::FirnError;
 /// Flags of `firn doctor`.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// The bucket: file://DIR, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true
+    /// The bucket: file://DIR, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true&profile=P
     #[arg(long, value_name = "URL")]
     bucket: Option<String>,
     /// Make the bucket, or the directory, if it does not exist

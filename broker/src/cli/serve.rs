@@ -17,7 +17,7 @@ use crate::node::Node;
 /// Flags of `firn dev` and `firn serve`. Each is short for a key of the configuration.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// The durable store: file://DIR, memory://, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true
+    /// The durable store: file://DIR, memory://, s3://BUCKET/PREFIX?endpoint=URL&region=R&path_style=true&profile=P
     #[arg(long, value_name = "URL")]
     bucket: Option<String>,
     /// Make the bucket, or the directory, if it does not exist

@@ -66,11 +66,29 @@ const HOW_TO_SET: &str = "
 Sizes: 1048576, 64MiB, 1GB. Durations: 500 (milliseconds), 5s, 10m, 7d.
 Set a key with -X KEY=VALUE, in the file of --config (TOML), or in the environment: wal.memory.bytes
 is FIRN_WAL_MEMORY_BYTES. -X wins over flags, flags over the environment, that over the file.
+In TOML, quote a key below one that has a value itself (bucket, max.connections, wal):
+\"wal.memory.bytes\" = \"512MiB\".
 ";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_that_toml_wants_quoted_are_quoted_in_the_hint() {
+        let is_below = |key: &Key, above: &Key| key.name.starts_with(&format!("{}.", above.name));
+        for above in KEYS {
+            if KEYS.iter().any(|key| is_below(key, above)) {
+                let words = HOW_TO_SET.split([' ', ',', '(', ')']);
+                assert!(
+                    words.into_iter().any(|word| word == above.name),
+                    "{}",
+                    above.name
+                );
+            }
+        }
+        assert!(HOW_TO_SET.contains("\"wal.memory.bytes\""));
+    }
 
     #[test]
     fn every_key_is_listed_with_its_default_and_meaning() {

@@ -61,7 +61,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "bucket",
         default: "",
-        about: "the durable store: file://DIR, memory://, s3://BUCKET/PREFIX?endpoint=&region=&path_style=",
+        about: "the durable store: file://DIR, memory://, s3://BUCKET/PREFIX?endpoint=&region=&path_style=&profile=",
         set: |c, v| set(&mut c.bucket.url, bucket_url(v)),
     },
     Key {
@@ -297,9 +297,10 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "wal.memory.bytes",
         default: "256MiB",
-        about: "bytes of produced batches that may wait for the bucket before producers are held back",
+        about: "bytes of produced batches that may wait for the bucket before producers are held back; at least 128MiB",
         set: |c, v| {
-            let bytes = memory_for_two(v, limits::WAL_MEMORY_BYTES_MIN, "the largest batch");
+            let least = limits::WAL_MEMORY_BYTES_MIN;
+            let bytes = memory_for_two(v, least, "the largest batch any topic may allow");
             set(&mut c.wal.memory_bytes, bytes)
         },
     },
@@ -327,12 +328,13 @@ fn memory(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?).map_err(|_| format!("`{text}` does not fit memory"))
 }
 
-/// A size of at least `least` bytes, which `what` takes twice.
+/// A size of at least `least` bytes, whole MiB, which `what` takes twice.
 fn memory_for_two(text: &str, least: usize, what: &str) -> Result<usize, String> {
     let bytes = memory(text)?;
     match bytes < least {
         true => Err(format!(
-            "`{text}` is too small: {what} must fit twice ({least} bytes)"
+            "`{text}` is too small: it must be at least {}MiB: twice {what}",
+            least >> 20
         )),
         false => Ok(bytes),
     }

@@ -99,7 +99,7 @@ pub enum LogFormat {
 /// The bucket: the only durable store.
 #[derive(Clone, Debug)]
 pub struct BucketConfig {
-    /// `file://DIR`, `memory://`, or `s3://BUCKET/PREFIX?endpoint=…&region=…&path_style=true`.
+    /// `file://DIR`, `memory://`, or `s3://BUCKET/PREFIX?endpoint=…&region=…&path_style=true&profile=…`.
     pub url: String,
     /// Make the bucket, or the directory, if it does not exist.
     pub create: bool,

@@ -227,6 +227,19 @@ fn values_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn what_must_hold_two_says_how_large_it_must_be_and_why() {
+    let error = over(&[("wal.memory.bytes", "1MiB")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "-X: wal.memory.bytes: `1MiB` is too small: it must be at least 128MiB: twice the largest \
+         batch any topic may allow"
+    );
+    let mut keys = KEYS.iter();
+    let key = keys.find(|key| key.name == "wal.memory.bytes").unwrap();
+    assert!(key.about.contains("at least 128MiB"), "{}", key.about);
+}
+
+#[test]
 fn no_producer_expires_while_it_may_send_a_batch_again() {
     let error = over(&[("producer.id.expiration.ms", "2m")]).unwrap_err();
     assert_eq!(

@@ -12,6 +12,7 @@ use firn_proto::ids::BrokerId;
 use firn_storage::bucket::Bucket;
 use firn_storage::journal::{newest_epoch, read_claim};
 
+use crate::config::Config;
 use crate::error::FirnError;
 
 /// Who this process is, as its claim to the bucket says for others to read.
@@ -42,8 +43,13 @@ pub(super) fn report_predecessors(before: &ClusterImage) {
     );
 }
 
-/// The last words of a process that lost its place to another: with who that is, if the bucket says.
-pub(super) async fn name_successor(error: FirnError, url: &str, bucket: &Bucket) -> FirnError {
+/// The last words of a process that lost its place to another: with who that is, if the bucket says,
+/// and where records may be that are nowhere else.
+pub(super) async fn name_successor(
+    error: FirnError,
+    config: &Config,
+    bucket: &Bucket,
+) -> FirnError {
     let FirnError::Fenced(reason) = error else {
         return error;
     };
@@ -54,7 +60,18 @@ pub(super) async fn name_successor(error: FirnError, url: &str, bucket: &Bucket)
     let claim = tokio::time::timeout(NAME_SUCCESSOR_MAX, newest).await;
     let who = claim.ok().flatten().map(|claim| shown(&claim.identity));
     let who = who.unwrap_or_else(|| "another process".to_owned());
-    FirnError::Fenced(format!("{who} took over the bucket {url} ({reason})"))
+    let took = format!(
+        "{who} took over the bucket {} ({reason})",
+        config.bucket.url
+    );
+    FirnError::Fenced(match config.wal_dir() {
+        None => took,
+        Some(dir) => format!(
+            "{took}. Records acknowledged with acks=1 that had not reached the bucket are only in the \
+             local WAL in {}, where a later start with that directory finds and names them",
+            dir.display()
+        ),
+    })
 }
 
 fn predecessor(broker: &Arc<BrokerImage>) -> String {
@@ -90,6 +107,8 @@ const NAME_SUCCESSOR_MAX: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Pair, Profile, Source};
+    use firn_proto::env::{Entropy, SystemClock};
 
     #[test]
     fn whoever_claimed_the_bucket_is_shown_in_one_short_line() {
@@ -98,5 +117,28 @@ mod tests {
         assert_eq!(shown(&[b'x'; 5000]).len(), IDENTITY_CHARS_MAX);
         let own = identity(BrokerId(7), &[]);
         assert!(shown(&own).starts_with("broker 7 (process "));
+    }
+
+    #[tokio::test]
+    async fn who_is_fenced_says_where_records_may_be_that_only_acks_1_acknowledged() {
+        let words = async |wal| {
+            let pairs = [("bucket", "memory://"), ("wal", wal)];
+            let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+            let config = Config::new(Profile::Dev, pairs.to_vec()).unwrap();
+            let entropy = Arc::new(Entropy::from_seed(1));
+            let bucket = Bucket::memory(Arc::new(SystemClock::new()), entropy);
+            let fenced = FirnError::Fenced("claimed epoch 2".to_owned());
+            name_successor(fenced, &config, &bucket).await.to_string()
+        };
+        let with = words("/disk/firn-wal").await;
+        assert!(
+            with.contains("acks=1") && with.contains("/disk/firn-wal"),
+            "{with}"
+        );
+        let without = words("none").await;
+        assert!(!without.contains("acks=1"), "{without}");
+        for words in [with, without] {
+            assert!(words.contains("memory:// (claimed epoch 2)"), "{words}");
+        }
     }
 }

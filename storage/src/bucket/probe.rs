@@ -128,11 +128,12 @@ pub(super) async fn run(
             .create_once(Purpose::Probe, &marker, vec![body])
             .await;
     }
-    add_checks(
-        report,
-        broken.as_ref(),
-        &format!("{rounds} rounds of {writers} writers"),
-    );
+    let rounds = match rounds {
+        1 => "1 round".to_owned(),
+        several => format!("{several} rounds"),
+    };
+    let extent = format!("{rounds} of {writers} writers");
+    add_checks(report, broken.as_ref(), &extent);
     Ok(())
 }
 
