@@ -139,6 +139,29 @@ pub const READ_AHEAD_BYTES: usize = 1024 * 1024;
 /// Places at which sequential readers stopped inside a run that are remembered.
 pub const READ_CURSORS_MAX: usize = 16 * 1024;
 
+/// Memory of GETs that take a whole row group of a segment each, in bytes: seven of the usual size,
+/// or one that is larger.
+pub const RANGE_GETS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Row groups that were fetched ahead of sequential readers and not asked for yet, in bytes.
+pub const RANGES_AHEAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Memory of row groups that are open: being read, or kept for the next fetch of a sequential
+/// reader, in bytes.
+pub const OPEN_ROW_GROUPS_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// How many may be open.
+pub const OPEN_ROW_GROUPS_MAX: usize = 64;
+/// What an open row group takes besides its own bytes, in bytes: a page of each column, a batch, and
+/// the batches that were made last. One that takes more is kept only while there is memory for it.
+pub const OPEN_ROW_GROUP_WORK_BYTES: usize = 6 * 1024 * 1024;
+/// Batches that were made last of an open row group and are kept for readers that follow close
+/// behind, in bytes.
+pub const REBUILT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What the row groups that are being decoded hold, uncompressed, in bytes: no more threads do it
+/// side by side than leave the others to producers and to consumers at the tail.
+pub const ROW_GROUP_DECODING_BYTES_MAX: usize =
+    ROW_GROUP_DECODERS_MAX * 3 * ROW_GROUP_PLAIN_BYTES_TARGET / 2;
+/// How many are decoded side by side at most.
+pub const ROW_GROUP_DECODERS_MAX: usize = 2;
+
 /// A row group of a segment is closed when its columns or its batch table have about this many
 /// bytes: what one ranged GET of a cold reader takes.
 pub const ROW_GROUP_BYTES_TARGET: usize = 8 * 1024 * 1024;
@@ -432,6 +455,16 @@ const _: () = assert!(
 const _: () = assert!(
     COLD_GETS_MAX * COLD_GET_BYTES_MAX <= COLD_READ_BYTES_MAX,
     "reads may use all GETs there are"
+);
+const _: () = assert!(
+    2 * ROW_GROUP_BYTES_TARGET <= RANGE_GETS_BYTES_MAX
+        && 2 * ROW_GROUP_BYTES_TARGET <= RANGES_AHEAD_BYTES_MAX,
+    "a row group must be fetched beside another"
+);
+const _: () = assert!(
+    4 * (ROW_GROUP_BYTES_TARGET + OPEN_ROW_GROUP_WORK_BYTES) <= OPEN_ROW_GROUPS_BYTES_MAX
+        && REBUILT_BYTES_MAX < OPEN_ROW_GROUP_WORK_BYTES,
+    "several readers must go on side by side"
 );
 const _: () = assert!(
     ROW_GROUP_RECORDS_MAX < i32::MAX as usize,

@@ -5,6 +5,7 @@
 //! - `map.rs`: a cache of blocks in a plain map, for the simulation and small machines
 //! - `disk.rs`: a cache of blocks in memory and on disk, over foyer
 //! - `objects.rs`: [`CachedObjects`], ranges of objects through a cache of blocks
+//! - `whole.rs`: [`WholeRanges`], longer ranges that take one GET each
 //!
 //! Architecture invariant: a cache may lose anything at any time and may never give wrong bytes.
 //! Nothing here is a log: what is only in a cache does not exist.
@@ -14,6 +15,7 @@ mod disk;
 mod map;
 mod objects;
 mod tail;
+mod whole;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -23,6 +25,7 @@ pub use disk::{CacheError, DiskSpace, FoyerCache};
 pub use map::MapCache;
 pub use objects::{CachedObjects, ObjectError, ObjectReads};
 pub use tail::{TailBatch, TailCache, TailRead, TailUsage};
+pub use whole::{WholeRanges, WholeReads};
 
 /// A cache of blocks of immutable objects.
 pub trait ObjectCache: Send + Sync + 'static {

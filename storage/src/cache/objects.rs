@@ -22,7 +22,7 @@ use super::block::BlockKey;
 use crate::bucket::{Bucket, BucketError, Purpose};
 use crate::layout::Key;
 
-const BLOCK: u64 = CACHE_BLOCK_BYTES as u64;
+pub(super) const BLOCK: u64 = CACHE_BLOCK_BYTES as u64;
 const BLOCKS_PER_GET: usize = COLD_GET_BYTES_MAX / CACHE_BLOCK_BYTES;
 
 /// Why a range of an object could not be read. Shared by all that waited for it.
@@ -37,16 +37,16 @@ pub enum ObjectError {
     Bucket(#[from] BucketError),
 }
 
-type Answer = Result<Bytes, ObjectError>;
-type Flight = Shared<oneshot::Receiver<Answer>>;
+pub(super) type Answer = Result<Bytes, ObjectError>;
+pub(super) type Flight = Shared<oneshot::Receiver<Answer>>;
 
 /// Reads objects through a cache. Cheap to clone.
 #[derive(Clone)]
-pub struct CachedObjects(Arc<Inner>);
+pub struct CachedObjects(pub(super) Arc<Inner>);
 
-struct Inner {
-    bucket: Bucket,
-    cache: Arc<dyn ObjectCache>,
+pub(super) struct Inner {
+    pub(super) bucket: Bucket,
+    pub(super) cache: Arc<dyn ObjectCache>,
     flights: Mutex<BTreeMap<BlockKey, Flight>>,
     permits: Arc<Semaphore>,
     purpose: Purpose,
@@ -295,7 +295,7 @@ impl Drop for Landing<'_> {
 }
 
 /// The blocks that `range` touches.
-fn keys(object: &Key, range: &Range<u64>) -> Vec<BlockKey> {
+pub(super) fn keys(object: &Key, range: &Range<u64>) -> Vec<BlockKey> {
     if range.is_empty() {
         return Vec::new();
     }
@@ -316,7 +316,7 @@ fn gets(missing: &[BlockKey]) -> impl Iterator<Item = &[BlockKey]> {
 }
 
 /// The bytes of `range` out of the blocks it touches. One block is sliced, several are copied.
-fn assemble(blocks: &[Bytes], range: &Range<u64>) -> Bytes {
+pub(super) fn assemble(blocks: &[Bytes], range: &Range<u64>) -> Bytes {
     let skip = range.start % BLOCK;
     let length = range.end.saturating_sub(range.start);
     if let [block] = blocks {
@@ -333,7 +333,7 @@ fn assemble(blocks: &[Bytes], range: &Range<u64>) -> Bytes {
 }
 
 /// Up to `length` bytes of `bytes` behind the first `skip`.
-fn slice(bytes: &Bytes, skip: u64, length: u64) -> Bytes {
+pub(super) fn slice(bytes: &Bytes, skip: u64, length: u64) -> Bytes {
     let start = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     bytes.slice(start..start.saturating_add(length).min(bytes.len()))

@@ -329,7 +329,7 @@ fn key_of(piece: &Piece) -> Key {
     .key()
 }
 
-fn from_object(tp: TopicPartition, error: ObjectError) -> ReadError {
+pub(super) fn from_object(tp: TopicPartition, error: ObjectError) -> ReadError {
     match error {
         ObjectError::Gone(key) => ReadError::Gone { tp, key },
         ObjectError::Bucket(error) => ReadError::Bucket(error),

@@ -6,6 +6,7 @@
 //! - `memory.rs`: what all cold reads together may hold
 //! - `decoding.rs`: looking into batches, in bounded memory
 //! - `search.rs`: the first record at a time, the newest record
+//! - `segments.rs`: all of that from segments, once records are archived
 //!
 //! Every batch that comes out of an object is checked against the run that names it: base offset,
 //! leader epoch, bounds, CRC. What does not fit is fetched once more past the cache; what then still
@@ -20,6 +21,7 @@ mod decoding;
 mod memory;
 mod plan;
 mod search;
+mod segments;
 mod walk;
 
 use std::sync::Arc;
@@ -37,9 +39,11 @@ use crate::layout::Key;
 use crate::state::RunRef;
 use cursors::Cursors;
 use memory::{ColdMemory, HeldMemory};
+use segments::Segments;
 
 pub use decoding::{Decodings, Stopped};
 pub use search::FoundOffset;
+pub use segments::{SegmentRead, SegmentSearch, SegmentUsage};
 
 /// What to read of a partition.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +134,8 @@ pub struct ReadUsage {
     pub corrupt: u64,
     /// Blocks and GETs behind the cold reads.
     pub objects: ObjectReads,
+    /// Reads of segments.
+    pub segments: SegmentUsage,
 }
 
 /// Reads partitions. Cheap to clone.
@@ -144,6 +150,7 @@ struct Inner {
     /// Look-ups by time, each of which holds the batches that it looks into.
     searches: Semaphore,
     memory: ColdMemory,
+    segments: Segments,
     hot: AtomicU64,
     cold: AtomicU64,
     refetched: AtomicU64,
@@ -155,6 +162,7 @@ impl Reader {
     pub fn new(tail: Arc<TailCache>, objects: CachedObjects) -> Self {
         Self(Arc::new(Inner {
             tail,
+            segments: Segments::new(objects.clone()),
             objects,
             cursors: Cursors::default(),
             decodings: Decodings::default(),
@@ -253,6 +261,7 @@ impl Reader {
             refetched: self.0.refetched.load(Ordering::Relaxed),
             corrupt: self.0.corrupt.load(Ordering::Relaxed),
             objects: self.0.objects.reads(),
+            segments: self.0.segments.usage(),
         }
     }
 

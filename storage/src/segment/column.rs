@@ -61,6 +61,12 @@ struct Dictionary {
 }
 
 impl Leaf {
+    /// What it holds in memory beside its chunk.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let entries = self.dictionary.entries.capacity() * size_of::<Range<usize>>();
+        self.page.capacity() + self.dictionary.page.capacity() + entries
+    }
+
     pub(super) fn new(
         column: &'static str,
         chunk: Bytes,

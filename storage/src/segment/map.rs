@@ -54,13 +54,7 @@ impl SegmentRun {
     /// The row groups that may hold a record at or behind `offset` with a timestamp of at least
     /// `timestamp`, in order. Unless `offset` is in the middle of the first, that one has it.
     pub fn row_groups_from_time(&self, timestamp: i64, offset: i64) -> &[RowGroup] {
-        let by_time = self
-            .row_groups
-            .partition_point(|group| group.max_timestamp_so_far < timestamp);
-        let by_offset = self
-            .row_groups
-            .partition_point(|group| group.last_offset < offset);
-        &self.row_groups[by_time.max(by_offset)..]
+        row_groups_from_time(&self.row_groups, timestamp, offset)
     }
 
     /// The row group that has the first record with the largest timestamp of the run.
@@ -70,4 +64,12 @@ impl SegmentRun {
             .first()
             .filter(|_| max != i64::MIN)
     }
+}
+
+/// The row groups of a run, `groups`, that may hold a record at or behind `offset` with a timestamp
+/// of at least `timestamp`. See [`SegmentRun::row_groups_from_time`].
+pub fn row_groups_from_time(groups: &[RowGroup], timestamp: i64, offset: i64) -> &[RowGroup] {
+    let by_time = groups.partition_point(|group| group.max_timestamp_so_far < timestamp);
+    let by_offset = groups.partition_point(|group| group.last_offset < offset);
+    &groups[by_time.max(by_offset)..]
 }

@@ -49,9 +49,9 @@ mod write;
 
 pub use fault::{EncodeError, SegmentFault};
 pub use footer::{SegmentOrigin, read_footer};
-pub use map::{RowGroup, Segment, SegmentRun};
+pub use map::{RowGroup, Segment, SegmentRun, row_groups_from_time};
 pub use read::{BatchSummary, RowGroupReader, TargetCodec};
-pub use search::{first_at_or_after, first_of_max};
+pub use search::{TimedRecord, first_at_or_after, first_of_max};
 pub use verify::{Fingerprints, verify_footer, verify_row_group};
 pub use write::{SegmentWriter, Written};
 

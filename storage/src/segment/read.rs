@@ -1,7 +1,7 @@
 //! Row groups back into batches.
 
 use bytes::Bytes;
-use firn_proto::ids::{PartitionIndex, TopicId};
+use firn_proto::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use firn_proto::limits::BATCH_PLAIN_BYTES_MAX;
 use firn_proto::record::{
     BatchHeader, BatchView, BuildError, Codec, Compression, RecordFields, TimestampType, assemble,
@@ -193,11 +193,11 @@ impl RowGroupReader {
         Ok(Some(decoded))
     }
 
-    /// Offsets and timestamps of the records of the next batch; `None` behind the last. Reads
-    /// nothing else of them, so that no batch can be made of this row group any more.
+    /// Leader epoch of the next batch, offsets and timestamps of its records; `None` behind the
+    /// last. Reads nothing else of them, so that no batch can be made of this row group any more.
     pub(super) fn next_times(
         &mut self,
-        mut visit: impl FnMut(i64, i64),
+        mut visit: impl FnMut(LeaderEpoch, i64, i64),
     ) -> Result<Option<()>, SegmentFault> {
         let Some(row) = self.next_row()? else {
             return Ok(None);
@@ -213,12 +213,19 @@ impl RowGroupReader {
                 let (offset_delta, timestamp_delta) = self.columns.next_deltas(&mut times)?;
                 let created = header.base_timestamp.wrapping_add(timestamp_delta);
                 visit(
+                    header.leader_epoch,
                     header.base_offset + i64::from(offset_delta),
                     append_time.unwrap_or(created),
                 );
             }
         }
         Ok(Some(()))
+    }
+
+    /// About what it holds in memory beside the bytes that it was opened with.
+    pub fn memory_bytes(&self) -> usize {
+        let columns = self.columns.leaves().into_iter().map(Leaf::memory_bytes);
+        self.rows.bytes().len() + self.plain.capacity() + columns.sum::<usize>()
     }
 
     fn next_row(&mut self) -> Result<Option<Row>, SegmentFault> {
@@ -286,6 +293,18 @@ impl Columns {
             partition_index: i64::from(trailer.partition.0),
             headers: Vec::new(),
         }
+    }
+
+    fn leaves(&self) -> [&Leaf; LEAVES] {
+        [
+            &self.partition,
+            &self.offset,
+            &self.timestamp,
+            &self.key,
+            &self.header_key,
+            &self.header_value,
+            &self.value,
+        ]
     }
 
     /// Passes over the records of a batch, when one behind them is read.

@@ -3,56 +3,81 @@
 //!
 //! Records of a batch that could not be decoded are not found.
 
-use firn_proto::record::FoundRecord;
+use std::ops::Range;
+
+use firn_proto::ids::LeaderEpoch;
 
 use super::fault::SegmentFault;
 use super::read::RowGroupReader;
 
-/// The first record at or behind `offset_min` with a timestamp of at least `timestamp`. The map
-/// knows which row groups can have it: [`super::SegmentRun::row_groups_from_time`].
+/// A record that was found by its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedRecord {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds.
+    pub timestamp: i64,
+    /// The leader epoch of its batch.
+    pub epoch: LeaderEpoch,
+}
+
+/// The first record among `offsets` with a timestamp of at least `timestamp`. The map knows which
+/// row groups can have it: [`super::SegmentRun::row_groups_from_time`].
 ///
 /// # Errors
 /// The row group is broken.
 pub fn first_at_or_after(
-    mut group: RowGroupReader,
+    group: RowGroupReader,
     timestamp: i64,
-    offset_min: i64,
-) -> Result<Option<FoundRecord>, SegmentFault> {
-    let mut found: Option<FoundRecord> = None;
-    group.skip_below(offset_min)?;
-    while found.is_none() {
-        let read = group.next_times(|offset, time| {
-            if found.is_none() && time >= timestamp && offset >= offset_min {
-                found = Some(FoundRecord {
-                    offset,
-                    timestamp: time,
-                });
-            }
-        })?;
-        if read.is_none() {
-            break;
+    offsets: &Range<i64>,
+) -> Result<Option<TimedRecord>, SegmentFault> {
+    let mut found: Option<TimedRecord> = None;
+    visit(group, offsets, |record| {
+        if record.timestamp >= timestamp {
+            found = found.or(Some(record));
         }
-    }
+        found.is_some()
+    })?;
     Ok(found)
 }
 
-/// The first record with the largest timestamp of those at or behind `offset_min`.
+/// The first record with the largest timestamp of those among `offsets`.
 ///
 /// # Errors
 /// The row group is broken.
 pub fn first_of_max(
+    group: RowGroupReader,
+    offsets: &Range<i64>,
+) -> Result<Option<TimedRecord>, SegmentFault> {
+    let mut found: Option<TimedRecord> = None;
+    visit(group, offsets, |record| {
+        if found.is_none_or(|best| record.timestamp > best.timestamp) {
+            found = Some(record);
+        }
+        false
+    })?;
+    Ok(found)
+}
+
+/// Shows the records among `offsets` in order, batch by batch until one is enough.
+fn visit(
     mut group: RowGroupReader,
-    offset_min: i64,
-) -> Result<Option<FoundRecord>, SegmentFault> {
-    let mut found: Option<FoundRecord> = None;
-    group.skip_below(offset_min)?;
-    let mut read = Some(());
-    while read.is_some() {
-        read = group.next_times(|offset, timestamp| {
-            if offset >= offset_min && found.is_none_or(|best| timestamp > best.timestamp) {
-                found = Some(FoundRecord { offset, timestamp });
+    offsets: &Range<i64>,
+    mut is_enough: impl FnMut(TimedRecord) -> bool,
+) -> Result<(), SegmentFault> {
+    group.skip_below(offsets.start)?;
+    let mut done = false;
+    while !done {
+        let read = group.next_times(|epoch, offset, timestamp| {
+            if offsets.contains(&offset) {
+                done |= is_enough(TimedRecord {
+                    offset,
+                    timestamp,
+                    epoch,
+                });
             }
         })?;
+        done |= read.is_none();
     }
-    Ok(found)
+    Ok(())
 }

@@ -11,8 +11,8 @@ use firn_proto::limits::{
     ROW_GROUP_RECORDS_TARGET, SEGMENT_ROW_GROUPS_MAX,
 };
 use firn_proto::record::{
-    Attributes, BatchBuilder, BatchHeader, BatchView, Codec, Compression, FoundRecord, NewHeader,
-    NewRecord, assemble, crc32c, put_header,
+    Attributes, BatchBuilder, BatchHeader, BatchView, Codec, Compression, NewHeader, NewRecord,
+    assemble, crc32c, put_header,
 };
 use firn_proto::varint::{put_i32, put_i64};
 
@@ -306,12 +306,13 @@ fn append_time_keeps_what_the_producer_had_said() {
         let written = assert_round_trip(&[(PARTITION, vec![append_time(max_timestamp)])]);
         let run = &written.segment.runs[0];
         assert_eq!(run.row_groups[0].max_timestamp_so_far, max_timestamp);
-        let found = first_at_or_after(open(&written.sink, run, &run.row_groups[0]), -1, 101);
-        let expected = FoundRecord {
-            offset: 101,
-            timestamp: max_timestamp,
-        };
-        assert_eq!(found.unwrap(), Some(expected));
+        let found = first_at_or_after(
+            open(&written.sink, run, &run.row_groups[0]),
+            -1,
+            &(101..i64::MAX),
+        );
+        let found = found.unwrap().map(|found| (found.offset, found.timestamp));
+        assert_eq!(found, Some((101, max_timestamp)));
     }
 }
 
@@ -578,7 +579,7 @@ fn a_timestamp_is_found_with_one_row_group() {
     let find = |timestamp, offset| {
         let groups = run.row_groups_from_time(timestamp, offset);
         let reader = open(&written.sink, run, groups.first()?);
-        let found = first_at_or_after(reader, timestamp, offset).unwrap();
+        let found = first_at_or_after(reader, timestamp, &(offset..i64::MAX)).unwrap();
         found.map(|found| (found.offset, found.timestamp))
     };
     assert_eq!(find(i64::MIN, 0), Some((0, 3)));
@@ -589,10 +590,12 @@ fn a_timestamp_is_found_with_one_row_group() {
     assert_eq!(find(390, 63), Some((117, 393)));
     assert_eq!(find(1 << 41, 0), None);
     let group = run.row_group_of_max().unwrap();
-    let max = first_of_max(open(&written.sink, run, group), 0)
+    let max = first_of_max(open(&written.sink, run, group), &(0..i64::MAX))
         .unwrap()
         .unwrap();
     assert_eq!((max.offset, max.timestamp), (60, 203 + (1 << 40)));
+    let before = first_of_max(open(&written.sink, run, group), &(0..60)).unwrap();
+    assert!(before.is_some_and(|found| found.offset < 60), "{before:?}");
 }
 
 #[test]

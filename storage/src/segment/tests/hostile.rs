@@ -42,8 +42,8 @@ fn victim() -> (Vec<u8>, Segment) {
 /// Reads everything there is to read. An error ends it.
 fn read_all(bytes: &Bytes, group: &RowGroup) -> Result<usize, SegmentFault> {
     let open = || RowGroupReader::open(bytes, TOPIC, PARTITION, group);
-    first_of_max(open()?, 0)?;
-    first_at_or_after(open()?, NOON + 1_000_000, 45)?;
+    first_of_max(open()?, &(0..i64::MAX))?;
+    first_at_or_after(open()?, NOON + 1_000_000, &(45..i64::MAX))?;
     let mut skipping = open()?;
     skipping.skip_below(60)?;
     skipping.next_batch(TargetCodec::Producer)?;
