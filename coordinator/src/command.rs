@@ -12,8 +12,9 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 use firn_proto::cluster::{
-    AlterConfigs, AssignPartitions, CommittedOffset, ConfirmDeleted, GrowTopic, NewTopic,
-    ProgressReport, RegisterBroker, ReleasePartitions, ResumePartitions, RowReport, SealStream,
+    AlterConfigs, AssignPartitions, Collected, CommitSegment, CommittedOffset, ConfirmDeleted,
+    GrowTopic, NewTopic, PageOut, ProgressReport, RaiseLogStarts, RegisterBroker,
+    ReleasePartitions, ResumePartitions, RowReport, SealStream, SegmentKey,
 };
 use firn_proto::codec::{self, CodecError};
 use firn_proto::ids::{Incarnation, PartitionIndex, Slot, StreamId, TopicId};
@@ -112,6 +113,16 @@ commands! {
     16 v 1 CommitOffsets(CommitOffsets),
     /// Offsets of one group go.
     17 v 1 DeleteOffsets(DeleteOffsets),
+    /// A segment enters the map.
+    18 v 1 CommitSegment(CommitSegment),
+    /// A segment never enters the map.
+    19 v 1 AbandonSegment(SegmentKey),
+    /// Log starts move up, and runs leave the map.
+    20 v 1 RaiseLogStarts(RaiseLogStarts),
+    /// Runs move into a map page.
+    21 v 1 PageOutRuns(PageOut),
+    /// Something was deleted from the bucket.
+    22 v 1 ReportCollected(Collected),
 }
 
 /// Body of [`Command::ReportProgress`] in version 1, which did not say what the rows hold.

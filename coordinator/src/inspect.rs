@@ -111,11 +111,7 @@ fn state_lines(state: &State) -> Vec<String> {
         let (name, held_by) = (&gone.name, &gone.held_by);
         format!("deleted topic {name} {id} held by streams {held_by:?}")
     }));
-    let runs = &state.segments.runs;
-    lines.extend(
-        runs.iter()
-            .map(|(tp, runs)| format!("{tp} in segments: {runs:?}")),
-    );
+    lines.extend(archive_lines(state));
     lines.extend(state.groups.iter().map(|(group, kept)| {
         let put = PutGroup {
             group: group.clone(),
@@ -134,6 +130,40 @@ fn state_lines(state: &State) -> Vec<String> {
         }
     }
     lines.into_iter().map(cut).collect()
+}
+
+fn archive_lines(state: &State) -> impl Iterator<Item = String> {
+    let archive = state.archive();
+    let maps = archive.maps().flat_map(|(tp, map)| {
+        let (released, bytes) = (map.released(), map.bytes());
+        let own = format!(
+            "{tp} in segments: {} runs of {bytes} bytes {released:?}",
+            map.run_count()
+        );
+        let pages = map.pages().iter().map(|page| format!("  {page:?}"));
+        let runs = map.runs().iter().map(|run| format!("  {run:?}"));
+        std::iter::once(own).chain(pages).chain(runs)
+    });
+    let writers = archive.writers().map(|(incarnation, writer)| {
+        let (entered, abandoned) = (writer.entered.ranges(), writer.abandoned.ranges());
+        let pages = writer.pages.ranges();
+        format!(
+            "segments of incarnation {incarnation}: entered {entered:?} abandoned {abandoned:?}, map \
+             pages {pages:?}"
+        )
+    });
+    let left = archive.left();
+    let left = left.map(|(id, key, left)| format!("{left} runs of {id} {key:?} have left"));
+    let queue = archive
+        .queue()
+        .iter()
+        .map(|queued| format!("to delete: {queued:?}"));
+    let collected = state.streams.collected().into_iter();
+    let collected = collected.map(|(id, to)| format!("stream {:016x} is deleted: {to:?}", id.0));
+    maps.chain(writers)
+        .chain(left)
+        .chain(queue)
+        .chain(collected)
 }
 
 fn topic_lines(topic: &Topic) -> impl Iterator<Item = String> {
@@ -175,6 +205,7 @@ mod tests {
         for journal in [
             &include_bytes!("../testdata/journal-1.slot")[..],
             include_bytes!("../testdata/journal-2.slot"),
+            include_bytes!("../testdata/journal-3.slot"),
         ] {
             let lines = entry_lines(journal).unwrap();
             let text = lines.join("\n");
@@ -199,6 +230,7 @@ mod tests {
         for snapshot in [
             &include_bytes!("../testdata/snapshot-1.bin")[..],
             include_bytes!("../testdata/snapshot-2.bin"),
+            include_bytes!("../testdata/snapshot-3.bin"),
         ] {
             let text = snapshot_lines(snapshot).unwrap().join("\n");
             for part in [
@@ -210,6 +242,22 @@ mod tests {
             ] {
                 assert!(text.contains(part), "no '{part}' in\n{text}");
             }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_shows_the_archive() {
+        let snapshot = include_bytes!("../testdata/snapshot-3.bin");
+        let text = snapshot_lines(snapshot).unwrap().join("\n");
+        for part in [
+            "/1 in segments: 2 runs of 8388608 bytes Released { to: 100",
+            "  MapPage { key: SegmentKey { incarnation: Incarnation(2), number: 7 }",
+            "  ArchivedRun {",
+            "incarnation 2: entered [(300, 301), (302, 304)] abandoned [(301, 302)], map pages [(7",
+            "to delete: QueuedDelete { id: 1, what: Segment { topic_name: \"flights\"",
+            "stream 0000000000000003 is deleted: CollectedTo { slot: ",
+        ] {
+            assert!(text.contains(part), "no '{part}' in\n{text}");
         }
     }
 

@@ -5,19 +5,24 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use bytes::Bytes;
-use firn_proto::cluster::BrokerImage;
+use firn_proto::cluster::{BrokerImage, TopicImage};
 use firn_proto::codec::{self, CodecError};
-use firn_proto::ids::{Incarnation, ProducerId, StreamId, TopicId};
+use firn_proto::ids::{Incarnation, ProducerId, Slot, SlotPosition, StreamId, TopicId};
 use firn_proto::limits::SNAPSHOT_BYTES_MAX;
 use thiserror::Error;
 
 use crate::state::{
-    Deleting, KeptGroup, NextIds, Offsets, SegmentMap, State, Stream, Streams, Topic, Topics,
+    Archive, CollectedTo, Deleting, KeptGroup, NextIds, Offsets, PartitionMarks, State, Stream,
+    Streams, Topic, Topics,
 };
 
-/// Format of a snapshot: the rows, and then where folds of each stream start.
-const SNAPSHOT_FORMAT: u16 = 2;
-/// The format before, without the latter.
+/// Format of a snapshot: the rows, then where folds of each stream start, then what of each stream
+/// is deleted.
+const SNAPSHOT_FORMAT: u16 = 3;
+/// The format before the archive: no log starts, an empty list where the archive stands now, and
+/// nothing of what is deleted.
+const SNAPSHOT_FORMAT_2: u16 = 2;
+/// The one before that, also without where folds start.
 const SNAPSHOT_FORMAT_1: u16 = 1;
 
 /// Why bytes are no snapshot.
@@ -33,8 +38,9 @@ pub enum SnapshotError {
     UnknownFormat(Option<u16>),
 }
 
+/// The rows, with topics and archive as the format has them.
 #[derive(Encode, Decode)]
-struct Rows {
+struct Rows<T, A> {
     at_ms: i64,
     feature_level: u16,
     next_incarnation: Incarnation,
@@ -42,12 +48,72 @@ struct Rows {
     next_producer: ProducerId,
     brokers: Vec<Arc<BrokerImage>>,
     streams: Vec<(StreamId, Stream)>,
-    topics: Vec<Topic>,
+    topics: Vec<T>,
     deleting: Vec<(TopicId, Deleting)>,
-    segments: SegmentMap,
+    archive: A,
     groups: Vec<(Arc<str>, KeptGroup)>,
     offsets: Offsets,
 }
+
+type RowsNow = Rows<Topic, Archive>;
+
+/// Without an archive: what stands in its place is the length of a list that was always empty.
+type RowsV2 = Rows<TopicV2, Vec<()>>;
+
+#[derive(Decode)]
+struct TopicV2 {
+    image: Arc<TopicImage>,
+    marks: Vec<MarksV2>,
+}
+
+#[derive(Decode)]
+struct MarksV2 {
+    row: Option<SlotPosition>,
+    released_end: Option<i64>,
+    archived_to: i64,
+}
+
+impl From<TopicV2> for Topic {
+    fn from(topic: TopicV2) -> Self {
+        let marks = topic.marks.into_iter().map(|marks| PartitionMarks {
+            row: marks.row,
+            released_end: marks.released_end,
+            log_start: 0,
+            archived_to: marks.archived_to,
+        });
+        Self {
+            image: topic.image,
+            marks: marks.collect(),
+        }
+    }
+}
+
+impl From<RowsV2> for RowsNow {
+    /// Every incarnation that ever started is one whose files were not looked through.
+    fn from(rows: RowsV2) -> Self {
+        let mut archive = Archive::default();
+        for (_, stream) in &rows.streams {
+            archive.open_writer(stream.incarnation);
+        }
+        Self {
+            at_ms: rows.at_ms,
+            feature_level: rows.feature_level,
+            next_incarnation: rows.next_incarnation,
+            next_stream: rows.next_stream,
+            next_producer: rows.next_producer,
+            brokers: rows.brokers,
+            streams: rows.streams,
+            topics: rows.topics.into_iter().map(Topic::from).collect(),
+            deleting: rows.deleting,
+            archive,
+            groups: rows.groups,
+            offsets: rows.offsets,
+        }
+    }
+}
+
+/// What stands behind the rows.
+type Behind = (Vec<(StreamId, Slot)>, Vec<(StreamId, CollectedTo)>);
 
 /// Writes the state.
 pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
@@ -69,31 +135,39 @@ pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
             .deleting()
             .map(|(id, d)| (id, d.clone()))
             .collect(),
-        segments: state.segments.clone(),
+        archive: state.archive.clone(),
         groups: state.groups.clone().into_iter().collect(),
         offsets: state.offsets.clone(),
     };
     let mut out = SNAPSHOT_FORMAT.to_le_bytes().to_vec();
     codec::encode_into(&rows, &mut out)?;
-    codec::encode_into(&state.streams.rows_ends(), &mut out)?;
+    let behind: Behind = (state.streams.rows_ends(), state.streams.collected());
+    codec::encode_into(&behind, &mut out)?;
     Ok(Bytes::from(out))
 }
 
 /// Reads the state.
 pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
     let format = bytes.split_first_chunk::<2>();
-    let (rows, rows_ends) = match format.map(|(f, rest)| (u16::from_le_bytes(*f), rest)) {
-        Some((SNAPSHOT_FORMAT, rest)) => codec::decode::<SNAPSHOT_BYTES_MAX, _>(rest)?,
-        Some((SNAPSHOT_FORMAT_1, rest)) => {
-            let rows: Rows = codec::decode::<SNAPSHOT_BYTES_MAX, _>(rest)?;
-            (rows, Vec::new())
-        }
-        other => {
-            return Err(SnapshotError::UnknownFormat(
-                other.map(|(format, _)| format),
-            ));
-        }
-    };
+    let (rows, (rows_ends, collected)) =
+        match format.map(|(f, rest)| (u16::from_le_bytes(*f), rest)) {
+            Some((SNAPSHOT_FORMAT, rest)) => {
+                codec::decode::<SNAPSHOT_BYTES_MAX, (RowsNow, Behind)>(rest)?
+            }
+            Some((SNAPSHOT_FORMAT_2, rest)) => {
+                let (rows, ends) = codec::decode::<SNAPSHOT_BYTES_MAX, (RowsV2, _)>(rest)?;
+                (rows.into(), (ends, Vec::new()))
+            }
+            Some((SNAPSHOT_FORMAT_1, rest)) => {
+                let rows = codec::decode::<SNAPSHOT_BYTES_MAX, RowsV2>(rest)?;
+                (rows.into(), Behind::default())
+            }
+            other => {
+                return Err(SnapshotError::UnknownFormat(
+                    other.map(|(format, _)| format),
+                ));
+            }
+        };
     let mut state = State {
         at_ms: rows.at_ms,
         feature_level: rows.feature_level,
@@ -103,9 +177,9 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
             producer: rows.next_producer,
         },
         brokers: rows.brokers.into_iter().map(|b| (b.broker, b)).collect(),
-        streams: Streams::from_rows(rows.streams, rows_ends),
+        streams: Streams::from_rows(rows.streams, rows_ends, collected),
         topics: Topics::from_rows(rows.topics, rows.deleting),
-        segments: rows.segments,
+        archive: rows.archive,
         groups: rows.groups.into_iter().collect(),
         offsets: rows.offsets,
         ..State::default()

@@ -6,9 +6,11 @@
 //! the memory is dropped, for it is ahead of the journal, and read anew.
 //!
 //! - `requests.rs`: what each request does
+//! - `archive.rs`: those about segments and what is deleted
 //! - `offsets.rs`: commits and their look-up
 //! - `held.rs`: what answers take that wait
 
+mod archive;
 mod held;
 mod offsets;
 mod requests;

@@ -1,8 +1,10 @@
 use firn_proto::cluster::{
-    ConfigChange, Listener, PartitionEnd, ReleasePartition, Reply, ResumePartition, RowReport,
-    SecurityProtocol,
+    CommitRun, ConfigChange, Listener, MapPage, PagedRelease, PartitionEnd, RaiseLogStart,
+    ReleasePartition, Reply, ResumePartition, RowGroup, RowReport, SecurityProtocol,
 };
-use firn_proto::ids::{BrokerId, DiskId, LeaderEpoch, ProducerId, Slot, StreamId, TopicPartition};
+use firn_proto::ids::{
+    BrokerId, DiskId, LeaderEpoch, ProducerId, Slot, SlotPosition, StreamId, TopicPartition,
+};
 
 use proptest::prelude::*;
 
@@ -10,14 +12,121 @@ use super::*;
 use crate::snapshot::{decode_snapshot, encode_snapshot};
 use crate::state::State;
 
-const GOLDEN_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-2.slot");
-const GOLDEN_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-2.bin");
+const GOLDEN_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-3.slot");
+const GOLDEN_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-3.bin");
+/// Written before the archive.
+const JOURNAL_2: &[u8] = include_bytes!("../../testdata/journal-2.slot");
+const SNAPSHOT_2: &[u8] = include_bytes!("../../testdata/snapshot-2.bin");
 /// Written before reports said where rows end.
-const OLDER_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-1.slot");
-const OLDER_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-1.bin");
+const JOURNAL_1: &[u8] = include_bytes!("../../testdata/journal-1.slot");
+const SNAPSHOT_1: &[u8] = include_bytes!("../../testdata/snapshot-1.bin");
+
+const FIRST_MS: i64 = 1_700_000_000_000;
 
 /// One command of each kind, in an order that makes each of them change the state.
 fn every_kind() -> Vec<Stamped> {
+    let mut stamped = before_the_archive();
+    let next_ms = FIRST_MS + 10 * stamped.len() as i64;
+    stamped.extend(stamp(archive_commands(), next_ms));
+    stamped
+}
+
+/// Partition 1 of the topic is owned by incarnation 2 by now, in epoch 0.
+fn archive_commands() -> Vec<Command> {
+    let tp = TopicPartition {
+        topic: TopicId::from_random(0x1111 << 64),
+        partition: PartitionIndex(1),
+    };
+    let key = |number| SegmentKey {
+        incarnation: Incarnation(2),
+        number,
+    };
+    let next = SlotPosition {
+        stream: StreamId(1),
+        slot: Slot(1 << 32),
+    };
+    let commit = |number, base_offset, groups| {
+        let last_offset = base_offset + 99;
+        let group = RowGroup {
+            base_offset,
+            last_offset,
+            byte_start: 4,
+            byte_len: 1 << 23,
+            max_timestamp_so_far: FIRST_MS,
+            records: 100,
+            plain_bytes: 1 << 25,
+        };
+        Command::CommitSegment(CommitSegment {
+            topic: tp.topic,
+            segment: key(number),
+            runs: vec![CommitRun {
+                partition: tp.partition,
+                epoch: LeaderEpoch(0),
+                base_offset,
+                last_offset,
+                max_timestamp: FIRST_MS + 1,
+                row_groups: vec![group; groups],
+                next,
+            }],
+        })
+    };
+    let page = MapPage {
+        key: key(7),
+        base_offset: 0,
+        last_offset: 199,
+        max_timestamp: FIRST_MS + 1,
+        runs: 2,
+        run_bytes: 1 << 23,
+        byte_len: 1234,
+    };
+    let release = PagedRelease {
+        pages: vec![page.key],
+        released_to: 0,
+        segments: vec![(key(300), 1)],
+        run_bytes: 1 << 23,
+        next_released_to: 100,
+    };
+    let raise = RaiseLogStart {
+        tp,
+        epoch: LeaderEpoch(0),
+        log_start: 150,
+        next,
+        paged: Some(release),
+    };
+    let register = Command::RegisterBroker(RegisterBroker {
+        broker: None,
+        listeners: Vec::new(),
+        rack: None,
+        disk: None,
+    });
+    vec![
+        register,
+        Command::ReportProgress(ProgressReport {
+            incarnation: Incarnation(3),
+            stream: StreamId(3),
+            durable_end: Slot(1 << 36),
+            rows: Vec::new(),
+            rows_end: Slot(0),
+        }),
+        commit(300, 0, 1),
+        Command::AbandonSegment(key(301)),
+        commit(302, 100, 0),
+        commit(303, 200, 1),
+        Command::PageOutRuns(PageOut { tp, page }),
+        Command::RaiseLogStarts(RaiseLogStarts {
+            incarnation: Incarnation(2),
+            starts: vec![raise],
+        }),
+        Command::ReportCollected(Collected {
+            doomed: Vec::new(),
+            streams: vec![(StreamId(3), Slot(1 << 35))],
+            over: vec![StreamId(1)],
+            writers: vec![Incarnation(1)],
+        }),
+    ]
+}
+
+fn before_the_archive() -> Vec<Stamped> {
     let topic = TopicId::from_random(0x1111 << 64);
     let tp = |partition| TopicPartition {
         topic,
@@ -100,9 +209,9 @@ fn every_kind() -> Vec<Stamped> {
         }),
         Command::AllocateProducerIds(ProducerIdsWanted { len: 1000 }),
     ];
-    let mut stamped = stamp(commands, 1_700_000_000_000);
+    let mut stamped = stamp(commands, FIRST_MS);
     let groups = group_commands(topic);
-    let next_ms = 1_700_000_000_000 + 10 * stamped.len() as i64;
+    let next_ms = FIRST_MS + 10 * stamped.len() as i64;
     stamped.extend(stamp(groups, next_ms));
     stamped
 }
@@ -204,8 +313,8 @@ fn the_golden_journal_has_these_bytes_and_replays() {
     let snapshot = encode_snapshot(&state).unwrap();
     if std::env::var_os("CI_FIRN_WRITE_GOLDEN").is_some() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
-        std::fs::write(format!("{dir}/journal-2.slot"), &bytes).unwrap();
-        std::fs::write(format!("{dir}/snapshot-2.bin"), &snapshot).unwrap();
+        std::fs::write(format!("{dir}/journal-3.slot"), &bytes).unwrap();
+        std::fs::write(format!("{dir}/snapshot-3.bin"), &snapshot).unwrap();
         return;
     }
     assert_eq!(bytes, GOLDEN_JOURNAL);
@@ -214,20 +323,34 @@ fn the_golden_journal_has_these_bytes_and_replays() {
     assert_eq!(decode_snapshot(GOLDEN_SNAPSHOT).unwrap(), state);
 }
 
+/// A snapshot from before the archive says nothing of topics that had been deleted by then: there
+/// was nothing of them in the bucket but slots.
 #[test]
 fn an_older_journal_and_snapshot_are_read() {
-    let mut commands = every_kind();
-    for stamped in &mut commands {
-        if let Command::ReportProgress(report) = &mut stamped.command {
-            report.rows_end = Slot(0);
+    for (journal, snapshot, knows_rows_ends) in [
+        (JOURNAL_1, SNAPSHOT_1, false),
+        (JOURNAL_2, SNAPSHOT_2, true),
+    ] {
+        let mut commands = before_the_archive();
+        for stamped in &mut commands {
+            if let Command::ReportProgress(report) = &mut stamped.command
+                && !knows_rows_ends
+            {
+                report.rows_end = Slot(0);
+            }
         }
+        assert_eq!(decode_slot(journal).unwrap(), commands);
+        let mut state = State::default();
+        for stamped in &commands {
+            state.apply(stamped);
+        }
+        let mut read = decode_snapshot(snapshot).unwrap();
+        assert_eq!(state.archive().queue().iter().count(), 1, "a deleted topic");
+        assert_eq!(read.archive().queue().iter().count(), 0);
+        assert!(read.archive().writers().eq(state.archive().writers()));
+        read.archive = state.archive.clone();
+        assert_eq!(read, state);
     }
-    assert_eq!(decode_slot(OLDER_JOURNAL).unwrap(), commands);
-    let mut state = State::default();
-    for stamped in &commands {
-        state.apply(stamped);
-    }
-    assert_eq!(decode_snapshot(OLDER_SNAPSHOT).unwrap(), state);
 }
 
 #[test]
@@ -243,7 +366,7 @@ fn the_golden_journal_gives_out_the_ids_it_always_gave_out() {
     });
     assert_eq!(blocks.collect::<Vec<_>>(), [ProducerId(0)]);
     let streams: Vec<_> = state.streams().iter().map(|(id, _)| id).collect();
-    assert_eq!(streams, [StreamId(1), StreamId(2)]);
+    assert_eq!(streams, [StreamId(1), StreamId(2), StreamId(3)]);
 }
 
 #[test]

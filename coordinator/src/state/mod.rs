@@ -9,13 +9,13 @@
 //! - `windows.rs`: windows and state rows
 //! - `recovery.rs`: which streams wait for a seal and which partitions for a fold
 //! - `streams.rs`: durable prefixes, ends, floors (I7)
-//! - `segments.rs`: the segment map
+//! - `archive/`: the segment map, log starts, what may be deleted (I9)
 //! - `offsets.rs`: committed offsets; the rows of groups stand here as `groups/` made them
 
+mod archive;
 mod offsets;
 mod ownership;
 mod recovery;
-mod segments;
 mod streams;
 mod topics;
 mod windows;
@@ -34,9 +34,9 @@ use firn_proto::cluster::{
 use firn_proto::ids::{BrokerId, Incarnation, ProducerId, StreamId, TopicId};
 use firn_proto::topic_name::collision_key;
 
+pub use archive::{Archive, DeleteQueue, PartitionMap, Writer};
 pub use offsets::{GroupOffsets, OffsetRow, Offsets, TopicOffsets, offset_bytes};
-pub use segments::{SegmentKey, SegmentMap, SegmentRun};
-pub use streams::{Phase, Stream, Streams};
+pub use streams::{CollectedTo, Phase, Stream, Streams};
 pub use topics::{Deleting, PartitionMarks, Topic, Topics};
 
 use crate::command::{
@@ -56,7 +56,7 @@ pub struct State {
     pub(crate) brokers: BTreeMap<BrokerId, Arc<BrokerImage>>,
     pub(crate) streams: Streams,
     pub(crate) topics: Topics,
-    pub(crate) segments: SegmentMap,
+    pub(crate) archive: Archive,
     pub(crate) groups: BTreeMap<Arc<str>, KeptGroup>,
     pub(crate) offsets: Offsets,
     /// How many partitions each live broker owns. Derived.
@@ -120,7 +120,7 @@ impl Default for State {
             brokers: BTreeMap::new(),
             streams: Streams::default(),
             topics: Topics::default(),
-            segments: SegmentMap::default(),
+            archive: Archive::default(),
             groups: BTreeMap::new(),
             offsets: Offsets::default(),
             owned: BTreeMap::new(),
@@ -161,7 +161,7 @@ impl State {
                 Reply::Done
             }
             Command::CreateTopics(body) => self.create_topics(body, stamped.at_ms, &mut effects),
-            Command::DeleteTopics(body) => self.delete_topics(body, &mut effects),
+            Command::DeleteTopics(body) => self.delete_topics(body, stamped.at_ms, &mut effects),
             Command::CreatePartitions(body) => self.create_partitions(body, &mut effects),
             Command::AlterConfigs(body) => self.alter_configs(body, &mut effects),
             Command::AllocateProducerIds(body) => self.allocate(body.len, &mut effects),
@@ -172,6 +172,18 @@ impl State {
                 Reply::Done
             }
             Command::DeleteOffsets(body) => self.delete_offsets(body, &mut effects),
+            Command::CommitSegment(body) => Reply::Archive(self.commit_segment(body, &mut effects)),
+            Command::AbandonSegment(key) => {
+                Reply::Archive(self.abandon_segment(*key, &mut effects))
+            }
+            Command::RaiseLogStarts(body) => {
+                self.raise_log_starts(body, stamped.at_ms, &mut effects)
+            }
+            Command::PageOutRuns(body) => Reply::Archive(self.page_out(body, &mut effects)),
+            Command::ReportCollected(body) => {
+                self.report_collected(body, &mut effects);
+                Reply::Done
+            }
         };
         self.streams.settle();
         if effects.changed {
@@ -346,13 +358,13 @@ impl State {
     }
 
     /// All state of a topic goes in the one command that deletes it.
-    fn delete_topics(&mut self, ids: &[TopicId], effects: &mut Effects) -> Reply {
+    fn delete_topics(&mut self, ids: &[TopicId], at_ms: i64, effects: &mut Effects) -> Reply {
         let mut results = Vec::with_capacity(ids.len());
         for id in ids {
             let key = TopicKey::Id(*id);
             let described = self.topics.describe_deletion(&key);
             if described.is_ok() {
-                self.forget_topic(*id);
+                self.forget_topic(*id, at_ms);
                 self.offsets.remove_topic(*id);
                 effects.topic(*id);
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use firn_proto::cluster::{
     AssignPartitions, Assigned, AssignmentError, BrokerImage, EpochStart, Ownership, PartitionEnd,
     PartitionImage, ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition,
-    ReleasePartitions, Reply, ResumePartitions, StreamError, Window,
+    ReleasePartitions, Reply, ResumePartitions, StreamError, TopicImage, Window,
 };
 use firn_proto::ids::{
     BrokerId, ClusterId, Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId, TopicId,
@@ -51,6 +51,7 @@ impl State {
             phase: Phase::Live,
         };
         self.streams.open(stream, opened);
+        self.archive.open_writer(incarnation);
         self.assign_never_owned(effects);
         effects.brokers = true;
         effects.changed = true;
@@ -193,7 +194,7 @@ impl State {
     }
 
     /// Forgets a topic; its windows and rows let go of their slots.
-    pub(super) fn forget_topic(&mut self, id: TopicId) {
+    pub(super) fn forget_topic(&mut self, id: TopicId, at_ms: i64) {
         let Some(topic) = self.topics.find(id) else {
             return;
         };
@@ -212,8 +213,9 @@ impl State {
                 self.streams.unpin(row.stream, row.slot);
             }
         }
+        let TopicImage { name, configs, .. } = &*topic.image;
+        self.archive.forget_topic(id, name, configs, at_ms);
         self.topics.delete(id, held_by);
-        self.segments.runs.retain(|tp, _| tp.topic != id);
     }
 
     /// Gives a partition its first owner, if any broker lives.
@@ -421,10 +423,7 @@ impl State {
         epoch: LeaderEpoch,
         first_offset: i64,
     ) -> Assigned {
-        let lowest_slot = self
-            .streams
-            .find(owner.stream)
-            .map_or(Slot(0), |stream| stream.durable_end);
+        let lowest_slot = self.streams.durable_end(owner.stream);
         if let Some(partition) = partition_mut(&mut self.topics, tp) {
             assert!(
                 partition.owner.is_none(),
@@ -450,7 +449,7 @@ impl State {
         if let Some(marks) = marks_mut(&mut self.topics, tp) {
             marks.released_end = None;
         }
-        self.drop_empty_windows(tp);
+        self.settle_windows(tp, None);
         Assigned {
             tp,
             epoch,
@@ -474,10 +473,7 @@ impl State {
                 self.move_row(tp, at, effects);
             }
         }
-        let durable_end = self
-            .streams
-            .find(stream)
-            .map_or(Slot(0), |stream| stream.durable_end);
+        let durable_end = self.streams.durable_end(stream);
         if let Some(marks) = marks_mut(&mut self.topics, tp) {
             marks.released_end = Some(end_offset);
         }

@@ -1,12 +1,13 @@
 //! What a takeover has to do: streams that wait for their seal, partitions that wait for a fold.
 //! Derived from the state, so that a new leader finds unfinished work by itself.
 
-use firn_proto::cluster::{FoldRange, PartitionFold, PartitionImage, StreamToSeal, Window};
+use firn_proto::cluster::{FoldRange, PartitionFold, PartitionImage, StreamToSeal};
 use firn_proto::ids::{Slot, TopicPartition};
 
 use super::State;
 use super::streams::Phase;
 use super::topics::{PartitionMarks, partition_at};
+use super::windows::row_window;
 
 impl State {
     /// Streams of ended incarnations without an end.
@@ -48,18 +49,17 @@ impl State {
             return None;
         }
         // Windows before the one with the row are in the row already.
-        let in_row = |window: &Window| {
-            marks.row.is_some_and(|row| {
-                row.stream == window.stream && window.end_slot.is_none_or(|end| row.slot < end)
-            })
-        };
-        let first = partition.windows.iter().position(in_row).unwrap_or(0);
+        let first = row_window(&partition.windows, marks.row).unwrap_or(0);
         // Below the stream's `rows_end` nothing is in no row. The row itself knows which slot it is
-        // the state after, if that is a later one.
+        // the state after, if that is a later one. Where the window has its lowest slot does not
+        // matter: producers are needed of archived slots too.
         let ranges = partition.windows[first..].iter().map(|window| FoldRange {
             epoch: window.epoch,
             stream: window.stream,
-            from: window.lowest_slot.max(self.streams.rows_end(window.stream)),
+            from: self
+                .streams
+                .rows_end(window.stream)
+                .max(self.streams.floor(window.stream)),
             end: window.end_slot.unwrap_or(Slot(0)),
         });
         Some(PartitionFold {
@@ -69,7 +69,7 @@ impl State {
             row: marks.row,
             ranges: ranges.filter(|range| range.from < range.end).collect(),
             released_end: marks.released_end,
-            log_start: 0,
+            log_start: marks.log_start,
             archived_to: marks.archived_to,
         })
     }

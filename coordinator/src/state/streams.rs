@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
-use firn_proto::cluster::StreamError;
+use firn_proto::cluster::{StreamError, StreamGarbage};
 use firn_proto::ids::{BrokerId, DiskId, Incarnation, Slot, StreamId};
 
 /// Where a stream is in its life.
@@ -43,12 +43,30 @@ pub struct Stream {
     pub phase: Phase,
 }
 
-/// All streams, live and ended.
+impl Stream {
+    /// Whether it has ended and nothing of it is needed.
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Sealed { end } if end <= self.floor)
+    }
+}
+
+/// What of a stream is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct CollectedTo {
+    /// Slots below.
+    pub slot: Slot,
+    /// It was over, and its checkpoint folder is gone too.
+    pub is_over: bool,
+}
+
+/// All streams, live and ended: one for each start of a broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Streams {
     by_id: BTreeMap<StreamId, Stream>,
     /// Everything in slots below is in a state row.
     rows_ends: BTreeMap<StreamId, Slot>,
+    /// What is deleted, where anything is.
+    collected: BTreeMap<StreamId, CollectedTo>,
     /// How many windows and state rows name each slot. Derived: rebuilt from them.
     pins: BTreeMap<StreamId, BTreeMap<Slot, u32>>,
     /// Streams whose floor may have moved in this command. Empty between commands.
@@ -60,10 +78,12 @@ impl Streams {
     pub(crate) fn from_rows(
         rows: Vec<(StreamId, Stream)>,
         rows_ends: Vec<(StreamId, Slot)>,
+        collected: Vec<(StreamId, CollectedTo)>,
     ) -> Self {
         Self {
             by_id: rows.into_iter().collect(),
             rows_ends: rows_ends.into_iter().collect(),
+            collected: collected.into_iter().collect(),
             ..Self::default()
         }
     }
@@ -95,10 +115,59 @@ impl Streams {
         self.rows_ends.iter().map(|(id, end)| (*id, *end)).collect()
     }
 
+    /// The first slot of the stream that is not given up.
+    pub fn floor(&self, id: StreamId) -> Slot {
+        self.by_id.get(&id).map_or(Slot(0), |stream| stream.floor)
+    }
+
+    pub(super) fn durable_end(&self, id: StreamId) -> Slot {
+        let stream = self.by_id.get(&id);
+        stream.map_or(Slot(0), |stream| stream.durable_end)
+    }
+
+    pub(crate) fn collected(&self) -> Vec<(StreamId, CollectedTo)> {
+        self.collected.iter().map(|(id, to)| (*id, *to)).collect()
+    }
+
+    /// Streams with slots that are not needed any more and not known to be deleted.
+    pub(super) fn garbage(&self) -> impl Iterator<Item = StreamGarbage> {
+        self.by_id.iter().filter_map(|(id, stream)| {
+            let collected = self.collected.get(id).copied().unwrap_or_default();
+            let is_over = stream.is_over();
+            let is_due = collected.slot < stream.floor || (is_over && !collected.is_over);
+            is_due.then_some(StreamGarbage {
+                stream: *id,
+                from: collected.slot,
+                floor: stream.floor,
+                is_over,
+                is_live: stream.phase == Phase::Live,
+            })
+        })
+    }
+
+    /// Slots below `to` are deleted. False if that was known.
+    pub(super) fn collect(&mut self, id: StreamId, to: Slot) -> bool {
+        let to = to.min(self.floor(id));
+        let known = self.collected.get(&id).copied().unwrap_or_default();
+        if to <= known.slot {
+            return false;
+        }
+        self.collected.insert(id, CollectedTo { slot: to, ..known });
+        true
+    }
+
+    /// The checkpoint folder of a stream that is over is gone too. False if that was known.
+    pub(super) fn close_over(&mut self, id: StreamId) -> bool {
+        if !self.by_id.get(&id).is_some_and(Stream::is_over) {
+            return false;
+        }
+        let known = self.collected.entry(id).or_default();
+        !std::mem::replace(&mut known.is_over, true)
+    }
+
     /// State rows hold everything below `end`. False if that was known.
     pub(super) fn raise_rows_end(&mut self, id: StreamId, end: Slot) -> bool {
-        let durable = self.by_id.get(&id).map_or(Slot(0), |s| s.durable_end);
-        let end = end.min(durable);
+        let end = end.min(self.durable_end(id));
         if end <= self.rows_end(id) {
             return false;
         }

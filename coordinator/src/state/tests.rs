@@ -1,3 +1,5 @@
+mod archive;
+
 use std::sync::Arc;
 
 use firn_proto::cluster::{

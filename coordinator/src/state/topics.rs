@@ -36,7 +36,10 @@ pub struct PartitionMarks {
     pub row: Option<SlotPosition>,
     /// Where the current epoch ended, if its owner released it (I4).
     pub released_end: Option<i64>,
-    /// Its records below this offset are in segments or deleted. Only rises.
+    /// The first offset that is kept. Only rises (I5).
+    pub log_start: i64,
+    /// Its records below this offset are in segments or deleted. Only rises, and is never below the
+    /// log start.
     pub archived_to: i64,
 }
 

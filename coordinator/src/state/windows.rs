@@ -40,41 +40,90 @@ impl State {
             }
             self.streams.pin(at.stream, at.slot);
             effects.changed = true;
-            self.drop_empty_windows(tp);
+            self.settle_windows(tp, None);
         }
     }
 
-    /// Forgets windows that ended without an offset. A window in whose stream the last state row
-    /// lies stays, because the fold starts there.
-    pub(super) fn drop_empty_windows(&mut self, tp: TopicPartition) {
+    /// Raises the lowest slots of the windows to what is needed of them, and forgets windows that
+    /// nothing is needed of. `next` is where the first run lies that is in no segment and not
+    /// deleted, if that was said. True if that changed anything.
+    pub(super) fn settle_windows(
+        &mut self,
+        tp: TopicPartition,
+        next: Option<SlotPosition>,
+    ) -> bool {
         let Some((partition, marks)) = self.topics.partition(tp) else {
-            return;
+            return false;
         };
-        let row_stream = marks.row.map(|row| row.stream);
-        let pairs = partition.windows.windows(2);
-        let empty = |first: &Window, next: &Window| {
-            first.first_offset == next.first_offset && Some(first.stream) != row_stream
-        };
-        let keep: Vec<bool> = pairs
-            .map(|pair| !empty(&pair[0], &pair[1]))
-            .chain([true])
-            .collect();
-        if keep.iter().all(|keep| *keep) {
-            return;
+        let settled = settled(&self.streams, &partition.windows, marks, next);
+        if settled == partition.windows {
+            return false;
         }
-        let streams = &mut self.streams;
+        for window in &partition.windows {
+            self.streams.unpin(window.stream, window.lowest_slot);
+        }
+        for window in &settled {
+            self.streams.pin(window.stream, window.lowest_slot);
+        }
         if let Some(partition) = partition_mut(&mut self.topics, tp) {
-            let mut keep = keep.into_iter();
-            partition
-                .windows
-                .retain(|window| keep.next().unwrap_or(true) || !let_go(streams, window));
+            partition.windows = settled;
         }
+        true
     }
 }
 
-fn let_go(streams: &mut Streams, window: &Window) -> bool {
-    streams.unpin(window.stream, window.lowest_slot);
-    true
+/// What is left of the windows.
+///
+/// Records of a window whose offsets are all archived or deleted are not needed, but a fold that
+/// starts from the last state row takes the producers' batches of every window since (I8). So only
+/// windows before that of the row go, and the others keep their streams from being over; how far
+/// down in a stream the fold reads is the matter of its floor, not of a lowest slot. A window that
+/// ended without an offset has no rows at all, and goes unless the row lies in its stream.
+fn settled(
+    streams: &Streams,
+    windows: &[Window],
+    marks: &PartitionMarks,
+    next: Option<SlotPosition>,
+) -> Vec<Window> {
+    let row_stream = marks.row.map(|row| row.stream);
+    let of_row = row_window(windows, marks.row);
+    // The last of these holds the first offset that is neither archived nor deleted.
+    let reached = windows.partition_point(|window| window.first_offset <= marks.archived_to);
+    let mut settled = Vec::with_capacity(windows.len());
+    for (index, window) in windows.iter().enumerate() {
+        let is_archived = index + 1 < reached;
+        if let Some(after) = windows.get(index + 1) {
+            let is_empty = window.first_offset == after.first_offset;
+            let in_row = is_archived && of_row.is_some_and(|row| index < row);
+            if in_row || (is_empty && Some(window.stream) != row_stream) {
+                continue;
+            }
+        }
+        let durable_end = streams.durable_end(window.stream);
+        let end = window.end_slot.unwrap_or(durable_end);
+        let slot = match next {
+            _ if is_archived => end,
+            // Whoever has applied nothing of its own stream yet names the one before; whatever
+            // does not lie in this window moves nothing.
+            Some(next) if index + 1 == reached && next.stream == window.stream => {
+                next.slot.min(end)
+            }
+            _ => window.lowest_slot,
+        };
+        settled.push(Window {
+            lowest_slot: slot.max(window.lowest_slot),
+            ..*window
+        });
+    }
+    settled
+}
+
+/// The window that holds the last state row: those before it are in the row.
+pub(super) fn row_window(windows: &[Window], row: Option<SlotPosition>) -> Option<usize> {
+    let row = row?;
+    windows.iter().position(|window| {
+        row.stream == window.stream && window.end_slot.is_none_or(|end| row.slot < end)
+    })
 }
 
 pub(super) fn partition_mut(

@@ -1,9 +1,12 @@
 //! What waits for the journal, in bytes: a look at a large group takes far more than its question,
 //! and while the bucket is away none of it leaves. Pure.
 
+use std::sync::Arc;
+
 use firn_proto::cluster::{
-    CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember, FetchTopicResult,
-    FetchedOffsets, GroupError, JoinedMember, ListedGroup, Reply, Request, TopicRefusal,
+    ArchivedRun, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember, Doomed,
+    FetchTopicResult, FetchedOffsets, Garbage, GroupError, JoinedMember, ListedGroup, MapPart,
+    Reply, Request, TopicRefusal,
 };
 use firn_proto::ids::PartitionIndex;
 use firn_proto::limits::{COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX};
@@ -22,9 +25,12 @@ pub(super) fn bytes_max_before(request: &Request) -> Option<usize> {
         | Request::ReportProgress(_)
         | Request::ResumePartitions(_)
         | Request::StreamSealed(_) => None,
-        Request::DescribeGroups(_) | Request::ListGroups(_) | Request::OffsetFetch(_) => {
-            Some(COORDINATOR_HELD_READ_BYTES_MAX)
-        }
+        Request::DescribeArchive(_)
+        | Request::DescribeGroups(_)
+        | Request::FindRuns(_)
+        | Request::ListGarbage
+        | Request::ListGroups(_)
+        | Request::OffsetFetch(_) => Some(COORDINATOR_HELD_READ_BYTES_MAX),
         _ => Some(COORDINATOR_HELD_BYTES_MAX),
     }
 }
@@ -47,6 +53,14 @@ pub(super) fn bytes_of(reply: &Reply) -> usize {
         }
         Reply::DeleteGroups(results) => size_of_val(&results[..]),
         Reply::LeaveGroup(Ok(left)) => size_of_val(&left.members[..]),
+        Reply::Archive(Err(_)) => REFUSAL_BYTES,
+        Reply::LogStarts(results) => {
+            let refused = results.iter().filter(|result| result.is_err()).count();
+            size_of_val(&results[..]) + refused * REFUSAL_BYTES
+        }
+        Reply::Runs(Some(found)) => found_runs(&found.part),
+        Reply::Archives(partitions) => size_of_val(&partitions[..]),
+        Reply::Garbage(garbage) => listed_garbage(garbage),
         // A few bytes, or for brokers, who are few.
         _ => 0,
     };
@@ -55,6 +69,32 @@ pub(super) fn bytes_of(reply: &Reply) -> usize {
 
 fn refusals<'a, T: 'a>(results: impl Iterator<Item = &'a Result<T, TopicRefusal>>) -> usize {
     results.filter(|result| result.is_err()).count() * REFUSAL_BYTES
+}
+
+fn found_runs(part: &MapPart) -> usize {
+    let MapPart::Runs(runs) = part else {
+        return 0;
+    };
+    let run = |run: &Arc<ArchivedRun>| {
+        size_of_val(run) + size_of_val(&**run) + size_of_val(&run.row_groups[..])
+    };
+    runs.iter().map(run).sum()
+}
+
+fn listed_garbage(garbage: &Garbage) -> usize {
+    let doomed = garbage.doomed.iter().map(|queued| {
+        let name = match &queued.what {
+            Doomed::Segment { topic_name, .. } | Doomed::Topic { topic_name, .. } => {
+                topic_name.len()
+            }
+            Doomed::MapPage { .. } => 0,
+        };
+        size_of_val(queued) + name
+    });
+    let writers = garbage.writers.iter().map(|writer| {
+        size_of_val(writer) + size_of_val(&writer.entered[..]) + size_of_val(&writer.pages[..])
+    });
+    doomed.chain(writers).sum::<usize>() + size_of_val(&garbage.streams[..])
 }
 
 fn joined_member(member: &JoinedMember) -> usize {

@@ -88,17 +88,20 @@ impl Leader {
                 self.answer(call, reply);
             }
             Request::DeleteGroups(groups) => self.delete_groups(call, &groups),
-            Request::CommitSegment(_)
-            | Request::AbandonSegment(_)
-            | Request::RaiseLogStarts(_)
-            | Request::PageOutRuns(_)
-            | Request::FindRuns(_)
-            | Request::DescribeArchive(_)
-            | Request::ListGarbage
-            | Request::ReportCollected(_) => {
-                let reason = "the archive has no commands yet".to_owned();
-                self.send(call, Err(CoordinatorError::Refused(reason)));
+            Request::CommitSegment(body) => self.commit_segment(call, body),
+            Request::AbandonSegment(key) => self.command(call, Command::AbandonSegment(key)),
+            Request::RaiseLogStarts(body) => self.raise_log_starts(call, body),
+            Request::PageOutRuns(body) => self.command(call, Command::PageOutRuns(body)),
+            Request::FindRuns(wanted) => {
+                let reply = Reply::Runs(self.state.find_runs(&wanted));
+                self.answer(call, reply);
             }
+            Request::DescribeArchive(topic) => {
+                let reply = Reply::Archives(self.state.describe_archive(topic));
+                self.answer(call, reply);
+            }
+            Request::ListGarbage => self.list_garbage(call),
+            Request::ReportCollected(body) => self.report_collected(call, body),
         }
     }
 
