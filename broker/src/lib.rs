@@ -9,3 +9,5 @@ pub mod log_starts;
 pub mod metrics;
 pub mod node;
 pub mod partition;
+pub mod retention;
+pub mod segment_map;

@@ -4,26 +4,44 @@ use std::sync::Arc;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    ArchiveError, CoordinatorError, PagedRelease, RaiseLogStart, RaiseLogStarts, Reply, Request,
+    ArchiveError, CoordinatorError, MapPart, PagedRelease, RaiseLogStart, RaiseLogStarts, Reply,
+    Request, RunsFrom,
 };
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::Incarnation;
+use firn_proto::limits::RELEASED_PAGES_MAX;
 
 use crate::partition::Partition;
+use crate::segment_map::{MapError, SegmentMap};
 
 /// Moves log starts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogStarts {
     coordinator: Coordinator,
     incarnation: Incarnation,
+    segments: Arc<SegmentMap>,
+}
+
+/// A log start on its way up.
+struct Move {
+    /// Its place among the wanted.
+    index: usize,
+    partition: Arc<Partition>,
+    /// Where it is to be in the end.
+    to: i64,
 }
 
 impl LogStarts {
-    /// Moves them for the partitions of `incarnation`.
-    pub fn new(coordinator: Coordinator, incarnation: Incarnation) -> Self {
+    /// Moves them for the partitions of `incarnation`, whose map is `segments`.
+    pub fn new(
+        coordinator: Coordinator,
+        incarnation: Incarnation,
+        segments: Arc<SegmentMap>,
+    ) -> Self {
         Self {
             coordinator,
             incarnation,
+            segments,
         }
     }
 
@@ -36,52 +54,112 @@ impl LogStarts {
     /// partition has gone elsewhere, and retriable ones while the journal does not answer.
     pub async fn raise(&self, wanted: Vec<(Arc<Partition>, i64)>) -> Vec<Result<i64, ErrorCode>> {
         let mut results: Vec<_> = wanted.iter().map(|(found, to)| now(found, *to)).collect();
-        let mut moving = Vec::new();
+        let mut moves: Vec<Move> = wanted
+            .into_iter()
+            .enumerate()
+            .filter(|(index, (partition, to))| {
+                results.get(*index) == Some(&Ok(*to)) && partition.bounds().log_start < *to
+            })
+            .map(|(index, (partition, to))| Move {
+                index,
+                partition,
+                to,
+            })
+            .collect();
+        // Runs that are paged out leave some pages at a time, and the log start moves with them.
+        while !moves.is_empty() {
+            moves = self.step(moves, &mut results).await;
+        }
+        results
+    }
+
+    /// Moves each as far as one command takes it; returns those that are not where they are to be.
+    async fn step(&self, moves: Vec<Move>, results: &mut [Result<i64, ErrorCode>]) -> Vec<Move> {
         let mut starts = Vec::new();
-        for (index, (partition, to)) in wanted.into_iter().enumerate() {
-            if results.get(index) != Some(&Ok(to)) || partition.bounds().log_start >= to {
-                continue;
-            }
-            if let Some(start) = start(&partition, to, None) {
-                starts.push(start);
-                moving.push((index, partition, to));
+        let mut moving = Vec::new();
+        for found in moves {
+            match self.start(&found.partition, found.to).await {
+                Ok(start) => {
+                    moving.push((found, start.log_start));
+                    starts.push(start);
+                }
+                Err(code) => set(results, found.index, Err(code)),
             }
         }
         if starts.is_empty() {
-            return results;
+            return Vec::new();
         }
         let moved = self.ask(starts).await;
-        for (place, (index, partition, to)) in moving.into_iter().enumerate() {
+        let mut left = Vec::new();
+        for (place, (found, at)) in moving.into_iter().enumerate() {
             let result = match &moved {
                 Ok(moved) => moved.get(place).cloned().unwrap_or(Ok(())).map_err(code),
                 Err(error) => Err(coordinator_code(error)),
             };
             if result.is_ok() {
-                partition.on_log_start(to);
+                found.partition.on_log_start(at);
             }
-            if let Some(place) = results.get_mut(index) {
-                *place = result.map(|()| to);
+            match result {
+                Ok(()) if at < found.to => left.push(found),
+                result => set(results, found.index, result.map(|()| found.to)),
             }
         }
-        results
+        left
     }
 
-    /// Runs of map pages below the log start leave the map.
-    ///
-    /// # Errors
-    /// The map has moved on, or the partition elsewhere, or the journal does not answer.
-    pub async fn release(
+    /// What the journal is told to move the log start to `to`, or as far as one command takes it.
+    async fn start(&self, partition: &Partition, to: i64) -> Result<RaiseLogStart, ErrorCode> {
+        let (log_start, paged) = self.paged(partition, to).await.map_err(|error| {
+            tracing::warn!(%error, "a log start was not moved");
+            ErrorCode::KafkaStorageError
+        })?;
+        let bound = partition.bounds().archived_to.max(log_start);
+        // A partition without a slot has no record, and its log start is its end.
+        let next = partition.next_slot(bound);
+        Ok(RaiseLogStart {
+            tp: partition.tp(),
+            epoch: partition.epoch(),
+            log_start,
+            next: next.ok_or(ErrorCode::KafkaStorageError)?,
+            paged,
+        })
+    }
+
+    /// Which paged runs leave the map if the log starts at `to`, or as far up as some pages reach.
+    async fn paged(
         &self,
         partition: &Partition,
-        paged: PagedRelease,
-    ) -> Result<(), ErrorCode> {
-        let log_start = partition.bounds().log_start;
-        let Some(start) = start(partition, log_start, Some(paged)) else {
-            return Ok(());
-        };
-        let moved = self.ask(vec![start]).await;
-        let moved = moved.map_err(|error| coordinator_code(&error))?;
-        moved.into_iter().try_for_each(|moved| moved.map_err(code))
+        to: i64,
+    ) -> Result<(i64, Option<PagedRelease>), MapError> {
+        let tp = partition.tp();
+        let mut from = partition.bounds().log_start;
+        let mut release: Option<PagedRelease> = None;
+        for _ in 0..RELEASED_PAGES_MAX {
+            let found = self.segments.look(tp, RunsFrom::Offset(from)).await?;
+            let MapPart::Page(page) = found.part else {
+                return Ok((to, release));
+            };
+            let leaving = release.get_or_insert_with(|| PagedRelease {
+                pages: Vec::new(),
+                released_to: found.released_to,
+                segments: Vec::new(),
+                run_bytes: 0,
+                next_released_to: found.released_to,
+            });
+            leaving.pages.push(page.key);
+            for run in self.segments.page(tp, &page).await? {
+                if run.base_offset >= leaving.next_released_to && run.last_offset < to {
+                    leaving.segments.push((run.segment, run.runs_of_segment));
+                    leaving.run_bytes += run.bytes();
+                    leaving.next_released_to = run.last_offset + 1;
+                }
+            }
+            if page.last_offset >= to {
+                return Ok((to, release));
+            }
+            from = page.last_offset + 1;
+        }
+        Ok((from, release))
     }
 
     async fn ask(
@@ -108,20 +186,10 @@ fn now(partition: &Partition, to: i64) -> Result<i64, ErrorCode> {
     Ok(to.max(bounds.log_start))
 }
 
-/// What the journal is told; `None` of a partition without any record, whose log start is its end.
-fn start(
-    partition: &Partition,
-    log_start: i64,
-    paged: Option<PagedRelease>,
-) -> Option<RaiseLogStart> {
-    let bound = partition.bounds().archived_to.max(log_start);
-    Some(RaiseLogStart {
-        tp: partition.tp(),
-        epoch: partition.epoch(),
-        log_start,
-        next: partition.next_slot(bound)?,
-        paged,
-    })
+fn set(results: &mut [Result<i64, ErrorCode>], index: usize, result: Result<i64, ErrorCode>) {
+    if let Some(place) = results.get_mut(index) {
+        *place = result;
+    }
 }
 
 fn code(error: ArchiveError) -> ErrorCode {

@@ -58,6 +58,8 @@ use crate::kafka::memory::{FetchMemory, RequestMemory};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
+use crate::retention::Retainer;
+use crate::segment_map::SegmentMap;
 use doors::Doors;
 use figures::{BucketFigures, ReadFigures, RequestFigures, WalFigures};
 use keeper::Keeper;
@@ -88,6 +90,25 @@ struct Parts {
     registered: RegisteredBroker,
     partitions: Arc<Partitions>,
     wal: Wal,
+}
+
+/// What several parts know of the archive.
+struct Archive {
+    segments: Arc<SegmentMap>,
+    log_starts: LogStarts,
+}
+
+impl Archive {
+    fn new(parts: &Parts, reader: &Reader) -> Self {
+        let coordinator = &parts.coordinator;
+        let segments = Arc::new(SegmentMap::new(coordinator.clone(), reader.clone()));
+        let incarnation = parts.registered.incarnation;
+        let log_starts = LogStarts::new(coordinator.clone(), incarnation, Arc::clone(&segments));
+        Self {
+            segments,
+            log_starts,
+        }
+    }
 }
 
 impl Node {
@@ -348,8 +369,9 @@ impl Starting {
             partitions,
             wal,
         };
-        let keepers = self.keep(&parts, taken_up.reports).await;
-        Ok((self.context(&parts, reader), parts, keepers))
+        let archive = Archive::new(&parts, &reader);
+        let keepers = self.keep(&parts, &archive, taken_up.reports).await;
+        Ok((self.context(&parts, archive, reader), parts, keepers))
     }
 
     /// Takes the journal over in a bucket that has proved itself. A local directory proves itself
@@ -398,7 +420,7 @@ impl Starting {
     }
 
     /// Opens partitions without a past, and keeps to the picture of the cluster from now on.
-    async fn keep(&self, parts: &Parts, reports: Vec<RowReport>) -> JoinSet<()> {
+    async fn keep(&self, parts: &Parts, archive: &Archive, reports: Vec<RowReport>) -> JoinSet<()> {
         let image = parts.coordinator.image();
         let mut follower = Follower {
             partitions: Arc::clone(&parts.partitions),
@@ -413,10 +435,22 @@ impl Starting {
         let mut keepers = JoinSet::new();
         keepers.spawn(follower.run(image));
         keepers.spawn(keeper.run());
+        keepers.spawn(self.retainer(parts, archive).run());
         keepers
     }
 
-    fn context(&self, parts: &Parts, reader: Reader) -> Context {
+    fn retainer(&self, parts: &Parts, archive: &Archive) -> Retainer {
+        Retainer {
+            partitions: Arc::clone(&parts.partitions),
+            segments: Arc::clone(&archive.segments),
+            log_starts: archive.log_starts.clone(),
+            image: parts.coordinator.image(),
+            clock: Arc::clone(&self.world.clock),
+            every: self.config.retention_check_interval,
+        }
+    }
+
+    fn context(&self, parts: &Parts, archive: Archive, reader: Reader) -> Context {
         let limits = &self.config.connections;
         Context {
             config: Arc::clone(&self.config),
@@ -428,7 +462,8 @@ impl Starting {
             incarnation: parts.registered.incarnation,
             reader,
             partitions: Arc::clone(&parts.partitions),
-            log_starts: LogStarts::new(parts.coordinator.clone(), parts.registered.incarnation),
+            segments: archive.segments,
+            log_starts: archive.log_starts,
             wal: parts.wal.clone(),
             image: parts.coordinator.image(),
             coordinator: parts.coordinator.clone(),

@@ -161,6 +161,16 @@ pub const ROW_GROUP_DECODING_BYTES_MAX: usize =
     ROW_GROUP_DECODERS_MAX * 3 * ROW_GROUP_PLAIN_BYTES_TARGET / 2;
 /// How many are decoded side by side at most.
 pub const ROW_GROUP_DECODERS_MAX: usize = 2;
+/// Partitions of which a broker remembers a stretch of the segment map,
+pub const MAP_PARTITIONS_KNOWN_MAX: usize = 1024;
+/// each of this many runs at most, which take about a kilobyte each.
+pub const MAP_RUNS_KNOWN_MAX: usize = 64;
+/// Map pages whose runs leave the map in one command, so that it stays far below the longest.
+pub const RELEASED_PAGES_MAX: usize = 16;
+/// Partitions whose log starts move in one command.
+pub const LOG_STARTS_MOVED_MAX: usize = 1000;
+/// Retention looks at the runs of so many bytes of a partition's WAL at a time.
+pub const RETENTION_LOOK_BYTES: usize = 64 * 1024 * 1024;
 
 /// A row group of a segment is closed when its columns or its batch table have about this many
 /// bytes: what one ranged GET of a cold reader takes.

@@ -80,7 +80,7 @@ pub(crate) fn produce(address: SocketAddr, flights: &BTreeMap<i32, Vec<Flight>>)
     assert!(producer.flush(), "the broker stays up");
 }
 
-fn assert_holds(client: &mut Client, expected: &BTreeMap<i32, Vec<Flight>>, read: &str) {
+pub(crate) fn assert_holds(client: &mut Client, expected: &BTreeMap<i32, Vec<Flight>>, read: &str) {
     for partition in 0..PARTITIONS {
         let log = client.read(TOPIC, partition, 0);
         assert_are(partition, &log, expected, read);

@@ -240,9 +240,9 @@ fn what_is_not_there_yet_is_said_in_the_log() {
     let folder = folder();
     let node = NodePlan::on_directory(FIRN, folder.path()).start();
     let mut client = Client::connect(node.kafka()).unwrap();
-    let configs = [("retention.ms", "60000"), ("segment.ms", "60000")];
-    client.create_topic("kept_for_good", 1, &configs);
-    client.create_topic("plain", 1, &[("cleanup.policy", "delete")]);
+    let configs = [("cleanup.policy", "compact"), ("segment.ms", "60000")];
+    client.create_topic("not_compacted", 1, &configs);
+    client.create_topic("plain", 1, &[("retention.ms", "60000")]);
     let init = InitProducerIdRequest::default()
         .with_transactional_id(Some(StrBytes::from_static_str("orders").into()))
         .with_transaction_timeout_ms(60_000)
@@ -259,8 +259,11 @@ fn what_is_not_there_yet_is_said_in_the_log() {
     };
     let no_effect = said("does nothing yet");
     assert_eq!(no_effect.len(), 1, "{no_effect:?}");
-    assert!(no_effect[0].contains("kept_for_good"), "{no_effect:?}");
-    assert!(no_effect[0].contains("retention.ms=60000"), "{no_effect:?}");
+    assert!(no_effect[0].contains("not_compacted"), "{no_effect:?}");
+    assert!(
+        no_effect[0].contains("cleanup.policy=compact"),
+        "{no_effect:?}"
+    );
     let refused = said("transactions are not there yet");
     assert_eq!(refused.len(), 1, "at most one a minute: {refused:?}");
     assert!(refused[0].contains("orders"), "{refused:?}");

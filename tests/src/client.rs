@@ -7,12 +7,16 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, MetadataResponse, ProduceRequest, TopicName,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    MetadataResponse, ProduceRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -27,7 +31,12 @@ pub const FETCH_VERSION: i16 = 12;
 const LIST_OFFSETS_VERSION: i16 = 7;
 const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 7;
+const DELETE_TOPICS_VERSION: i16 = 5;
+const ALTER_CONFIGS_VERSION: i16 = 1;
 const INIT_PRODUCER_ID_VERSION: i16 = 4;
+
+/// A topic, to the APIs of configs.
+const TOPIC_RESOURCE: i8 = 2;
 
 /// `ListOffsets` of the log's start.
 pub const EARLIEST: i64 = -2;
@@ -135,6 +144,50 @@ impl Client {
             topic.error_message
         );
         self.wait_leaders(name, partitions);
+    }
+
+    /// Deletes a topic.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    pub fn delete_topic(&mut self, name: &str) {
+        let request = DeleteTopicsRequest::default()
+            .with_topic_names(vec![topic_name(name)])
+            .with_timeout_ms(30_000);
+        let response = self.connection.call(DELETE_TOPICS_VERSION, &request);
+        let deleted = response
+            .expect("DeleteTopics is answered")
+            .responses
+            .remove(0);
+        assert_eq!(deleted.error_code, code::NONE, "cannot delete {name}");
+    }
+
+    /// Sets configs of a topic.
+    ///
+    /// # Panics
+    /// When the broker refuses.
+    pub fn alter_topic(&mut self, name: &str, configs: &[(&str, &str)]) {
+        let configs = configs.iter().map(|(name, value)| {
+            AlterableConfig::default()
+                .with_name(StrBytes::from_string((*name).to_owned()))
+                .with_value(Some(StrBytes::from_string((*value).to_owned())))
+        });
+        let topic = AlterConfigsResource::default()
+            .with_resource_type(TOPIC_RESOURCE)
+            .with_resource_name(StrBytes::from_string(name.to_owned()))
+            .with_configs(configs.collect());
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![topic]);
+        let response = self.connection.call(ALTER_CONFIGS_VERSION, &request);
+        let altered = response
+            .expect("AlterConfigs is answered")
+            .responses
+            .remove(0);
+        assert_eq!(
+            altered.error_code,
+            code::NONE,
+            "{:?}",
+            altered.error_message
+        );
     }
 
     /// Waits until every partition of the topic has a leader.

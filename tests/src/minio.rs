@@ -46,6 +46,16 @@ pub struct Minio {
 }
 
 impl Minio {
+    /// The name of its one bucket.
+    pub const BUCKET: &str = BUCKET;
+    /// User and password.
+    pub const CREDENTIALS: (&str, &str) = (SECRET, SECRET);
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Starts a server that keeps its objects below `folder`.
     pub fn start(binary: &Path, folder: &Path) -> Self {
         // A folder of the server's folder is a bucket to MinIO.

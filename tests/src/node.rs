@@ -93,6 +93,28 @@ impl NodePlan {
         &self.bucket
     }
 
+    /// What a command of the binary prints that talks to the broker of this plan, or to its bucket.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn run(&self, words: &[&str]) -> String {
+        let mut command = quiet_command(&self.binary);
+        command.args(words);
+        match words.first() {
+            Some(&"bucket") => command.args(["--bucket", &self.bucket]),
+            _ => command.args(["--http", &self.http.to_string()]),
+        };
+        command.envs(self.environment.iter().cloned());
+        let output = command.output().expect("the binary runs");
+        assert!(
+            output.status.success(),
+            "firn {words:?} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("text")
+    }
+
     /// The binary that is started.
     pub fn binary(&self) -> &Path {
         &self.binary

@@ -184,6 +184,12 @@ pub static KEYS: &[Key] = &[
         set: |c, v| set(&mut c.log.format, log_format(v)),
     },
     Key {
+        name: "log.retention.check.interval.ms",
+        default: "5m",
+        about: "how often it is looked whether records are too old or too many",
+        set: |c, v| set(&mut c.retention_check_interval, interval(v)),
+    },
+    Key {
         name: "max.connections",
         default: "10000",
         about: "connections of all Kafka clients together",
@@ -337,6 +343,15 @@ fn memory_for_two(text: &str, least: usize, what: &str) -> Result<usize, String>
             least >> 20
         )),
         false => Ok(bytes),
+    }
+}
+
+/// A pause between two rounds of work.
+fn interval(text: &str) -> Result<Duration, String> {
+    let pause = duration(text)?;
+    match pause.is_zero() {
+        true => Err(format!("`{text}` is no interval: it must be at least 1ms")),
+        false => Ok(pause),
     }
 }
 

@@ -30,6 +30,7 @@ use crate::config::{Config, HostPort};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
+use crate::segment_map::SegmentMap;
 
 /// The parts of the process that handlers use; made once by `node.rs`.
 pub struct Context {
@@ -51,6 +52,8 @@ pub struct Context {
     pub reader: Reader,
     /// The partitions that this process owns.
     pub partitions: Arc<Partitions>,
+    /// Which segments hold what of them.
+    pub segments: Arc<SegmentMap>,
     /// Moves their log starts.
     pub log_starts: LogStarts,
     /// The write-ahead log that takes their batches.

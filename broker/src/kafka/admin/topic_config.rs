@@ -186,11 +186,9 @@ pub fn known(name: &str) -> Result<&'static TopicConfig, TopicConfigError> {
     })
 }
 
-/// What of these configs is kept and shown, and does nothing yet: records neither go nor are they
-/// compacted by key. What asks for nothing else than that is not among it.
+/// What of these configs is kept and shown, and does nothing yet: records are not compacted by key.
 pub fn without_effect(configs: &[(String, String)]) -> Vec<String> {
     let has_none = |name: &str, value: &str| match name {
-        "retention.bytes" | "retention.ms" => value.trim() != "-1",
         "cleanup.policy" => value.split(',').any(|word| word.trim() == "compact"),
         _ => false,
     };
@@ -206,7 +204,7 @@ pub fn warn_of_no_effect(topic: &str, no_effect: &[String]) {
         tracing::warn!(
             topic,
             no_effect = no_effect.join("; "),
-            "the topic asks for what does nothing yet: it is kept and shown; records stay, are not \
+            "the topic asks for what does nothing yet: it is kept and shown; records are not \
              compacted, and the bucket replicates"
         );
     }
@@ -300,9 +298,9 @@ mod tests {
                 ("retention.ms", "60000"),
                 ("segment.ms", "1"),
             ]),
-            ["cleanup.policy=compact, delete", "retention.ms=60000"]
+            ["cleanup.policy=compact, delete"]
         );
-        let nothing = set(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]);
+        let nothing = set(&[("cleanup.policy", "delete"), ("retention.ms", "60000")]);
         assert_eq!(nothing, [""; 0]);
     }
 

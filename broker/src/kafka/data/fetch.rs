@@ -23,7 +23,6 @@ use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::fetch::{FetchRequest, FetchResponse};
 use firn_proto::limits::{FETCH_CROWDED_WAIT, FETCH_REFUSED_WAIT, FETCH_WAIT_MAX};
-use firn_storage::state::RunRef;
 use futures::FutureExt;
 use tokio::time::timeout;
 
@@ -36,7 +35,6 @@ use crate::kafka::context::{Call, ConnectionState, Context};
 use crate::kafka::memory::Reserved;
 use crate::kafka::view;
 
-pub(super) use self::read::error_code as read_error_code;
 pub(super) use self::survey::visible_end;
 
 /// Isolation level of a consumer that reads only committed records.
@@ -224,10 +222,9 @@ impl Poll<'_> {
         let mut bytes = 0_usize;
         let mut first = None;
         for found in readable(surveyed).filter(|found| found.available > 0) {
-            let runs = found.runs(found.max_bytes);
-            let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
-            bytes = bytes.saturating_add(there.min(found.max_bytes));
-            first.get_or_insert_with(|| self.first_batch_max(found, runs.first()));
+            let (there, of_first_run) = found.bytes_there(found.max_bytes);
+            bytes = bytes.saturating_add(there);
+            first.get_or_insert_with(|| self.batch_max(found).min(of_first_run));
             if bytes >= self.max_bytes {
                 break;
             }
@@ -243,14 +240,13 @@ impl Poll<'_> {
         Some((room, max_bytes))
     }
 
-    /// The bytes that the first batch may have, which is served whatever the client's limits are.
-    fn first_batch_max(&self, found: &Readable, run: Option<&RunRef>) -> usize {
+    /// The bytes that a batch may have: the first is served whatever the client's limits are.
+    fn batch_max(&self, found: &Readable) -> usize {
         let image = self.ctx.image.borrow().clone();
         let default = self.ctx.config.topics.message_max_bytes;
-        let of_topic = image.topic_named(&found.topic).map_or(default, |topic| {
+        image.topic_named(&found.topic).map_or(default, |topic| {
             TopicRules::new(&topic.configs, default).batch.bytes_max
-        });
-        run.map_or(0, |run| of_topic.min(run.run.byte_len as usize))
+        })
     }
 }
 

@@ -8,18 +8,21 @@
 //! Choices: a timestamp is looked up with record precision: the first record at or after it, as
 //! Kafka does. Only what a consumer of the given isolation level can read is found.
 
-use firn_proto::cluster::{ClusterImage, EpochStart};
+use std::sync::Arc;
+
+use firn_proto::cluster::{ArchivedRun, ClusterImage, EpochStart};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{PartitionIndex, TopicPartition};
 use firn_proto::kafka::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse,
 };
-use firn_storage::read::{FoundOffset, ReadError, Reader};
+use firn_storage::read::{FoundOffset, SegmentSearch};
 
 use super::epochs::{self, epoch_at};
-use super::fetch::{READ_COMMITTED, read_error_code, visible_end};
+use super::fetch::{READ_COMMITTED, visible_end};
 use super::locate::{self, TopicRef};
+use super::unreadable::{LOOKS_AGAIN_MAX, Unreadable};
 use crate::kafka::connection::Refusal;
 use crate::kafka::context::{Call, Context};
 use crate::partition::{Bounds, Partition};
@@ -127,18 +130,15 @@ async fn look_up(
     if let Some(found) = special(asked.timestamp, call.version, &bounds, committed, known)? {
         return Ok(found);
     }
-    let end = visible_end(&bounds, committed);
-    let found = if asked.timestamp == MAX_TIMESTAMP {
-        newest(&ctx.reader, &partition, bounds.log_start, end).await
-    } else {
-        first_at(
-            &ctx.reader,
-            &partition,
-            asked.timestamp,
-            bounds.log_start,
-            end,
-        )
-        .await
+    let search = Search {
+        ctx,
+        topic: &topic.name,
+        partition: &partition,
+        end: visible_end(&bounds, committed),
+    };
+    let found = match asked.timestamp {
+        MAX_TIMESTAMP => Box::pin(search.newest()).await,
+        timestamp => Box::pin(search.first_at(timestamp)).await,
     };
     match found {
         Ok(None) => Ok(Found::NOTHING),
@@ -151,41 +151,118 @@ async fn look_up(
     }
 }
 
-/// The first record in `start .. end` whose timestamp is at least `timestamp`.
-async fn first_at(
-    reader: &Reader,
-    partition: &Partition,
-    timestamp: i64,
-    start: i64,
+/// A look for records by their time, in segments and behind them in the WAL.
+struct Search<'a> {
+    ctx: &'a Context,
+    topic: &'a str,
+    partition: &'a Partition,
+    /// Records at or behind are not found.
     end: i64,
-) -> Result<Option<FoundOffset>, ReadError> {
-    let mut from = start;
-    while let Some(run) = partition.run_with_timestamp(from, timestamp) {
-        if run.run.base_offset >= end {
-            break;
-        }
-        let runs = std::slice::from_ref(&run);
-        let found = reader.offset_for_timestamp(partition.tp(), timestamp, start, end, runs);
-        if let Some(found) = found.await? {
-            return Ok(Some(found));
-        }
-        from = run.run.last_offset + 1;
-    }
-    Ok(None)
 }
 
-/// The first record in `start .. end` with the largest timestamp.
-async fn newest(
-    reader: &Reader,
-    partition: &Partition,
-    start: i64,
-    end: i64,
-) -> Result<Option<FoundOffset>, ReadError> {
-    let Some(run) = partition.run_with_max_timestamp() else {
-        return Ok(None);
-    };
-    let runs = std::slice::from_ref(&run);
-    reader.max_timestamp(partition.tp(), start, end, runs).await
+impl Search<'_> {
+    /// The first record at or after a time. What has moved since it was looked up is looked up again.
+    async fn first_at(&self, timestamp: i64) -> Result<Option<FoundOffset>, Unreadable> {
+        let mut looks = 0;
+        loop {
+            match self.look_for(timestamp).await {
+                Err(error) if self.looks_again(&error, &mut looks) => {}
+                found => return found,
+            }
+        }
+    }
+
+    /// The first record with the largest timestamp.
+    async fn newest(&self) -> Result<Option<FoundOffset>, Unreadable> {
+        let mut looks = 0;
+        loop {
+            match self.look_for_newest().await {
+                Err(error) if self.looks_again(&error, &mut looks) => {}
+                found => return found,
+            }
+        }
+    }
+
+    fn looks_again(&self, error: &Unreadable, looks: &mut usize) -> bool {
+        *looks += 1;
+        self.ctx.segments.forget(self.partition.tp());
+        error.is_outdated() && *looks <= LOOKS_AGAIN_MAX
+    }
+
+    fn in_segments<'a>(&'a self, runs: &'a [Arc<ArchivedRun>], start: i64) -> SegmentSearch<'a> {
+        SegmentSearch {
+            tp: self.partition.tp(),
+            topic_name: self.topic,
+            start,
+            end: self.end,
+            runs,
+        }
+    }
+
+    async fn look_for(&self, timestamp: i64) -> Result<Option<FoundOffset>, Unreadable> {
+        let (reader, tp) = (&self.ctx.reader, self.partition.tp());
+        let bounds = self.partition.bounds();
+        let (start, end) = (bounds.log_start, self.end);
+        let mut from = start;
+        while from < bounds.archived_to.min(end) {
+            let run = self.ctx.segments.run_with_time(tp, timestamp, from).await?;
+            let Some(run) = run.filter(|run| run.base_offset < end) else {
+                break;
+            };
+            let runs = std::slice::from_ref(&run);
+            let search = self.in_segments(runs, start);
+            if let Some(found) = reader.first_in_segments_at(&search, timestamp).await? {
+                return Ok(Some(found));
+            }
+            from = run.last_offset + 1;
+        }
+        from = bounds.archived_to.max(start);
+        while let Some(run) = self.partition.run_with_timestamp(from, timestamp) {
+            if run.run.base_offset >= end {
+                break;
+            }
+            let runs = std::slice::from_ref(&run);
+            let found = reader.offset_for_timestamp(tp, timestamp, from, end, runs);
+            if let Some(found) = found.await? {
+                return Ok(Some(found));
+            }
+            from = run.run.last_offset + 1;
+        }
+        Ok(None)
+    }
+
+    async fn newest_archived(&self, start: i64) -> Result<Option<FoundOffset>, Unreadable> {
+        let (segments, tp) = (&self.ctx.segments, self.partition.tp());
+        // The log may start in the middle of a run, whose largest timestamp may lie below.
+        let mut runs = segments.runs(tp, start).await?;
+        runs.truncate(1);
+        let behind = runs.first().map_or(start, |run| run.last_offset + 1);
+        runs.extend(segments.run_with_max_time(tp, behind).await?);
+        let search = self.in_segments(&runs, start);
+        Ok(self.ctx.reader.newest_in_segments(&search).await?)
+    }
+
+    async fn look_for_newest(&self) -> Result<Option<FoundOffset>, Unreadable> {
+        let (reader, tp) = (&self.ctx.reader, self.partition.tp());
+        let bounds = self.partition.bounds();
+        let start = bounds.log_start;
+        let archived = match start < bounds.archived_to {
+            true => self.newest_archived(start).await?,
+            false => None,
+        };
+        let from = bounds.archived_to.max(start);
+        let in_wal = match self.partition.run_with_max_timestamp() {
+            Some(run) => {
+                let runs = std::slice::from_ref(&run);
+                reader.max_timestamp(tp, from, self.end, runs).await?
+            }
+            None => None,
+        };
+        Ok(match (archived, in_wal) {
+            (Some(first), Some(later)) if later.timestamp > first.timestamp => Some(later),
+            (first, later) => first.or(later),
+        })
+    }
 }
 
 /// What needs no look at records; `None` for what does.
@@ -223,9 +300,9 @@ fn special(
     })
 }
 
-fn failed(tp: TopicPartition, error: &ReadError) -> ErrorCode {
+fn failed(tp: TopicPartition, error: &Unreadable) -> ErrorCode {
     tracing::warn!(%tp, %error, "a timestamp could not be looked up");
-    read_error_code(error)
+    error.code()
 }
 
 #[cfg(test)]

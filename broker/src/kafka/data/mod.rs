@@ -14,3 +14,4 @@ pub mod list_offsets;
 pub mod locate;
 pub mod produce;
 pub mod topic_rules;
+pub mod unreadable;

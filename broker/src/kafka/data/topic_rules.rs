@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use firn_proto::record::{BatchRules, Codec, Compression, TimestampType};
 
+use crate::retention::Retention;
+
 /// How produced batches of a topic are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicRules {
@@ -17,10 +19,14 @@ pub struct TopicRules {
     pub compacted: bool,
     /// The codec that batches are brought into; `None` keeps the producer's.
     pub compression: Option<Compression>,
+    /// What is kept (`cleanup.policy` has `delete`); `None` keeps all.
+    pub retention: Option<Retention>,
 }
 
 /// `message.timestamp.after.max.ms` of a topic that does not say (KIP-1030).
 const TIMESTAMP_AFTER_MAX_MS: i64 = 3_600_000;
+/// `retention.ms` of a topic that does not say: seven days.
+const RETENTION_MS: i64 = 604_800_000;
 
 impl TopicRules {
     /// The rules of a topic with these configs. `bytes_max` is the broker's `message.max.bytes`.
@@ -30,6 +36,9 @@ impl TopicRules {
             _ => TimestampType::CreateTime,
         };
         let policy = text(configs, "cleanup.policy").unwrap_or("delete");
+        let has_policy = |wanted| policy.split(',').any(|word| word.trim() == wanted);
+        let retention_ms = number(configs, "retention.ms").unwrap_or(RETENTION_MS);
+        let retention_bytes: Option<i64> = number(configs, "retention.bytes");
         Self {
             batch: BatchRules {
                 bytes_max: number(configs, "max.message.bytes").unwrap_or(bytes_max),
@@ -39,8 +48,12 @@ impl TopicRules {
                 timestamp_after_max_ms: number(configs, "message.timestamp.after.max.ms")
                     .unwrap_or(TIMESTAMP_AFTER_MAX_MS),
             },
-            compacted: policy.split(',').any(|word| word.trim() == "compact"),
+            compacted: has_policy("compact"),
             compression: compression(configs),
+            retention: has_policy("delete").then(|| Retention {
+                ms: Some(retention_ms).filter(|ms| *ms >= 0),
+                bytes: retention_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+            }),
         }
     }
 }
@@ -101,6 +114,18 @@ mod tests {
         assert!(rules.compacted);
         assert_eq!(rules.compression.map(|c| c.codec), Some(Codec::Zstd));
         assert_eq!(rules.compression.and_then(|c| c.level), Some(7));
+    }
+
+    #[test]
+    fn seven_days_are_kept_unless_the_topic_says_otherwise() {
+        let kept = |ms, bytes| Some(Retention { ms, bytes });
+        assert_eq!(rules(&[]).retention, kept(Some(RETENTION_MS), None));
+        let all = rules(&[("retention.ms", "-1"), ("retention.bytes", "-1")]);
+        assert_eq!(all.retention, kept(None, None));
+        let some = rules(&[("retention.ms", "5"), ("retention.bytes", "7")]);
+        assert_eq!(some.retention, kept(Some(5), Some(7)));
+        let compacted = rules(&[("cleanup.policy", "compact"), ("retention.ms", "5")]);
+        assert_eq!(compacted.retention, None);
     }
 
     #[test]

@@ -6,15 +6,18 @@
 //! side by side, as each is a round trip to the bucket. The first batch of all is served whatever
 //! its size, so that a consumer with small limits goes on.
 
-use firn_proto::error_code::ErrorCode;
+use firn_proto::ids::TopicPartition;
 use firn_proto::limits::COLD_GETS_MAX;
-use firn_storage::read::{ReadError, ReadOutcome, ReadRequest};
+use firn_storage::read::{ReadOutcome, ReadRequest, SegmentRead};
+use firn_storage::segment::TargetCodec;
 use firn_storage::state::RunRef;
 use futures::StreamExt;
 
 use super::answer::PartitionRead;
 use super::survey::{Readable, Surveyed};
 use crate::kafka::context::Context;
+use crate::kafka::data::topic_rules::TopicRules;
+use crate::kafka::data::unreadable::{LOOKS_AGAIN_MAX, Unreadable};
 
 /// Bytes that a request may still have.
 struct Budget {
@@ -55,7 +58,6 @@ struct Cold {
     index: usize,
     readable: Readable,
     share: Share,
-    runs: Vec<RunRef>,
 }
 
 /// Reads up to `max_bytes` of the surveyed partitions and gives their answers, in order.
@@ -81,14 +83,11 @@ pub(super) async fn read_all(
                     count(ctx, &readable, &read);
                 }
                 None => {
-                    let runs = readable.runs(share.bytes);
-                    let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
-                    budget.spend(there.min(share.bytes));
+                    budget.spend(readable.bytes_there(share.bytes).0);
                     cold.push(Cold {
                         index,
                         readable,
                         share,
-                        runs,
                     });
                 }
             }
@@ -115,27 +114,77 @@ async fn read_cold(ctx: &Context, cold: Vec<Cold>, reads: &mut [PartitionRead]) 
             Err(error) => {
                 let tp = cold.readable.partition.tp();
                 tracing::warn!(%tp, offset = cold.readable.offset, %error, "a read failed");
-                read.error = error_code(&error);
+                read.error = error.code();
             }
         }
     }
 }
 
-/// Reads from objects. What has moved since the runs were taken is looked up once more.
-async fn read_one(ctx: &Context, cold: &Cold) -> Result<ReadOutcome, ReadError> {
+/// Reads from objects. What has moved since its place was looked up is looked up again.
+async fn read_one(ctx: &Context, cold: &Cold) -> Result<ReadOutcome, Unreadable> {
+    let tp = cold.readable.partition.tp();
+    let mut offset = cold.readable.offset;
+    let mut looks = 0;
+    loop {
+        match Box::pin(read_at(ctx, cold, offset)).await {
+            Err(error) if error.is_outdated() && looks < LOOKS_AGAIN_MAX => {
+                looks += 1;
+                ctx.segments.forget(tp);
+            }
+            // Offsets without records: what is behind them was asked for as well.
+            Ok(read) if read.batches.is_empty() && read.next_offset > offset => {
+                offset = read.next_offset;
+                if offset >= cold.readable.end {
+                    return Ok(read);
+                }
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Reads from where `offset` is now.
+async fn read_at(ctx: &Context, cold: &Cold, offset: i64) -> Result<ReadOutcome, Unreadable> {
     let Cold {
         readable, share, ..
     } = cold;
-    let first = ctx
-        .reader
-        .read(&request(readable, *share, &cold.runs))
-        .await;
-    match first {
-        Err(ReadError::NotCovered { .. } | ReadError::Gone { .. }) => {
-            let runs = readable.runs(share.bytes);
-            ctx.reader.read(&request(readable, *share, &runs)).await
-        }
-        outcome => outcome,
+    let tp = readable.partition.tp();
+    let bounds = readable.partition.bounds();
+    if offset < bounds.log_start {
+        let log_start = bounds.log_start;
+        return Err(Unreadable::Deleted { tp, log_start });
+    }
+    if offset >= bounds.archived_to {
+        let runs = readable.partition.runs(offset, readable.end, share.bytes);
+        let request = ReadRequest {
+            offset,
+            ..request(readable, *share, &runs)
+        };
+        return Ok(ctx.reader.read(&request).await?);
+    }
+    let runs = ctx.segments.runs(tp, offset).await?;
+    let wanted = SegmentRead {
+        tp,
+        topic_name: &readable.topic,
+        offset,
+        end: readable.end.min(bounds.archived_to),
+        max_bytes: share.bytes,
+        first_in_any_case: share.first_in_any_case,
+        codec: codec(ctx, tp),
+        runs: &runs,
+    };
+    Ok(ctx.reader.read_segments(&wanted).await?)
+}
+
+/// How the batches of a topic are compressed that are made again from segments.
+fn codec(ctx: &Context, tp: TopicPartition) -> TargetCodec {
+    let image = ctx.image.borrow();
+    let rules = image
+        .topic(tp.topic)
+        .map(|topic| TopicRules::new(&topic.configs, usize::MAX));
+    match rules.and_then(|rules| rules.compression) {
+        Some(compression) => TargetCodec::Topic(compression),
+        None => TargetCodec::Producer,
     }
 }
 
@@ -154,17 +203,6 @@ fn count(ctx: &Context, readable: &Readable, read: &PartitionRead) {
     let bytes = read.bytes() as u64;
     if bytes > 0 {
         ctx.metrics.topic(&readable.topic).bytes_out.inc_by(bytes);
-    }
-}
-
-/// The code for records that could not be read. Only a bucket that does not answer is worth asking
-/// again; corruption must be loud.
-pub(in crate::kafka::data) fn error_code(error: &ReadError) -> ErrorCode {
-    match error {
-        ReadError::NotCovered { .. } | ReadError::Gone { .. } | ReadError::Bucket(_) => {
-            ErrorCode::KafkaStorageError
-        }
-        ReadError::Corrupt { .. } | ReadError::Undecodable { .. } => ErrorCode::CorruptMessage,
     }
 }
 

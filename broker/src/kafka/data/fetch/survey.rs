@@ -7,7 +7,6 @@ use firn_proto::cluster::{ClusterImage, TopicImage, TopicKey};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::PartitionIndex;
 use firn_proto::kafka::leaders::LeaderIdAndEpoch;
-use firn_storage::state::RunRef;
 
 use super::answer::PartitionRead;
 use crate::kafka::context::Context;
@@ -41,9 +40,15 @@ pub(super) struct Readable {
 }
 
 impl Readable {
-    /// The runs of up to about `bytes` from the offset on.
-    pub(super) fn runs(&self, bytes: usize) -> Vec<RunRef> {
-        self.partition.runs(self.offset, self.end, bytes)
+    /// About how many bytes of `bytes` there are from the offset on, and of the first run of them.
+    pub(super) fn bytes_there(&self, bytes: usize) -> (usize, usize) {
+        if self.offset < self.partition.bounds().archived_to {
+            return (bytes, usize::MAX);
+        }
+        let runs = self.partition.runs(self.offset, self.end, bytes);
+        let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
+        let first = runs.first().map_or(0, |run| run.run.byte_len as usize);
+        (there.min(bytes), first)
     }
 }
 
@@ -146,6 +151,10 @@ impl Look<'_> {
         }
         if self.bytes_wanted <= 1 {
             return 1;
+        }
+        if offset < partition.bounds().archived_to {
+            // Whoever is that far behind waits for nothing.
+            return self.bytes_wanted.min(max_bytes).max(1);
         }
         let runs = partition.runs(offset, end, self.bytes_wanted.min(max_bytes));
         let bytes = runs

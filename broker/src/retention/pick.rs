@@ -1,0 +1,159 @@
+//! Which runs of a partition are too old, or too many. Pure.
+//!
+//! As in Kafka, whole runs go, from the oldest on: one whose largest timestamp lies further back than
+//! `retention.ms`, and one without which the partition still has `retention.bytes`. The first run
+//! that may stay ends it, whatever lies behind.
+
+/// What a topic keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// For how long, in milliseconds; `None`: for ever.
+    pub ms: Option<i64>,
+    /// How many bytes of each partition; `None`: all.
+    pub bytes: Option<u64>,
+}
+
+/// A run as far as retention goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its last offset.
+    pub last_offset: i64,
+    /// Its largest timestamp in milliseconds; below 0 if its records have none.
+    pub max_timestamp: i64,
+    /// What it takes in the bucket.
+    pub bytes: u64,
+    /// Whether it has a batch.
+    pub has_batches: bool,
+}
+
+/// Goes through the runs of a partition from the oldest on.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick {
+    /// Timestamps below are too old.
+    keep_from_ms: Option<i64>,
+    /// Bytes beyond what is to be kept.
+    surplus: u64,
+    log_start: Option<i64>,
+}
+
+impl Pick {
+    /// Begins with a partition that takes `bytes` in the bucket. `now_ms` is wall time.
+    pub fn new(retention: Retention, bytes: u64, now_ms: i64) -> Self {
+        Self {
+            keep_from_ms: retention.ms.map(|ms| now_ms.saturating_sub(ms)),
+            surplus: retention.bytes.map_or(0, |kept| bytes.saturating_sub(kept)),
+            log_start: None,
+        }
+    }
+
+    /// Whether nothing can go, whatever the runs are.
+    pub fn is_idle(&self) -> bool {
+        self.keep_from_ms.is_none() && self.surplus == 0
+    }
+
+    /// Looks at the next run. False: it stays, and so do those behind it.
+    pub fn goes(&mut self, run: &Held) -> bool {
+        // Kafka's rule for records without a timestamp is the age of a file, which a run has not:
+        // they go with what lies behind them.
+        let is_timed = run.max_timestamp >= 0 || !run.has_batches;
+        let keep_from_ms = self.keep_from_ms.unwrap_or(i64::MIN);
+        let is_old = self.keep_from_ms.is_some() && is_timed && run.max_timestamp < keep_from_ms;
+        let is_surplus = self.surplus > 0 && run.bytes <= self.surplus;
+        if is_old || is_surplus {
+            self.surplus = self.surplus.saturating_sub(run.bytes);
+            self.log_start = Some(run.last_offset + 1);
+        }
+        is_old || is_surplus
+    }
+
+    /// Where the log begins without the runs that go; `None` if all stay.
+    pub fn log_start(&self) -> Option<i64> {
+        self.log_start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000;
+
+    fn run(last_offset: i64, age_ms: i64, bytes: u64) -> Held {
+        Held {
+            last_offset,
+            max_timestamp: NOW - age_ms,
+            bytes,
+            has_batches: true,
+        }
+    }
+
+    fn pick(ms: Option<i64>, bytes: Option<u64>, runs: &[Held]) -> Option<i64> {
+        let total = runs.iter().map(|run| run.bytes).sum();
+        let mut pick = Pick::new(Retention { ms, bytes }, total, NOW);
+        assert_eq!(
+            pick.is_idle(),
+            ms.is_none() && bytes.is_none_or(|b| total <= b)
+        );
+        for run in runs {
+            if !pick.goes(run) {
+                break;
+            }
+        }
+        pick.log_start()
+    }
+
+    #[test]
+    fn runs_older_than_the_time_go_up_to_the_first_that_is_not() {
+        let runs = [
+            run(9, 300, 1),
+            run(19, 101, 1),
+            run(29, 100, 1),
+            run(39, 500, 1),
+        ];
+        assert_eq!(pick(Some(100), None, &runs), Some(20));
+        assert_eq!(pick(Some(301), None, &runs), None);
+        assert_eq!(pick(Some(0), None, &runs), Some(40));
+        assert_eq!(pick(None, None, &runs), None);
+    }
+
+    #[test]
+    fn as_many_runs_go_as_leave_the_size_behind() {
+        let runs = [run(9, 0, 40), run(19, 0, 40), run(29, 0, 40)];
+        assert_eq!(pick(None, Some(120), &runs), None);
+        assert_eq!(pick(None, Some(81), &runs), None, "120 - 40 is less");
+        assert_eq!(pick(None, Some(80), &runs), Some(10));
+        assert_eq!(pick(None, Some(0), &runs), Some(30));
+    }
+
+    #[test]
+    fn a_run_that_goes_by_its_age_counts_against_the_size() {
+        let runs = [run(9, 300, 40), run(19, 0, 40), run(29, 0, 40)];
+        assert_eq!(pick(Some(100), Some(80), &runs), Some(10));
+        assert_eq!(pick(Some(100), Some(40), &runs), Some(20));
+    }
+
+    #[test]
+    fn records_without_a_timestamp_are_not_old() {
+        let untimed = Held {
+            max_timestamp: -1,
+            ..run(9, 0, 10)
+        };
+        assert_eq!(pick(Some(0), None, &[untimed]), None);
+        let nothing = Held {
+            max_timestamp: i64::MIN,
+            has_batches: false,
+            ..run(9, 0, 0)
+        };
+        assert_eq!(pick(Some(100), None, &[nothing]), Some(10));
+    }
+
+    #[test]
+    fn a_clock_at_the_edge_of_time_breaks_nothing() {
+        let retention = Retention {
+            ms: Some(i64::MAX),
+            bytes: None,
+        };
+        let mut pick = Pick::new(retention, 0, i64::MIN);
+        assert!(!pick.goes(&run(9, 0, 1)));
+    }
+}
