@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use firn_proto::cluster::SegmentKey;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Incarnation, Slot, StreamId, TopicId};
 
 /// The key of an object, or of a folder of objects, below the root prefix.
@@ -68,12 +69,44 @@ pub enum Place {
     EpochClaim(CoordinatorEpoch),
     /// The id of the cluster that owns the bucket: created once.
     Cluster,
+    /// A page of the segment map: older runs of a partition of the topic.
+    MapPage {
+        /// The topic.
+        topic: TopicId,
+        /// Which page of it.
+        page: SegmentKey,
+    },
     /// Says that the full probe (I11) passed under the configuration with this hash.
     ProbeMarker(u64),
     /// What one incarnation of a broker tells its peers about itself.
     Broker(Incarnation),
     /// A scratch object of the probe, under a random name.
     Scratch(u128),
+}
+
+/// What an object of a bucket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectName {
+    /// An object that Firn alone reads.
+    Place(Place),
+    /// A segment of a topic.
+    Segment(SegmentName),
+}
+
+impl ObjectName {
+    /// The key of this object.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Place(place) => place.key(),
+            Self::Segment(segment) => segment.key(),
+        }
+    }
+
+    /// What a key names; `None` if it is not one that [`Self::key`] spells.
+    pub fn parse(key: &str) -> Option<Self> {
+        let place = Place::parse(key).map(Self::Place);
+        place.or_else(|| SegmentName::parse(key).map(Self::Segment))
+    }
 }
 
 /// A segment of a topic: which start of which process wrote it, and its number among those.
@@ -93,8 +126,11 @@ impl SegmentName {
     /// The key of this object.
     pub fn key(&self) -> Key {
         let folder = table(&self.topic_name, self.topic);
-        let (incarnation, number) = (self.incarnation.0, self.number);
-        Key(format!("{folder}/{DATA}/{incarnation:016x}-{number:016x}{PARQUET_SUFFIX}").into())
+        let file = file_name(SegmentKey {
+            incarnation: self.incarnation,
+            number: self.number,
+        });
+        Key(format!("{folder}/{DATA}/{file}{PARQUET_SUFFIX}").into())
     }
 
     /// The segment that a key names; `None` if it is not one that [`Self::key`] spells.
@@ -105,12 +141,12 @@ impl SegmentName {
             .split_once('/')?;
         let file = rest.strip_prefix(DATA)?.strip_prefix('/')?;
         let (topic_name, topic) = folder.rsplit_once('-')?;
-        let (incarnation, number) = file.strip_suffix(PARQUET_SUFFIX)?.split_once('-')?;
+        let file = parse_file_name(file.strip_suffix(PARQUET_SUFFIX)?)?;
         let name = Self {
             topic_name: topic_name.to_owned(),
-            topic: TopicId(u128::from_str_radix(topic, 16).ok()?.to_be_bytes()),
-            incarnation: Incarnation(hex(incarnation)?),
-            number: hex(number)?,
+            topic: topic_id(topic)?,
+            incarnation: file.incarnation,
+            number: file.number,
         };
         (name.key().as_str() == key).then_some(name)
     }
@@ -123,6 +159,7 @@ const WAL: &str = "wal";
 const CHECKPOINT: &str = "checkpoint";
 const JOURNAL: &str = "meta/log";
 const SNAPSHOT: &str = "meta/snap";
+const MAP: &str = "meta/map";
 const EPOCH: &str = "meta/epoch";
 const CLUSTER: &str = "meta/cluster";
 const PROBE: &str = "meta/probe";
@@ -152,6 +189,9 @@ impl Place {
             }
             Self::EpochClaim(epoch) => format!("{EPOCH}/{:016x}", epoch.0),
             Self::Cluster => CLUSTER.to_owned(),
+            Self::MapPage { topic, page } => {
+                format!("{MAP}/{}/{}", topic_hex(topic), file_name(page))
+            }
             Self::ProbeMarker(hash) => format!("{PROBE}/{hash:016x}"),
             Self::Broker(incarnation) => format!("{BROKER}/{:016x}", incarnation.0),
             Self::Scratch(name) => format!("{SCRATCH}/{name:032x}"),
@@ -190,6 +230,10 @@ impl Place {
             }
             ["meta", "epoch", epoch] => Self::EpochClaim(CoordinatorEpoch(hex(epoch)?)),
             ["meta", "cluster"] => Self::Cluster,
+            ["meta", "map", topic, page] => Self::MapPage {
+                topic: topic_id(topic)?,
+                page: parse_file_name(page)?,
+            },
             ["meta", "probe", hash] => Self::ProbeMarker(hex(hash)?),
             ["meta", "brokers", incarnation] => Self::Broker(Incarnation(hex(incarnation)?)),
             ["meta", "scratch", name] => Self::Scratch(u128::from_str_radix(name, 16).ok()?),
@@ -216,8 +260,39 @@ pub fn journal_stream(epoch: CoordinatorEpoch) -> Key {
 /// The folder of everything that a topic's table consists of. Topics have legal names: letters,
 /// digits, dots, dashes and underscores.
 pub fn table(topic_name: &str, topic: TopicId) -> Key {
-    let id = u128::from_be_bytes(topic.0);
-    Key(format!("{TABLES}/{topic_name}-{id:032x}").into())
+    Key(format!("{TABLES}/{topic_name}-{}", topic_hex(topic)).into())
+}
+
+/// The topic whose table an object belongs to, by name and id; `None` if it belongs to no table.
+pub fn topic_of_table(key: &str) -> Option<(&str, TopicId)> {
+    let (folder, _) = key
+        .strip_prefix(TABLES)?
+        .strip_prefix('/')?
+        .split_once('/')?;
+    let (topic_name, topic) = folder.rsplit_once('-')?;
+    let topic_id = topic_id(topic)?;
+    (topic_hex(topic_id) == topic).then_some((topic_name, topic_id))
+}
+
+/// The folder of the segments of a topic, in the order of their incarnations and numbers.
+pub fn segments(topic_name: &str, topic: TopicId) -> Key {
+    Key(format!("{}/{DATA}", table(topic_name, topic)).into())
+}
+
+/// The folder of the pages of the segment map of a topic, in the same order.
+pub fn map_pages(topic: TopicId) -> Key {
+    Key(format!("{MAP}/{}", topic_hex(topic)).into())
+}
+
+/// A key before all of those that `incarnation` writes into such a folder, and behind all of those
+/// of earlier incarnations.
+pub fn before_incarnation(folder: &Key, incarnation: Incarnation) -> Key {
+    Key(format!("{folder}/{:016x}", incarnation.0).into())
+}
+
+/// All of the bucket below the root prefix.
+pub fn everything() -> Key {
+    Key("".into())
 }
 
 /// The folder of all snapshots, oldest first.
@@ -281,6 +356,28 @@ fn spread(stream: StreamId) -> String {
     format!("{:02x}", stream.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56)
 }
 
+/// The name of a file in a folder that several incarnations write into.
+fn file_name(file: SegmentKey) -> String {
+    format!("{:016x}-{:016x}", file.incarnation.0, file.number)
+}
+
+fn parse_file_name(name: &str) -> Option<SegmentKey> {
+    let (incarnation, number) = name.split_once('-')?;
+    Some(SegmentKey {
+        incarnation: Incarnation(hex(incarnation)?),
+        number: hex(number)?,
+    })
+}
+
+fn topic_hex(topic: TopicId) -> String {
+    format!("{:032x}", u128::from_be_bytes(topic.0))
+}
+
+fn topic_id(digits: &str) -> Option<TopicId> {
+    let id = u128::from_str_radix(digits, 16).ok()?;
+    Some(TopicId(id.to_be_bytes()))
+}
+
 fn hex(digits: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
@@ -300,6 +397,13 @@ mod tests {
             Place::Snapshot { epoch, slot },
             Place::EpochClaim(epoch),
             Place::Cluster,
+            Place::MapPage {
+                topic: TopicId([0xab; 16]),
+                page: SegmentKey {
+                    incarnation: Incarnation(5),
+                    number: 0x10,
+                },
+            },
             Place::ProbeMarker(u64::MAX),
             Place::Broker(Incarnation(3)),
             Place::Scratch(u128::MAX - 1),
@@ -325,6 +429,7 @@ mod tests {
                 "meta/snap/0000000000000007-00000000000000ff",
                 "meta/epoch/0000000000000007",
                 "meta/cluster",
+                "meta/map/abababababababababababababababab/0000000000000005-0000000000000010",
                 "meta/probe/ffffffffffffffff",
                 "meta/brokers/0000000000000003",
                 "meta/scratch/fffffffffffffffffffffffffffffffe",
@@ -343,6 +448,8 @@ mod tests {
             "wal/bb/0000000100000002/00000000000000ff/x",
             "meta/snap/0000000000000007",
             "meta/epoch/+000000000000007",
+            "meta/map/abababababababababababababababab/5-10",
+            "meta/map/ab/0000000000000005-0000000000000010",
         ] {
             assert_eq!(Place::parse(key), None, "{key}");
         }
@@ -365,6 +472,14 @@ mod tests {
             key.as_str()
                 .starts_with(table("orders.v1-eu_west", name.topic).as_str())
         );
+        assert_eq!(
+            topic_of_table(key.as_str()),
+            Some(("orders.v1-eu_west", name.topic))
+        );
+        assert_eq!(
+            ObjectName::parse(key.as_str()),
+            Some(ObjectName::Segment(name.clone()))
+        );
         assert_eq!(SegmentName::parse(key.as_str()), Some(name));
         for other in [
             key.as_str().to_uppercase(),
@@ -377,6 +492,20 @@ mod tests {
         ] {
             assert_eq!(SegmentName::parse(&other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn files_of_an_incarnation_lie_behind_the_key_before_them() {
+        let topic = TopicId([1; 16]);
+        let segment = |incarnation, number| SegmentName {
+            topic_name: "t".to_owned(),
+            topic,
+            incarnation: Incarnation(incarnation),
+            number,
+        };
+        let before = before_incarnation(&segments("t", topic), Incarnation(9));
+        assert!(segment(8, u64::MAX).key() < before);
+        assert!(before < segment(9, 0).key());
     }
 
     #[test]

@@ -8,12 +8,14 @@ pub mod archive;
 pub mod bucket;
 pub mod cache;
 pub mod checkpoint;
+pub mod collect;
 pub mod fold;
 #[cfg(test)]
 mod golden;
 pub mod inspect;
 pub mod journal;
 pub mod layout;
+mod listing;
 pub mod read;
 pub mod segment;
 pub mod state;

@@ -143,6 +143,9 @@ pub struct DurableCheckpoint {
     pub at: SlotPosition,
     /// The pages of runs that it was the first to hold, by partition and first offset.
     pub pages: Vec<(TopicPartition, i64, PagePlace)>,
+    /// The slot in the key of its object, if it became one: the object is there until it is
+    /// collected ([`crate::collect::OwnCheckpoints`]).
+    pub object: Option<Slot>,
 }
 
 impl FlushPolicy {
@@ -328,6 +331,7 @@ impl Wal {
         Ok(DurableCheckpoint {
             at: at.slot,
             pages: pages.into_iter().filter_map(place).collect(),
+            object: at.object,
         })
     }
 
