@@ -4,6 +4,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 mod configs;
+mod delete_records;
 mod running;
 
 use std::sync::Arc;

@@ -2,8 +2,10 @@
 //! commands.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Command;
 
+use firn_tests::client::EARLIEST;
 use firn_tests::records::Record;
 use serde_json::Value;
 
@@ -205,6 +207,37 @@ fn the_config_tool_sets_adds_to_and_deletes_configs_of_a_topic() {
         assert!(described.contains(set), "{described}");
     }
     assert!(!described.contains("segment.ms"), "{described}");
+}
+
+#[test]
+fn the_record_tool_deletes_up_to_an_offset() {
+    let Some(jars) = jars_for("the_record_tool_deletes_up_to_an_offset") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&folder.path().join("bucket"));
+    let mut client = broker.client();
+    client.create_topic("deleted", 2, &[]);
+    for partition in [0, 1, 1, 1] {
+        client.append("deleted", partition, &[Record::new("k", "v")]);
+    }
+    let offsets = folder.path().join("offsets.json");
+    let wanted = r#"{"version": 1, "partitions": [
+        {"topic": "deleted", "partition": 0, "offset": -1},
+        {"topic": "deleted", "partition": 1, "offset": 2}
+    ]}"#;
+    fs::write(&offsets, wanted).unwrap();
+    let mut delete = tool(&jars, "DeleteRecordsCommand", &broker);
+    delete.arg("--offset-json-file").arg(&offsets);
+    let said = run(delete, &[]);
+    for line in [
+        "partition: deleted-0\tlow_watermark: 1",
+        "partition: deleted-1\tlow_watermark: 2",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert_eq!(client.list_offset("deleted", 0, EARLIEST), 1);
+    assert_eq!(client.list_offset("deleted", 1, EARLIEST), 2);
 }
 
 #[test]

@@ -11,12 +11,13 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{ClusterImage, CoordinatorError};
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
-use firn_proto::limits::PARKED_REQUEST_BYTES;
+use firn_proto::limits::{ADMIN_WAIT_MAX, ADMIN_WAIT_SLACK, PARKED_REQUEST_BYTES};
 use firn_storage::read::Reader;
 use firn_storage::wal::Wal;
 use tokio::sync::watch;
@@ -90,6 +91,12 @@ impl Context {
             Err(_) => Ok(false),
         }
     }
+}
+
+/// How long a request about topics waits for the journal if its client says `timeout_ms`.
+pub(super) fn journal_wait(timeout_ms: i32) -> Duration {
+    let wait = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+    wait.min(ADMIN_WAIT_MAX) + ADMIN_WAIT_SLACK
 }
 
 /// A listener that is open.

@@ -19,7 +19,7 @@ use super::answer_size;
 use super::connection::{Handler, Refusal, Started};
 use super::context::{Call, ConnectionState, Context};
 use super::data::produce::PendingProduce;
-use super::data::{fetch, init_producer_id, leader_epoch, list_offsets, produce};
+use super::data::{delete_records, fetch, init_producer_id, leader_epoch, list_offsets, produce};
 use super::group::{
     delete_groups, describe_groups, heartbeat, join_group, leave_group, list_groups, offset_commit,
     offset_delete, offset_fetch, sync_group,
@@ -258,6 +258,7 @@ async fn answer(
         Request::ApiVersions(request) => api_versions::handle(conn, call, request).into(),
         Request::CreatePartitions(request) => create_partitions::handle(ctx, request).await.into(),
         Request::CreateTopics(request) => create_topics::handle(ctx, request).await.into(),
+        Request::DeleteRecords(request) => delete_records::handle(ctx, request).await?.into(),
         Request::DeleteTopics(request) => delete_topics::handle(ctx, call, request).await.into(),
         Request::DescribeCluster(request) => describe_cluster::handle(ctx, conn, request).into(),
         Request::DescribeConfigs(request) => describe_configs::handle(ctx, request).into(),

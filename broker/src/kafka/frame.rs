@@ -60,6 +60,7 @@ impl FrameKind {
                 | ApiKey::CreatePartitions
                 | ApiKey::CreateTopics
                 | ApiKey::DeleteGroups
+                | ApiKey::DeleteRecords
                 | ApiKey::DeleteTopics
                 | ApiKey::DescribeGroups
                 | ApiKey::IncrementalAlterConfigs

@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 
 use super::header::write_response_header;
 use super::messages::{
-    alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_topics,
-    describe_cluster, describe_configs, describe_groups, fetch, find_coordinator, heartbeat,
-    incremental_alter_configs, init_producer_id, join_group, leave_group, list_groups,
+    alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_records,
+    delete_topics, describe_cluster, describe_configs, describe_groups, fetch, find_coordinator,
+    heartbeat, incremental_alter_configs, init_producer_id, join_group, leave_group, list_groups,
     list_offsets, metadata, offset_commit, offset_delete, offset_fetch, offset_for_leader_epoch,
     produce, sync_group,
 };
@@ -208,6 +208,9 @@ apis! {
     /// Deletes topics.
     DeleteTopics = 20, 1..=6, served from 1, flexible from 4,
         delete_topics::DeleteTopicsRequest, DeleteTopicsResponse;
+    /// Moves the first offset of partitions up.
+    DeleteRecords = 21, 0..=2, served from 0, flexible from 2,
+        delete_records::DeleteRecordsRequest, DeleteRecordsResponse;
     /// Gives a producer its id and epoch.
     InitProducerId = 22, 0..=5, served from 0, flexible from 2,
         init_producer_id::InitProducerIdRequest, InitProducerIdResponse;

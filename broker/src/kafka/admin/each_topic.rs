@@ -4,14 +4,12 @@
 use std::collections::BTreeSet;
 use std::iter;
 use std::sync::Arc;
-use std::time::Duration;
 
 use firn_proto::cluster::{Reply, Request, TopicError, TopicKey, TopicRefusal};
 use firn_proto::error_code::ErrorCode;
-use firn_proto::limits::{ADMIN_WAIT_MAX, ADMIN_WAIT_SLACK};
 use tokio::time::timeout;
 
-use crate::kafka::context::Context;
+use crate::kafka::context::{Context, journal_wait};
 use crate::kafka::view;
 
 /// Why nothing was done to a topic, as clients are told.
@@ -65,9 +63,7 @@ pub(super) async fn ask<T>(
     let mut without = (ErrorCode::UnknownServerError, "no result".to_owned());
     let mut answered = Vec::new();
     if count > 0 {
-        let wait = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
-        let wait = wait.min(ADMIN_WAIT_MAX) + ADMIN_WAIT_SLACK;
-        match timeout(wait, ctx.coordinator.call(request)).await {
+        match timeout(journal_wait(timeout_ms), ctx.coordinator.call(request)).await {
             Ok(Ok(reply)) => answered = results(reply).unwrap_or_default(),
             Ok(Err(error)) => without = (view::coordinator_error(&error), error.to_string()),
             Err(_) => {

@@ -5,6 +5,7 @@
 //! - `locate.rs`: which partition of this broker a request means
 //! - `topic_rules.rs`: what a topic asks of batches
 
+pub mod delete_records;
 pub mod epochs;
 pub mod fetch;
 pub mod fetch_session;
