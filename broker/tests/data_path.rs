@@ -51,7 +51,8 @@ use tokio::net::TcpStream;
 use running::{config, figure, http_get};
 
 const TOPIC: &str = "measurements";
-/// Offsets of the tests do not depend on it, but records may not lie in the future.
+/// A minute before the tests begin, by the clock of their nodes: records may lie neither in the
+/// future nor so far back that retention takes them.
 const TIME: i64 = 1_700_000_000_000;
 
 async fn start() -> Node {
@@ -60,12 +61,12 @@ async fn start() -> Node {
 
 async fn start_on(bucket: &str) -> Node {
     let config = config(&[("bucket", bucket), ("http", "none")]);
-    Node::start(config).await.unwrap()
+    Node::start_in(world(), config).await.unwrap()
 }
 
 /// A node on a store that fails as told.
 async fn start_on_faults(store: &FaultStore, pairs: &[(&str, &str)]) -> Node {
-    start_in(World::of_machine(), store, pairs).await
+    start_in(world(), store, pairs).await
 }
 
 async fn start_in(mut world: World, store: &FaultStore, pairs: &[(&str, &str)]) -> Node {
@@ -73,6 +74,33 @@ async fn start_in(mut world: World, store: &FaultStore, pairs: &[(&str, &str)]) 
     world.bucket = Some(Bucket::from_store(Arc::new(store.clone()), clock, entropy));
     let pairs = [&[("bucket", "memory://"), ("http", "127.0.0.1:0")], pairs].concat();
     Node::start_in(world, config(&pairs)).await.unwrap()
+}
+
+/// The machine's world, but for the date.
+fn world() -> World {
+    let mut world = World::of_machine();
+    let began_ms = world.clock.wall_ms();
+    world.clock = Arc::new(AMinuteAfterTime {
+        machine: world.clock,
+        began_ms,
+    });
+    world
+}
+
+/// The machine's clock, of a machine that was started a minute after [`TIME`].
+struct AMinuteAfterTime {
+    machine: Arc<dyn Clock>,
+    began_ms: i64,
+}
+
+impl Clock for AMinuteAfterTime {
+    fn wall_ms(&self) -> i64 {
+        TIME + 60_000 + self.machine.wall_ms() - self.began_ms
+    }
+
+    fn mono(&self) -> Mono {
+        self.machine.mono()
+    }
 }
 
 /// The machine's clock, set forward as the test says: as if nothing had run meanwhile.
@@ -90,7 +118,7 @@ impl SetForward {
 
 /// A node whose clock can be set forward.
 async fn start_with_clock(store: &FaultStore, pairs: &[(&str, &str)]) -> (Node, Arc<SetForward>) {
-    let mut world = World::of_machine();
+    let mut world = world();
     let clock = Arc::new(SetForward {
         machine: world.clock,
         micros: AtomicU64::new(0),
@@ -1008,14 +1036,14 @@ async fn a_partition_in_objects_has_its_turn_before_a_later_one_in_memory() {
         ("http", "none"),
         ("num.partitions", "2"),
     ]);
-    let node = Node::start(Arc::clone(&config)).await.unwrap();
+    let node = Node::start_in(world(), Arc::clone(&config)).await.unwrap();
     let mut client = Client::connect(&node).await;
     let id = client.topic().await;
     client.produce(9, produce_of(id, -1, batch(&[TIME]))).await;
     drop(client);
     node.stop().await.unwrap();
 
-    let node = Node::start(config).await.unwrap();
+    let node = Node::start_in(world(), config).await.unwrap();
     let mut client = Client::connect(&node).await;
     client.topic().await;
     let mut hot = produce_of(id, -1, batch(&[TIME]));
