@@ -1,6 +1,7 @@
 //! The process `firn`: doors, partitions, HTTP, command line. `node.rs` alone wires parts together.
 
 pub mod cli;
+pub mod collection;
 pub mod config;
 pub mod error;
 pub mod http;

@@ -36,6 +36,7 @@ use firn_coordinator::{Coordinator, CoordinatorTask};
 use firn_proto::cluster::{RegisteredBroker, Request, RowReport};
 use firn_storage::bucket::{Bucket, BucketKind};
 use firn_storage::cache::TailCache;
+use firn_storage::collect::OwnCheckpoints;
 use firn_storage::read::Reader;
 use firn_storage::stream::StreamEnv;
 use firn_storage::wal::Wal;
@@ -45,6 +46,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::collection::Collector;
 use crate::config::{Config, HostPort};
 use crate::error::FirnError;
 use crate::http::{Health, Shown};
@@ -96,6 +98,8 @@ struct Parts {
 struct Archive {
     segments: Arc<SegmentMap>,
     log_starts: LogStarts,
+    /// The checkpoint objects that this process has written.
+    checkpoints: Arc<std::sync::Mutex<OwnCheckpoints>>,
 }
 
 impl Archive {
@@ -107,6 +111,7 @@ impl Archive {
         Self {
             segments,
             log_starts,
+            checkpoints: Arc::default(),
         }
     }
 }
@@ -370,7 +375,7 @@ impl Starting {
             wal,
         };
         let archive = Archive::new(&parts, &reader);
-        let keepers = self.keep(&parts, &archive, taken_up.reports).await;
+        let keepers = self.keep(bucket, &parts, &archive, taken_up.reports).await;
         Ok((self.context(&parts, archive, reader), parts, keepers))
     }
 
@@ -420,7 +425,13 @@ impl Starting {
     }
 
     /// Opens partitions without a past, and keeps to the picture of the cluster from now on.
-    async fn keep(&self, parts: &Parts, archive: &Archive, reports: Vec<RowReport>) -> JoinSet<()> {
+    async fn keep(
+        &self,
+        bucket: &Bucket,
+        parts: &Parts,
+        archive: &Archive,
+        reports: Vec<RowReport>,
+    ) -> JoinSet<()> {
         let image = parts.coordinator.image();
         let mut follower = Follower {
             partitions: Arc::clone(&parts.partitions),
@@ -431,11 +442,12 @@ impl Starting {
         };
         let now = Arc::clone(&image.borrow());
         follower.follow(&now).await;
-        let keeper = Keeper::new(parts, self, reports);
+        let keeper = Keeper::new(parts, archive, self, reports);
         let mut keepers = JoinSet::new();
         keepers.spawn(follower.run(image));
         keepers.spawn(keeper.run());
         keepers.spawn(self.retainer(parts, archive).run());
+        keepers.spawn(self.collector(bucket, parts, archive).run());
         keepers
     }
 
@@ -447,6 +459,17 @@ impl Starting {
             image: parts.coordinator.image(),
             clock: Arc::clone(&self.world.clock),
             every: self.config.retention_check_interval,
+        }
+    }
+
+    fn collector(&self, bucket: &Bucket, parts: &Parts, archive: &Archive) -> Collector {
+        Collector {
+            bucket: bucket.clone(),
+            coordinator: parts.coordinator.clone(),
+            stream: parts.registered.stream,
+            checkpoints: Arc::clone(&archive.checkpoints),
+            image: parts.coordinator.image(),
+            every: self.config.collection_interval,
         }
     }
 

@@ -13,7 +13,7 @@ use firn_proto::cluster::{
     ArchivedRun, CoordinatorError, FindRuns, FoundRuns, MapPage, MapPart, Reply, Request, RunsFrom,
 };
 use firn_proto::ids::TopicPartition;
-use firn_proto::limits::{MAP_PARTITIONS_KNOWN_MAX, MAP_RUNS_KNOWN_MAX};
+use firn_proto::limits::{FOUND_RUNS_MAX, MAP_PARTITIONS_KNOWN_MAX};
 use firn_storage::read::{ReadError, Reader};
 use thiserror::Error;
 
@@ -221,7 +221,7 @@ impl SegmentMap {
             MapPart::Page(page) => {
                 let runs = self.page(tp, &page).await?;
                 let wanted = runs.into_iter().filter(|run| run.last_offset >= offset);
-                wanted.take(MAP_RUNS_KNOWN_MAX).collect()
+                wanted.take(FOUND_RUNS_MAX).collect()
             }
         })
     }

@@ -161,10 +161,9 @@ pub const ROW_GROUP_DECODING_BYTES_MAX: usize =
     ROW_GROUP_DECODERS_MAX * 3 * ROW_GROUP_PLAIN_BYTES_TARGET / 2;
 /// How many are decoded side by side at most.
 pub const ROW_GROUP_DECODERS_MAX: usize = 2;
-/// Partitions of which a broker remembers a stretch of the segment map,
+/// Partitions of which a broker remembers a stretch of the segment map, [`FOUND_RUNS_MAX`] runs at
+/// most, of about a kilobyte each.
 pub const MAP_PARTITIONS_KNOWN_MAX: usize = 1024;
-/// each of this many runs at most, which take about a kilobyte each.
-pub const MAP_RUNS_KNOWN_MAX: usize = 64;
 /// Map pages whose runs leave the map in one command, so that it stays far below the longest.
 pub const RELEASED_PAGES_MAX: usize = 16;
 /// Partitions whose log starts move in one command.

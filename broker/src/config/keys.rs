@@ -101,6 +101,12 @@ pub static KEYS: &[Key] = &[
         set: |c, v| set(&mut c.cache.tail_bytes, memory(v)),
     },
     Key {
+        name: "collection.interval.ms",
+        default: "10s",
+        about: "how often what nobody needs any more is deleted from the bucket",
+        set: |c, v| set(&mut c.collection_interval, interval(v)),
+    },
+    Key {
         name: "connections.max.idle.ms",
         default: "10m",
         about: "a connection without a request for this long is closed",

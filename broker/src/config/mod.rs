@@ -216,6 +216,8 @@ pub struct Config {
     pub connections: ConnectionConfig,
     /// How long a producer without activity is remembered.
     pub producer_id_expiration: Duration,
+    /// How often garbage is collected.
+    pub collection_interval: Duration,
     /// How often retention is looked at.
     pub retention_check_interval: Duration,
     /// Bytes of what is remembered of idempotent producers, in all partitions together.
@@ -429,6 +431,7 @@ impl Config {
                 fetches_bytes_max: 0,
             },
             producer_id_expiration: Duration::ZERO,
+            collection_interval: Duration::ZERO,
             retention_check_interval: Duration::ZERO,
             producer_memory_bytes: 0,
             shutdown_timeout: Duration::ZERO,

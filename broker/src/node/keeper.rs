@@ -2,20 +2,21 @@
 //! coordinator, and a word when the bucket takes nothing more.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{CoordinatorError, ProgressReport, Reply, Request, RowReport};
 use firn_proto::env::{Clock, Mono};
 use firn_proto::ids::{Incarnation, Slot, SlotPosition, StreamId, TopicPartition};
+use firn_storage::collect::OwnCheckpoints;
 use firn_storage::wal::{DurableCheckpoint, Wal, WalError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::parts::wal_ended;
-use super::{Parts, Starting};
+use super::{Archive, Parts, Starting};
 use crate::error::FirnError;
 use crate::http::Health;
 use crate::kafka::seldom::Seldom;
@@ -32,6 +33,8 @@ pub(super) struct Keeper {
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
     producer_expiry_ms: i64,
+    /// The checkpoint objects of this process.
+    checkpoints: Arc<Mutex<OwnCheckpoints>>,
     /// Rows that are durable and not reported.
     rows: UnreportedRows,
     /// Rows hold everything in slots below.
@@ -97,7 +100,12 @@ struct Written {
 
 impl Keeper {
     /// A keeper that begins with `rows` to report.
-    pub(super) fn new(parts: &Parts, starting: &Starting, rows: Vec<RowReport>) -> Self {
+    pub(super) fn new(
+        parts: &Parts,
+        archive: &Archive,
+        starting: &Starting,
+        rows: Vec<RowReport>,
+    ) -> Self {
         let clock = Arc::clone(&starting.world.clock);
         let moved = (Slot(0), clock.mono());
         let mut unreported = UnreportedRows::default();
@@ -112,6 +120,7 @@ impl Keeper {
             health: Arc::clone(&starting.shown.health),
             producer_expiry_ms: i64::try_from(starting.config.producer_id_expiration.as_millis())
                 .unwrap_or(i64::MAX),
+            checkpoints: Arc::clone(&archive.checkpoints),
             rows: unreported,
             rows_end: Slot(0),
             reported: Slot(0),
@@ -175,6 +184,10 @@ impl Keeper {
         match durable {
             Ok(checkpoint) => {
                 self.partitions.on_pages_stored(&checkpoint.pages);
+                if let Some(object) = checkpoint.object {
+                    let own = self.checkpoints.lock();
+                    own.unwrap_or_else(PoisonError::into_inner).add(object);
+                }
                 self.rows.add(RowReport {
                     slot: checkpoint.at.slot,
                     partitions: written.partitions,

@@ -86,18 +86,15 @@ impl Retainer {
     /// Where the log start of a partition is to be, if it is to move.
     async fn look_at(&self, partition: &Partition) -> Result<Option<i64>, MapError> {
         let tp = partition.tp();
-        let Some(retention) = self.retention_of(tp) else {
-            return Ok(None);
-        };
         let bounds = partition.bounds();
-        let found = self
-            .segments
-            .look(tp, RunsFrom::Offset(bounds.log_start))
-            .await;
-        let mut found = match found {
+        let from = RunsFrom::Offset(bounds.log_start);
+        let mut found = match self.segments.look(tp, from).await {
             // It is being deleted.
             Err(MapError::Unknown(_)) => return Ok(None),
             found => found?,
+        };
+        let Some(retention) = self.retention_of(tp) else {
+            return Ok(None);
         };
         let bytes = found.bytes.saturating_add(partition.unarchived_bytes());
         let mut pick = Pick::new(retention, bytes, self.clock.wall_ms());

@@ -1,0 +1,206 @@
+//! Deletes from the bucket what the journal says nobody needs any more: WAL slots and checkpoint
+//! objects below floors, segments and map pages whose grace is over, everything of deleted topics,
+//! and segments that a process which has ended left behind (I7, I9).
+//!
+//! Decides nothing: the coordinator lists the garbage, and is told what is gone. What was deleted
+//! and not told, because the process died between, is deleted again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use firn_coordinator::Coordinator;
+use firn_proto::cluster::{
+    ClusterImage, Collected, Doomed, EndedWriter, Garbage, Reply, Request, StreamGarbage,
+};
+use firn_proto::ids::{StreamId, TopicId};
+use firn_storage::bucket::{Bucket, BucketError};
+use firn_storage::collect::{self, Orphans, OwnCheckpoints};
+use firn_storage::layout::SegmentName;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Deletes garbage.
+pub struct Collector {
+    /// Where it lies.
+    pub bucket: Bucket,
+    /// Who knows of it.
+    pub coordinator: Coordinator,
+    /// This process's own stream,
+    pub stream: StreamId,
+    /// and the checkpoint objects that it has written there.
+    pub checkpoints: Arc<Mutex<OwnCheckpoints>>,
+    /// The topics whose folders may hold orphans.
+    pub image: watch::Receiver<Arc<ClusterImage>>,
+    /// How often it looks (`collection.interval.ms`).
+    pub every: Duration,
+}
+
+impl Collector {
+    /// Collects for ever. Dropping the future is harmless.
+    pub async fn run(self) {
+        let mut ticks = interval(self.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // As long as there is more than one answer holds.
+            while self.collect().await {}
+        }
+    }
+
+    /// Deletes what is listed; true if something was, so that there may be more.
+    async fn collect(&self) -> bool {
+        let garbage = match self.coordinator.call(Request::ListGarbage).await {
+            Ok(Reply::Garbage(garbage)) => garbage,
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::debug!(%error, "garbage is looked at again later");
+                return false;
+            }
+        };
+        let mut collected = Collected::default();
+        if let Err(error) = self.delete(&garbage, &mut collected).await {
+            tracing::warn!(%error, "garbage could not be deleted; it is tried again");
+        }
+        if collected == Collected::default() {
+            return false;
+        }
+        match self
+            .coordinator
+            .call(Request::ReportCollected(collected))
+            .await
+        {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(%error, "what was deleted could not be noted; it is deleted again");
+                false
+            }
+        }
+    }
+
+    /// Deletes garbage, and notes in `collected` what is gone.
+    async fn delete(
+        &self,
+        garbage: &Garbage,
+        collected: &mut Collected,
+    ) -> Result<(), BucketError> {
+        self.delete_doomed(garbage, collected).await?;
+        for stream in &garbage.streams {
+            self.delete_of_stream(stream, collected).await?;
+        }
+        if garbage.writers.is_empty() {
+            return Ok(());
+        }
+        let topics = self.topics();
+        for writer in &garbage.writers {
+            loop {
+                let orphans = collect::orphans(&self.bucket, &topics, writer).await?;
+                self.delete_orphans(writer, &orphans).await?;
+                if !orphans.has_more {
+                    break;
+                }
+            }
+            collected.writers.push(writer.incarnation);
+        }
+        Ok(())
+    }
+
+    async fn delete_orphans(
+        &self,
+        writer: &EndedWriter,
+        orphans: &Orphans,
+    ) -> Result<(), BucketError> {
+        let (segments, pages) = (orphans.segments.len(), orphans.pages.len());
+        if segments + pages > 0 {
+            let incarnation = writer.incarnation.0;
+            tracing::info!(
+                incarnation,
+                segments,
+                pages,
+                "deleting what a crash left behind"
+            );
+        }
+        collect::delete_segments(&self.bucket, &orphans.segments).await?;
+        collect::delete_map_pages(&self.bucket, &orphans.pages).await
+    }
+
+    /// Deletes what has left the segment map, and deleted topics.
+    async fn delete_doomed(
+        &self,
+        garbage: &Garbage,
+        collected: &mut Collected,
+    ) -> Result<(), BucketError> {
+        let (mut segments, mut pages, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        for queued in &garbage.doomed {
+            match &queued.what {
+                Doomed::Segment {
+                    topic_name,
+                    topic,
+                    segment,
+                } => {
+                    segments.push(SegmentName {
+                        topic_name: topic_name.to_string(),
+                        topic: *topic,
+                        incarnation: segment.incarnation,
+                        number: segment.number,
+                    });
+                    ids.push(queued.id);
+                }
+                Doomed::MapPage { topic, page } => {
+                    pages.push((*topic, *page));
+                    ids.push(queued.id);
+                }
+                Doomed::Topic { topic_name, topic } => {
+                    collect::delete_table(&self.bucket, topic_name, *topic).await?;
+                    collected.doomed.push(queued.id);
+                }
+            }
+        }
+        collect::delete_segments(&self.bucket, &segments).await?;
+        collect::delete_map_pages(&self.bucket, &pages).await?;
+        collected.doomed.extend(ids);
+        Ok(())
+    }
+
+    async fn delete_of_stream(
+        &self,
+        garbage: &StreamGarbage,
+        collected: &mut Collected,
+    ) -> Result<(), BucketError> {
+        let &StreamGarbage {
+            stream,
+            from,
+            floor,
+            is_over,
+            ..
+        } = garbage;
+        collect::collect_slots(&self.bucket, stream, from..floor).await?;
+        if is_over {
+            collect::delete_all_checkpoints(&self.bucket, stream).await?;
+            collected.over.push(stream);
+        } else if stream == self.stream {
+            let superfluous = self.own_checkpoints(|own| own.superfluous(floor));
+            collect::delete_checkpoints(&self.bucket, stream, &superfluous).await?;
+            self.own_checkpoints(|own| own.on_deleted(&superfluous));
+        } else {
+            collect::collect_checkpoints(&self.bucket, stream, floor).await?;
+        }
+        collected.streams.push((stream, floor));
+        Ok(())
+    }
+
+    fn own_checkpoints<T>(&self, change: impl FnOnce(&mut OwnCheckpoints) -> T) -> T {
+        let mut own = self
+            .checkpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        change(&mut own)
+    }
+
+    fn topics(&self) -> Vec<(Arc<str>, TopicId)> {
+        let image = self.image.borrow();
+        let topics = image.topics.iter();
+        topics
+            .map(|(id, topic)| (Arc::clone(&topic.name), *id))
+            .collect()
+    }
+}
