@@ -5,16 +5,34 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use firn_benches::folder::{files, forget_pages};
 use firn_tests::client::Client;
 use firn_tests::kafka::{Kafka, KafkaJars};
 use firn_tests::node::{Node, NodePlan};
 use firn_tests::process::Process;
 
 /// Pins a broker to the first core.
-const ON_BROKER_CORE: [&str; 3] = ["taskset", "-c", "0"];
+pub(crate) const ON_BROKER_CORE: [&str; 3] = ["taskset", "-c", "0"];
 /// Pins a client to the second.
-pub(crate) const ON_CLIENT_CORE: [&str; 3] = ["taskset", "-c", "1"];
+pub(crate) const ON_CLIENT_CORE: [&str; 3] = ["taskset", "-c", CLIENT_CORE];
+/// Where clients run.
+pub(crate) const CLIENT_CORE: &str = "1";
 const KAFKA_HEAP: &str = "1g";
+
+/// What each broker is told beside the least that it needs, as `key=value`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) firn: &'static [&'static str],
+    pub(crate) kafka: &'static [&'static str],
+}
+
+impl Settings {
+    /// Both as they come.
+    pub(crate) const NONE: Self = Self {
+        firn: &[],
+        kafka: &[],
+    };
+}
 
 /// Which broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,17 +83,15 @@ impl Contender {
         "firn serve --bucket file://DIR --wal none (fsync at each slot, acks=all)".to_owned()
     }
 
-    /// Starts a broker in `folder` and waits until it serves. `flush`: Kafka syncs each append.
-    pub(crate) fn start(&self, kind: Kind, folder: &Path, flush: bool) -> Broker {
+    /// Starts a broker in `folder` and waits until it serves.
+    pub(crate) fn start(&self, kind: Kind, folder: &Path, settings: &Settings) -> Broker {
         match kind {
-            Kind::Firn => Broker::Firn(self.firn_plan(folder).start()),
+            Kind::Firn => {
+                let plan = self.firn_plan(folder);
+                Broker::Firn(with_settings(plan, settings.firn).start())
+            }
             Kind::Kafka => {
-                let settings: &[&str] = if flush {
-                    &["log.flush.interval.messages=1"]
-                } else {
-                    &[]
-                };
-                let jars = &self.jars;
+                let (jars, settings) = (&self.jars, settings.kafka);
                 let kafka = Kafka::start(jars, folder, &ON_BROKER_CORE, KAFKA_HEAP, settings);
                 Broker::Kafka(kafka)
             }
@@ -88,6 +104,13 @@ impl Contender {
     }
 }
 
+/// `plan` with `settings` of the broker.
+pub(crate) fn with_settings(plan: NodePlan, settings: &[&str]) -> NodePlan {
+    settings
+        .iter()
+        .fold(plan, |plan, setting| plan.with_setting(setting))
+}
+
 /// A running broker.
 pub(crate) enum Broker {
     Firn(Node),
@@ -95,6 +118,30 @@ pub(crate) enum Broker {
 }
 
 impl Broker {
+    /// Waits until everything produced so far is archived. Kafka has no archive.
+    pub(crate) fn archive(&self) {
+        if let Self::Firn(node) = self {
+            node.plan().run(&["archive", "flush"]);
+        }
+    }
+
+    /// Leaves of what lies in `folder` nothing in memory: Firn, which has caches of its own, is
+    /// started anew; Kafka has its log in the page cache alone, and keeps its warm code.
+    pub(crate) fn forget(self, folder: &Path) -> Self {
+        match self {
+            Self::Firn(node) => {
+                let plan = node.plan().clone();
+                node.stop();
+                forget_pages(&files(folder));
+                Self::Firn(plan.start())
+            }
+            Self::Kafka(kafka) => {
+                forget_pages(&files(folder));
+                Self::Kafka(kafka)
+            }
+        }
+    }
+
     pub(crate) fn process(&self) -> &Process {
         match self {
             Self::Firn(node) => &node.process,
@@ -107,6 +154,23 @@ impl Broker {
             Self::Firn(node) => node.kafka(),
             Self::Kafka(kafka) => kafka.address,
         }
+    }
+
+    /// How often it has asked for this operation at its bucket (`create`, `list`), whatever for.
+    /// Kafka has no bucket.
+    pub(crate) fn bucket_requests(&self, operation: &str) -> f64 {
+        let Self::Firn(node) = self else {
+            return 0.0;
+        };
+        let (_, metrics) = node.http_get("/metrics").expect("metrics are served");
+        let operation = format!("operation=\"{operation}\"");
+        let counts = metrics.lines().filter(|row| {
+            row.starts_with("firn_bucket_requests_total{") && row.contains(&operation)
+        });
+        let counts = counts.map(|row| row.rsplit_once(' ').map(|(_, count)| count.parse::<f64>()));
+        counts
+            .map(|count| count.expect("a count").expect("a number"))
+            .sum()
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -13,6 +13,9 @@
     reason = "a command that prints what it measured, and ends where it cannot go on"
 )]
 
+mod archive;
+mod backfill;
+mod bucket;
 mod contender;
 mod perf;
 mod report;
@@ -40,7 +43,8 @@ struct Arguments {
     /// Only this contender: firn or kafka.
     #[arg(long)]
     only: Option<String>,
-    /// Only these parts: start, partitions, throughput, latency.
+    /// Only these parts: start, partitions, throughput, latency, and of the archive produce,
+    /// requests, catch-up, backfill, flights.
     #[arg(long, value_delimiter = ',')]
     parts: Vec<String>,
     /// Where data goes; a temporary folder in the current one by default, not on a tmpfs.
@@ -99,9 +103,12 @@ fn main() {
     );
     println!(
         "Firn: `{}`; Kafka: {}, heap 1 GiB, G1, defaults (acknowledges from the page cache); its\n\
-         latency row with `log.flush.interval.messages=1`. Broker on core 0, clients on core 1.\n",
+         latency row with `log.flush.interval.messages=1`. Broker on core 0, clients on core 1.\n\
+         Archived rows: Firn with `{}`. Caught up and backfilled: nothing in memory before, Firn\n\
+         from segments, Kafka from its log.\n",
         contender.firn_arguments(),
-        firn_tests::kafka::VERSION
+        firn_tests::kafka::VERSION,
+        archive::ARCHIVING.firn.join(" ")
     );
     println!("{report}");
 }
@@ -138,5 +145,20 @@ fn measure(arguments: &Arguments, contender: &Contender, kind: Kind, report: &mu
     }
     if arguments.wants("latency") {
         perf::measure_latency(contender, kind, report);
+    }
+    if arguments.wants("produce") {
+        archive::measure_produce(contender, kind, report);
+    }
+    if arguments.wants("catch-up") {
+        archive::measure_catch_up(contender, kind, report);
+    }
+    if arguments.wants("backfill") {
+        backfill::measure(contender, kind, report);
+    }
+    if kind == Kind::Firn && arguments.wants("requests") {
+        bucket::measure_requests(contender, report);
+    }
+    if kind == Kind::Firn && arguments.wants("flights") {
+        bucket::measure_flights(contender, report);
     }
 }

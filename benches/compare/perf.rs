@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use crate::contender::{Broker, Contender, Kind, ON_CLIENT_CORE};
+use crate::contender::{Broker, Contender, Kind, ON_CLIENT_CORE, Settings};
 use crate::report::{Report, Row};
 
-const PARTITIONS: i32 = 6;
-const GIBIBYTE: f64 = (1_u64 << 30) as f64;
-const MEBIBYTE: u64 = 1 << 20;
+pub(crate) const PARTITIONS: i32 = 6;
+pub(crate) const GIBIBYTE: f64 = (1_u64 << 30) as f64;
+pub(crate) const MEBIBYTE: u64 = 1 << 20;
 /// What is consumed must lie in Firn's tail cache and in Kafka's page cache alike.
 const TAIL_BYTES: u64 = 96 * MEBIBYTE;
 /// How often the tail is consumed for one figure.
@@ -15,54 +15,75 @@ const TAIL_READS: u64 = 10;
 /// Warm-up of the brokers before anything counts.
 const WARM_UP_BYTES: u64 = 2048 * MEBIBYTE;
 const LATENCY_RECORDS_PER_SECOND: u64 = 10_000;
+/// Kafka syncs each append, as Firn does.
+const KAFKA_FSYNCS: Settings = Settings {
+    firn: &[],
+    kafka: &["log.flush.interval.messages=1"],
+};
 
-struct Workload {
-    name: &'static str,
-    record_bytes: u64,
-    codec: &'static str,
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) record_bytes: u64,
+    pub(crate) codec: &'static str,
+    pub(crate) acks: &'static str,
     /// Payload produced for one figure.
-    bytes: u64,
+    pub(crate) bytes: u64,
 }
 
-const WORKLOADS: [Workload; 3] = [
+impl Workload {
+    /// Payload of so many of its records, in GiB.
+    pub(crate) fn gibibytes(&self, records: u64) -> f64 {
+        (records * self.record_bytes) as f64 / GIBIBYTE
+    }
+
+    /// A topic of its own for `purpose`.
+    pub(crate) fn topic(&self, purpose: &str) -> String {
+        format!("{}-{purpose}", self.name.replace(' ', "-"))
+    }
+}
+
+/// The plain one comes first.
+pub(crate) const WORKLOADS: [Workload; 3] = [
     Workload {
         name: "1 KiB",
         record_bytes: 1024,
         codec: "none",
+        acks: "all",
         bytes: 2048 * MEBIBYTE,
     },
     Workload {
         name: "100 B",
         record_bytes: 100,
         codec: "none",
+        acks: "all",
         bytes: 1024 * MEBIBYTE,
     },
     Workload {
         name: "1 KiB lz4",
         record_bytes: 1024,
         codec: "lz4",
+        acks: "all",
         bytes: 2048 * MEBIBYTE,
     },
 ];
 
+/// Produces until the broker's code is warm.
+pub(crate) fn warm_up_produce(contender: &Contender, broker: &Broker) {
+    produce(contender, broker, &WORKLOADS[0], "warm-up", WARM_UP_BYTES);
+}
+
 /// CPU-seconds per GiB produced and consumed from the tail, and MB/s, of each workload.
 pub(crate) fn measure_throughput(contender: &Contender, kind: Kind, report: &mut Report) {
     let folder = contender.fresh_folder(kind);
-    let broker = contender.start(kind, &folder, false);
-    let warm_up = Workload {
-        name: "warm-up",
-        bytes: WARM_UP_BYTES,
-        ..WORKLOADS[0]
-    };
-    produce(contender, &broker, &warm_up, "warm-up", warm_up.bytes);
+    let broker = contender.start(kind, &folder, &Settings::NONE);
+    warm_up_produce(contender, &broker);
     for workload in &WORKLOADS {
-        let topic = workload.name.replace(' ', "-");
-        let warm = format!("{topic}-warm");
+        let (warm, topic) = (workload.topic("warm"), workload.topic("produced"));
         produce(contender, &broker, workload, &warm, workload.bytes / 4);
         let before = broker.process().cpu_seconds();
         let produced = produce(contender, &broker, workload, &topic, workload.bytes);
         let cpu = broker.process().cpu_seconds() - before;
-        let gib = produced.records as f64 * workload.record_bytes as f64 / GIBIBYTE;
+        let gib = workload.gibibytes(produced.records);
         let name = workload.name;
         report.add(Row::ProduceCpu(name), kind, cpu / gib);
         report.add(Row::ProduceRate(name), kind, produced.megabytes_per_second);
@@ -77,7 +98,7 @@ fn consume(
     kind: Kind,
     report: &mut Report,
 ) {
-    let topic = format!("{}-tail", workload.name.replace(' ', "-"));
+    let topic = workload.topic("tail");
     let tail = produce(contender, broker, workload, &topic, TAIL_BYTES);
     let reads = (TAIL_READS / contender.scale).max(1);
     // The first read warms the client's and the broker's code.
@@ -88,7 +109,7 @@ fn consume(
         rates.push(consume_once(contender, broker, &topic, tail.records));
     }
     let cpu = broker.process().cpu_seconds() - before;
-    let gib = (tail.records * workload.record_bytes * reads) as f64 / GIBIBYTE;
+    let gib = workload.gibibytes(tail.records * reads);
     report.add(Row::ConsumeCpu(workload.name), kind, cpu / gib);
     let rate = rates.iter().sum::<f64>() / rates.len() as f64;
     report.add(Row::ConsumeRate(workload.name), kind, rate);
@@ -97,13 +118,31 @@ fn consume(
 /// Produce latency at a fixed rate: Firn as it is, Kafka with an fsync per append.
 pub(crate) fn measure_latency(contender: &Contender, kind: Kind, report: &mut Report) {
     let folder = contender.fresh_folder(kind);
-    let broker = contender.start(kind, &folder, true);
-    broker.client().create_topic("latency", PARTITIONS, &[]);
-    let records = 60 * LATENCY_RECORDS_PER_SECOND / contender.scale;
-    let warm_up = 20 * LATENCY_RECORDS_PER_SECOND / contender.scale;
-    let mut command = perf_tool(contender, &broker, "ProducerPerformance");
+    let broker = contender.start(kind, &folder, &KAFKA_FSYNCS);
+    let before = broker.process().cpu_seconds();
+    let (produced, gib) = produce_steadily(contender, &broker, "latency", 20, 60);
+    let cpu = broker.process().cpu_seconds() - before;
+    report.add(Row::LatencyP50, kind, produced.p50_ms);
+    report.add(Row::LatencyP99, kind, produced.p99_ms);
+    report.add(Row::LatencyP999, kind, produced.p999_ms);
+    report.add(Row::LatencyCpu, kind, cpu / gib);
+}
+
+/// Produces at a fixed rate for so many seconds, of which the first do not count as latency. With
+/// all the payload in GiB.
+pub(crate) fn produce_steadily(
+    contender: &Contender,
+    broker: &Broker,
+    topic: &str,
+    warm_up_seconds: u64,
+    seconds: u64,
+) -> (Produced, f64) {
+    broker.client().create_topic(topic, PARTITIONS, &[]);
+    let records = seconds * LATENCY_RECORDS_PER_SECOND / contender.scale;
+    let warm_up = warm_up_seconds * LATENCY_RECORDS_PER_SECOND / contender.scale;
+    let mut command = perf_tool(contender, broker, "ProducerPerformance");
     command
-        .args(["--topic", "latency", "--record-size", "1024"])
+        .args(["--topic", topic, "--record-size", "1024"])
         .args(["--num-records", &(records + warm_up).to_string()])
         .args(["--warmup-records", &warm_up.to_string()])
         .args(["--throughput", &LATENCY_RECORDS_PER_SECOND.to_string()])
@@ -113,17 +152,12 @@ pub(crate) fn measure_latency(contender: &Contender, kind: Kind, report: &mut Re
             "linger.ms=1",
             "batch.size=16384",
         ]);
-    let before = broker.process().cpu_seconds();
-    let produced = Produced::parse(&run(command));
-    let cpu = broker.process().cpu_seconds() - before;
     let gib = (records + warm_up) as f64 * 1024.0 / GIBIBYTE;
-    report.add(Row::LatencyP50, kind, produced.p50_ms);
-    report.add(Row::LatencyP99, kind, produced.p99_ms);
-    report.add(Row::LatencyP999, kind, produced.p999_ms);
-    report.add(Row::LatencyCpu, kind, cpu / gib);
+    (Produced::parse(&run(command)), gib)
 }
 
-fn produce(
+/// Produces `bytes` to a topic of its own, as fast as it is taken.
+pub(crate) fn produce(
     contender: &Contender,
     broker: &Broker,
     workload: &Workload,
@@ -137,18 +171,19 @@ fn produce(
         .args(["--topic", topic, "--throughput", "-1"])
         .args(["--num-records", &records.to_string()])
         .args(["--record-size", &workload.record_bytes.to_string()])
-        .args([
-            "--command-property",
-            "acks=all",
-            "batch.size=65536",
-            "linger.ms=5",
-        ])
+        .args(["--command-property", "batch.size=65536", "linger.ms=5"])
+        .arg(format!("acks={}", workload.acks))
         .arg(format!("compression.type={}", workload.codec));
     Produced::parse(&run(command))
 }
 
 /// Consumes a topic from its start; MB/s while it fetched.
-fn consume_once(contender: &Contender, broker: &Broker, topic: &str, records: u64) -> f64 {
+pub(crate) fn consume_once(
+    contender: &Contender,
+    broker: &Broker,
+    topic: &str,
+    records: u64,
+) -> f64 {
     let mut command = perf_tool(contender, broker, "ConsumerPerformance");
     command
         .args(["--topic", topic, "--num-records", &records.to_string()])
@@ -181,11 +216,11 @@ fn run(mut command: Command) -> String {
 }
 
 /// The last line of the producer's perf tool.
-struct Produced {
-    records: u64,
-    megabytes_per_second: f64,
+pub(crate) struct Produced {
+    pub(crate) records: u64,
+    pub(crate) megabytes_per_second: f64,
     p50_ms: f64,
-    p99_ms: f64,
+    pub(crate) p99_ms: f64,
     p999_ms: f64,
 }
 

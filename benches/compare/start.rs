@@ -10,7 +10,7 @@ use firn_tests::wait::{self, PATIENCE, Stopwatch};
 use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 
-use crate::contender::{Contender, Kind};
+use crate::contender::{Contender, Kind, Settings};
 use crate::report::{Report, Row};
 
 const TOPIC: &str = "first";
@@ -89,7 +89,7 @@ fn create(client: &mut Client, name: &str, partitions: i32) -> Option<()> {
 /// them.
 pub(crate) fn measure_partitions(contender: &Contender, kind: Kind, report: &mut Report) {
     let folder = contender.fresh_folder(kind);
-    let broker = contender.start(kind, &folder, false);
+    let broker = contender.start(kind, &folder, &Settings::NONE);
     let mut client = broker.client();
     let watch = Stopwatch::start();
     for call in 0..CREATE_CALLS {

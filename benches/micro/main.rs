@@ -1,11 +1,12 @@
 //! Micro-benchmarks of what every record passes: `cargo bench -p firn-benches`. Each measures one
-//! step of the produce or fetch path alone, in memory, on one core.
+//! step of the produce, fetch or archive path alone; where no disk is named, in memory, on one core.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a measurement that cannot go on ends with what it was doing"
 )]
 
+mod archive;
 mod codec;
 mod commit;
 mod fold;
@@ -25,5 +26,6 @@ criterion_group!(
     fold::checkpoint,
     commit::group_commit,
     segment::codec,
+    archive::step,
 );
 criterion_main!(benches);

@@ -11,7 +11,7 @@ use firn_storage::segment::{
     RowGroupReader, SegmentOrigin, SegmentWriter, TargetCodec, Written, verify_row_group,
 };
 
-const TOPIC: TopicId = TopicId([7; 16]);
+pub(crate) const TOPIC: TopicId = TopicId([7; 16]);
 const PARTITION: PartitionIndex = PartitionIndex(0);
 /// Bytes of all values.
 const VALUE_BYTES: usize = 16 * 1024 * 1024;
@@ -40,7 +40,8 @@ fn value(at: i64, bytes: usize) -> Vec<u8> {
     value
 }
 
-fn batches(record_bytes: usize, codec: Codec) -> Vec<BatchView> {
+/// Batches of one partition, from offset 0 on.
+pub(crate) fn batches(record_bytes: usize, codec: Codec) -> Vec<BatchView> {
     let per_batch = i64::try_from(BATCH_BYTES / record_bytes).unwrap();
     let count = i64::try_from(VALUE_BYTES / BATCH_BYTES).unwrap();
     (0..count)

@@ -8,5 +8,7 @@
     reason = "a measurement that cannot go on ends with what it was doing"
 )]
 
+pub mod folder;
 pub mod machine;
+pub mod reader;
 pub mod sample;

@@ -192,6 +192,11 @@ impl Node {
         self.plan.kafka.to_string()
     }
 
+    /// How it was started.
+    pub fn plan(&self) -> &NodePlan {
+        &self.plan
+    }
+
     /// The address of the Kafka door.
     pub fn kafka(&self) -> SocketAddr {
         self.plan.kafka

@@ -139,6 +139,17 @@ impl Process {
         status_field(self.id(), "VmHWM:")
     }
 
+    /// Bytes that were read from disks for it so far, which those from the page cache are not.
+    pub fn disk_bytes_read(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.id()));
+        let io = io.expect("a process of this user that runs");
+        let bytes = io
+            .lines()
+            .find_map(|line| line.strip_prefix("read_bytes: "));
+        let bytes = bytes.expect("Linux counts what is read");
+        bytes.parse().expect("a number of bytes")
+    }
+
     /// CPU seconds it used so far, user and kernel, all threads.
     pub fn cpu_seconds(&self) -> f64 {
         cpu_seconds(self.id())
