@@ -63,7 +63,8 @@ pub struct ArchivedRun {
     pub last_offset: i64,
     /// The largest timestamp of a batch in it; [`i64::MIN`] without a batch.
     pub max_timestamp: i64,
-    /// Its row groups: they cover the range, without a gap. None if it has no batch.
+    /// Its row groups: they cover the range, without a gap. None if it has no batch. The first may
+    /// begin before the range, with a batch in the middle of which the log started.
     pub row_groups: Vec<RowGroup>,
 }
 
@@ -127,7 +128,7 @@ pub struct CommitRun {
     pub last_offset: i64,
     /// The largest timestamp of a batch in it.
     pub max_timestamp: i64,
-    /// Its row groups.
+    /// Its row groups: see [`ArchivedRun::row_groups`].
     pub row_groups: Vec<RowGroup>,
     /// See [`RaiseLogStart::next`].
     pub next: SlotPosition,

@@ -134,9 +134,14 @@ fn check_run(topic: &Topic, incarnation: Incarnation, run: &CommitRun) -> Result
     Ok(())
 }
 
-/// Whether the row groups cover the run side by side, or there are none.
+/// Whether the row groups cover the run side by side, or there are none. The run may begin inside
+/// the first one: no batch is divided, though the log start may lie in the middle of it.
 fn covers(run: &CommitRun) -> bool {
-    let mut next = Some(run.base_offset);
+    let first = run.row_groups.first();
+    if first.is_some_and(|first| first.base_offset < 0 || first.last_offset < run.base_offset) {
+        return false;
+    }
+    let mut next = first.map(|first| first.base_offset.min(run.base_offset));
     for group in &run.row_groups {
         if next != Some(group.base_offset) || group.last_offset < group.base_offset {
             return false;

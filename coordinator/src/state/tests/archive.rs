@@ -339,6 +339,34 @@ fn a_segment_enters_whole_or_not_at_all() {
     assert_eq!(world.runs_from(nth(topic, 1), 0)[0].runs_of_segment, 2);
 }
 
+/// The log start may lie in the middle of a batch. No batch is divided, so that the row group begins
+/// where the batch does.
+#[test]
+fn a_run_may_begin_inside_its_first_row_group() {
+    let mut world = World::default();
+    let one = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    let next = at(one.stream, 0);
+    assert_eq!(world.raise(&one, tp, 5, next, None), Ok(()));
+    let mut inside = world.run_to(tp, 19, next);
+    inside.row_groups[0].base_offset = 3;
+    let body = segment(&one, 0, tp.topic, vec![inside.clone()]);
+    assert_eq!(world.commit(body), Ok(()));
+    let runs = world.runs_from(tp, 5);
+    assert_eq!((runs[0].base_offset, runs[0].last_offset), (5, 19));
+    assert!(runs[0].row_group_of(5).is_some());
+
+    let mut behind = world.run_to(tp, 29, next);
+    behind.row_groups[0].base_offset = 21;
+    let mut before = world.run_to(tp, 29, next);
+    before.row_groups[0].base_offset = 3;
+    before.row_groups[0].last_offset = 19;
+    for wrong in [behind, before] {
+        let refused = world.commit(segment(&one, 1, tp.topic, vec![wrong]));
+        assert!(matches!(refused, Err(ArchiveError::Contradiction { .. })));
+    }
+}
+
 #[test]
 fn a_key_enters_once_and_never_after_it_was_abandoned() {
     let mut world = World::default();
