@@ -1,5 +1,6 @@
 //! The process `firn`: doors, partitions, HTTP, command line. `node.rs` alone wires parts together.
 
+pub mod archive;
 pub mod cli;
 pub mod collection;
 pub mod config;

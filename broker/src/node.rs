@@ -10,10 +10,12 @@
 //! - `recovery.rs`: what earlier processes of this broker left
 //! - `lost.rs`: what of that cannot be brought back
 //! - `ownership.rs`: partitions that come and go
+//! - `archiver.rs`: what archives the partitions
 //! - `keeper.rs`: checkpoints, progress, and noticing that the bucket stands still
 //! - `sink.rs`: where the WAL tells what is durable
 //! - `figures.rs`: figures read from where they are counted
 
+mod archiver;
 mod bucket;
 mod doors;
 mod figures;
@@ -46,6 +48,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::ArchiveTask;
 use crate::collection::Collector;
 use crate::config::{Config, HostPort};
 use crate::error::FirnError;
@@ -83,6 +86,7 @@ pub struct Node {
     door: Arc<Door<Dispatch>>,
     stop_kafka: CancellationToken,
     keepers: JoinSet<()>,
+    archiver: ArchiveTask,
 }
 
 /// The parts that serve.
@@ -135,6 +139,7 @@ impl Node {
         let shown = Shown {
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new()),
+            archive: Arc::default(),
         };
         let mut doors = Doors::open(&config, &shown).await?;
         let listeners = doors.listeners();
@@ -144,13 +149,19 @@ impl Node {
             shown: shown.clone(),
         };
         let bucket = starting.open_bucket().await?;
-        let (context, parts, keepers) = match starting.assemble(&bucket, &doors).await {
+        let assembled = match starting.assemble(&bucket, &doors).await {
             Ok(assembled) => assembled,
             Err(error) => {
                 return Err(takeover::name_successor(error, &config, &bucket).await);
             }
         };
         let stop_kafka = CancellationToken::new();
+        let Assembled {
+            context,
+            parts,
+            keepers,
+            archiver,
+        } = assembled;
         let door = open_kafka(&config, context, &mut doors, &stop_kafka);
         shown.health.serving();
         shown.metrics.ready.set(1);
@@ -166,6 +177,7 @@ impl Node {
             door,
             stop_kafka,
             keepers,
+            archiver,
         };
         node.log_start();
         Ok(node)
@@ -238,7 +250,7 @@ impl Node {
             ..
         } = &self.parts;
         self.stop_kafka.cancel();
-        tokio::join!(self.door.drained(), wal.flush());
+        tokio::join!(self.door.drained(), wal.flush(), self.archiver.stop());
         self.keepers.shutdown().await;
         // What the last requests pushed while their connections ended: the last state rows must be
         // the state after a slot, so nothing may be in flight when they are taken (I8).
@@ -277,6 +289,14 @@ struct Starting {
     shown: Shown,
 }
 
+/// What there is once everything is started but the doors.
+struct Assembled {
+    context: Context,
+    parts: Parts,
+    keepers: JoinSet<()>,
+    archiver: ArchiveTask,
+}
+
 /// A start that has the journal, and of this machine what it needs.
 struct Led {
     coordinator: Coordinator,
@@ -304,11 +324,7 @@ impl Starting {
     }
 
     /// Everything up to the doors.
-    async fn assemble(
-        &self,
-        bucket: &Bucket,
-        doors: &Doors,
-    ) -> Result<(Context, Parts, JoinSet<()>), FirnError> {
+    async fn assemble(&self, bucket: &Bucket, doors: &Doors) -> Result<Assembled, FirnError> {
         let Self {
             world,
             config,
@@ -376,7 +392,13 @@ impl Starting {
         };
         let archive = Archive::new(&parts, &reader);
         let keepers = self.keep(bucket, &parts, &archive, taken_up.reports).await;
-        Ok((self.context(&parts, archive, reader), parts, keepers))
+        let archiver = self.archive(&parts, bucket, &reader);
+        Ok(Assembled {
+            context: self.context(&parts, archive, reader),
+            parts,
+            keepers,
+            archiver,
+        })
     }
 
     /// Takes the journal over in a bucket that has proved itself. A local directory proves itself

@@ -229,6 +229,28 @@ pub const ARCHIVE_PUTS_MAX: u32 = 8;
 /// the way is whole the second time.
 pub const ARCHIVE_READ_BACKS_MAX: u32 = 2;
 
+/// A topic is archived when so many bytes of its records are in no segment, however soon.
+pub const ARCHIVE_DUE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of records that may go into one segment: what is compressed again may become smaller.
+pub const ARCHIVE_INPUT_BYTES_MAX: usize = 8 * ARCHIVE_SEGMENT_BYTES_TARGET;
+/// Runs of WAL slots that may go into one segment: their places are held in memory.
+pub const ARCHIVE_INPUT_RUNS_MAX: usize = 100_000;
+/// Requests to archive now that wait for the archiver.
+pub const ARCHIVE_FLUSHES_MAX: usize = 64;
+/// Segments in a row that the coordinator may refuse, since the partitions had moved on meanwhile,
+/// before their topic waits.
+pub const ARCHIVE_REFUSALS_MAX: u32 = 3;
+/// Shortest pause of a topic that could not be archived, or of all while the bucket refuses; each
+/// further one is twice as long,
+pub const ARCHIVE_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// up to this.
+pub const ARCHIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often the archiver looks whether something is due.
+pub const ARCHIVE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a stop waits until a segment that is being written is abandoned: else the next start
+/// collects it.
+pub const ARCHIVE_STOP_MAX: Duration = Duration::from_secs(5);
+
 /// Size of a segment of the local WAL, reserved on the disk before it is used.
 pub const LOCAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Segments of the local WAL that are kept in quarantine; beyond them the oldest goes, unless the
@@ -499,4 +521,12 @@ const _: () = assert!(
     "one PUT must take a segment"
 );
 const _: () = assert!(ARCHIVE_READ_BYTES <= ARCHIVE_FED_BYTES_MAX);
+const _: () = assert!(
+    ARCHIVE_DUE_BYTES <= ARCHIVE_INPUT_BYTES_MAX as u64,
+    "what makes a topic due must fit one segment"
+);
+const _: () = assert!(
+    ARCHIVE_PAUSE_MIN.as_millis() <= ARCHIVE_PAUSE_MAX.as_millis()
+        && ARCHIVE_LOOK_INTERVAL.as_millis() <= ARCHIVE_PAUSE_MIN.as_millis()
+);
 const _: () = assert!(ARCHIVE_GETS_MAX <= COLD_GETS_MAX);

@@ -2,7 +2,9 @@
 //! to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 another process has
 //! taken this one's place, 74 a disk failed.
 
+mod archive;
 mod doctor;
+mod http_client;
 mod inspect;
 mod log;
 mod serve;
@@ -32,6 +34,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check that a bucket can hold a log, one line per check
     Doctor(doctor::DoctorArgs),
+    /// Show how far the archive of a running broker is, or archive now
+    Archive(archive::ArchiveArgs),
     /// Print what an object of a bucket or a file of a local WAL holds
     Inspect(inspect::InspectArgs),
     /// Print the version
@@ -55,6 +59,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Dev(args) => serve::run(Profile::Dev, &args),
         Command::Serve(args) => serve::run(Profile::Serve, &args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Archive(args) => archive::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Version => version(),
     };

@@ -38,6 +38,12 @@ impl Key {
 /// Every key, in the order of names.
 pub static KEYS: &[Key] = &[
     Key {
+        name: "archive.interval.ms",
+        default: "5m",
+        about: "how long records of a topic that does not say otherwise wait until they are archived",
+        set: |c, v| set(&mut c.topics.archive_interval, archive_interval(v)),
+    },
+    Key {
         name: "auto.create.topics.enable",
         default: "true",
         about: "make topics that a client names and that do not exist",
@@ -371,6 +377,15 @@ fn expiration(text: &str) -> Result<Duration, String> {
             least.as_secs()
         )),
         false => Ok(after),
+    }
+}
+
+/// How long records wait to be archived: never not at all, for each time makes a segment.
+fn archive_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    match interval.is_zero() {
+        true => Err(format!("`{text}` is too short: it must be at least 1 ms")),
+        false => Ok(interval),
     }
 }
 

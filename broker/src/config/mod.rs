@@ -140,6 +140,8 @@ pub struct TopicDefaults {
     pub partitions: i32,
     /// Largest batch, as stored.
     pub message_max_bytes: usize,
+    /// How long records wait until they are archived.
+    pub archive_interval: Duration,
 }
 
 /// Consumer groups.
@@ -412,6 +414,7 @@ impl Config {
                 auto_create: true,
                 partitions: 1,
                 message_max_bytes: limits::MESSAGE_BYTES_DEFAULT,
+                archive_interval: Duration::ZERO,
             },
             groups: GroupConfig {
                 initial_rebalance_delay: Duration::ZERO,

@@ -1,30 +1,34 @@
-//! The HTTP door: `/livez`, `/readyz`, `/metrics`. Plain HTTP/1.1 for machines that look after
-//! this one; it changes nothing. A connection carries one request, so that none has to be kept, nor
-//! ended while its next answer is on its way.
+//! The HTTP door: `/livez`, `/readyz`, `/metrics`, `/archive`. Plain HTTP/1.1 for machines that look
+//! after this one; it changes no record. A connection carries one request, so that none has to be
+//! kept, nor ended while its next answer is on its way.
 //!
 //! * `/livez`: the process runs. Never depends on the bucket, so that an outage of the bucket does
 //!   not make an orchestrator restart brokers that hold unwritten batches.
 //! * `/readyz`: partitions are served; 503 with the reason otherwise.
 //! * `/metrics`: OpenMetrics text.
+//! * `/archive`, `/archive/flush`: how far the archive is, and archiving now; see `archive.rs`.
 
+mod archive;
 mod health;
 mod listener;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use archive::FlushAnswer;
 pub use health::Health;
 use listener::Limited;
 
+use crate::archive::Archive;
 use crate::error::FirnError;
 use crate::metrics::Metrics;
 
@@ -35,6 +39,8 @@ pub struct Shown {
     pub health: Arc<Health>,
     /// Every figure.
     pub metrics: Arc<Metrics>,
+    /// The archive, once there is one.
+    pub archive: Arc<OnceLock<Archive>>,
 }
 
 /// An HTTP door that is bound.
@@ -75,6 +81,8 @@ fn routes(shown: Shown) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/archive", get(archive::status))
+        .route("/archive/flush", post(archive::flush))
         .with_state(shown)
         .layer(map_response(last_of_its_connection))
 }
@@ -127,6 +135,7 @@ mod tests {
         let shown = Shown {
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new()),
+            archive: Arc::default(),
         };
         let door = HttpDoor::bind("127.0.0.1:0".parse().unwrap())
             .await
@@ -147,6 +156,13 @@ mod tests {
         shown.health.serving();
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         assert!(ask(address, "/metrics").await.contains("firn_ready"));
+        let archive = ask(address, "/archive").await;
+        assert!(archive.starts_with("HTTP/1.1 503"), "{archive}");
+        assert!(
+            ask(address, "/archive/flush")
+                .await
+                .starts_with("HTTP/1.1 405")
+        );
         assert!(ask(address, "/nothing").await.starts_with("HTTP/1.1 404"));
 
         stop.cancel();

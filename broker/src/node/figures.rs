@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::archive::Archive;
 use crate::kafka::memory::RequestMemory;
 use crate::partition::Partitions;
 
@@ -233,6 +234,77 @@ impl Collector for ReadFigures {
             counter(&mut encoder, name, help, value)?;
         }
         Ok(())
+    }
+}
+
+/// Reads the figures of the archive.
+pub(super) struct ArchiveGauges(pub(super) Archive);
+
+impl fmt::Debug for ArchiveGauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArchiveGauges").finish_non_exhaustive()
+    }
+}
+
+impl Collector for ArchiveGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let figures = self.0.figures();
+        let usage = figures.usage;
+        gauge(
+            &mut encoder,
+            "archive_lag_bytes",
+            "bytes of records that are in no segment",
+            usize::try_from(figures.lag_bytes).unwrap_or(usize::MAX),
+        )?;
+        gauge(
+            &mut encoder,
+            "archive_lag_seconds",
+            "how long the oldest of them has waited",
+            usize::try_from(figures.lag.as_secs()).unwrap_or(usize::MAX),
+        )?;
+        for (name, help, value) in [
+            (
+                "archive_segments",
+                "segments that entered the map",
+                figures.segments,
+            ),
+            (
+                "archive_batches",
+                "batches in segments that were made",
+                usage.batches,
+            ),
+            (
+                "archive_records",
+                "records in segments that were made",
+                usage.records,
+            ),
+            (
+                "archive_read_bytes",
+                "bytes of those batches as they came",
+                usage.bytes_in,
+            ),
+            (
+                "archive_written_bytes",
+                "bytes of segments that were made",
+                usage.bytes_out,
+            ),
+            (
+                "archive_failures",
+                "attempts to archive a topic that failed",
+                figures.failures,
+            ),
+            (
+                "archive_differing",
+                "stretches of segments that were not in the bucket what had been put",
+                usage.differing,
+            ),
+        ] {
+            counter(&mut encoder, name, help, value)?;
+        }
+        let name = "archive_cpu_seconds";
+        let help = "what making segments has taken of a processor";
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(usage.cpu.as_secs_f64()).encode(metric)
     }
 }
 

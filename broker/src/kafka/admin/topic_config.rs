@@ -102,6 +102,8 @@ topic_configs! {
         "How long a tombstone is kept in a compacted topic.";
     "file.delete.delay.ms" Some("log.segment.delete.delay.ms"), Kind::Long(0), "60000",
         "How long a deleted file is kept for readers.";
+    "firn.archive.interval.ms" Some("archive.interval.ms"), Kind::Long(1), "300000",
+        "How long records wait until they are archived.";
     "flush.messages" Some("log.flush.interval.messages"), Kind::Long(1), "9223372036854775807",
         "Kept for tools; every acknowledgement is durable already.";
     "flush.ms" Some("log.flush.interval.ms"), Kind::Long(0), "9223372036854775807",

@@ -1,0 +1,229 @@
+//! `firn archive status` and `firn archive flush`: ask the HTTP door of a broker that runs.
+
+use std::fmt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::archive::{ArchiveStatus, PartitionStatus};
+use crate::cli::http_client::{HttpAnswer, ask};
+use crate::error::FirnError;
+use crate::http::FlushAnswer;
+
+/// What of the archive is wanted.
+#[derive(Debug, Args)]
+pub(super) struct ArchiveArgs {
+    #[command(subcommand)]
+    command: ArchiveCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ArchiveCommand {
+    /// Show how far each partition is archived
+    Status(AskArgs),
+    /// Archive everything that is there now, and wait until that is done
+    Flush(AskArgs),
+}
+
+#[derive(Debug, Args)]
+struct AskArgs {
+    /// Only this topic
+    #[arg(long, value_name = "NAME")]
+    topic: Option<String>,
+    /// The broker's HTTP address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    http: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks, and prints the answer.
+pub(super) fn run(args: &ArchiveArgs) -> Result<ExitCode, FirnError> {
+    match &args.command {
+        ArchiveCommand::Status(args) => status(args),
+        ArchiveCommand::Flush(args) => flush(args),
+    }
+}
+
+fn status(args: &AskArgs) -> Result<ExitCode, FirnError> {
+    let answer = args.ask("GET", "/archive")?;
+    let status: ArchiveStatus = args.parse(&answer)?;
+    match args.json {
+        true => show(&answer.body),
+        false => show(&StatusTable(&status)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn flush(args: &AskArgs) -> Result<ExitCode, FirnError> {
+    // a connection has an end, whatever is going on in it: then it is asked for once more
+    let mut answer = args.ask("POST", "/archive/flush")?;
+    for _ in 1..FLUSH_ASKS_MAX {
+        if !answer.body.trim().is_empty() {
+            break;
+        }
+        answer = args.ask("POST", "/archive/flush")?;
+    }
+    let flushed: FlushAnswer = args.parse(&answer)?;
+    if args.json {
+        show(&answer.body.trim_start());
+    }
+    match flushed {
+        FlushAnswer::Error(reason) => Err(FirnError::failed("not everything was archived", reason)),
+        FlushAnswer::Segments(count) => {
+            if !args.json {
+                let plural = if count == 1 { "" } else { "s" };
+                show(&format_args!("archived: {count} new segment{plural}\n"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl AskArgs {
+    fn ask(&self, method: &str, path: &str) -> Result<HttpAnswer, FirnError> {
+        let path = match &self.topic {
+            Some(topic) => format!("{path}?topic={topic}"),
+            None => path.to_owned(),
+        };
+        let answer = ask(&self.http, method, &path, PATIENCE)
+            .map_err(|e| self.failed(format!("{e}; name its HTTP address with --http")))?;
+        match answer.status {
+            200 => Ok(answer),
+            404 if self.topic.is_none() => Err(self.failed("this is not the HTTP door of firn")),
+            _ => Err(self.failed(answer.body.trim())),
+        }
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&self, answer: &HttpAnswer) -> Result<T, FirnError> {
+        serde_json::from_str(&answer.body)
+            .map_err(|error| self.failed(format!("it said what cannot be understood: {error}")))
+    }
+
+    fn failed(&self, reason: impl fmt::Display) -> FirnError {
+        FirnError::failed(format!("asking the broker at {}", self.http), reason)
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer is what was asked for")]
+fn show(text: &dyn fmt::Display) {
+    print!("{text}");
+}
+
+/// The status, a line for each partition.
+struct StatusTable<'a>(&'a ArchiveStatus);
+
+const HEADINGS: [&str; 10] = [
+    "TOPIC",
+    "PARTITION",
+    "LOG START",
+    "ARCHIVED TO",
+    "HIGH WATERMARK",
+    "RUNS",
+    "BYTES",
+    "PAGES",
+    "UNARCHIVED",
+    "OLDEST",
+];
+
+impl fmt::Display for StatusTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = vec![HEADINGS.map(str::to_owned)];
+        for topic in &self.0.topics {
+            let cells = topic.partitions.iter().map(|p| row(&topic.topic, p));
+            rows.extend(cells);
+        }
+        let mut widths = [0; HEADINGS.len()];
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.len().max(*width);
+            }
+        }
+        for row in &rows {
+            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+                match column {
+                    0 => write!(f, "{cell:<width$}")?,
+                    _ => write!(f, "  {cell:>width$}")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        match self.0.paused {
+            true => writeln!(f, "paused: the bucket refuses; see the log of the broker"),
+            false => Ok(()),
+        }
+    }
+}
+
+fn row(topic: &str, partition: &PartitionStatus) -> [String; HEADINGS.len()] {
+    let known = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
+    [
+        topic.to_owned(),
+        partition.partition.to_string(),
+        partition.log_start.to_string(),
+        partition.archived_to.to_string(),
+        known(partition.high_watermark.map(|n| n.to_string())),
+        partition.runs.to_string(),
+        partition.bytes.to_string(),
+        partition.pages.to_string(),
+        known(partition.unarchived_bytes.map(|n| n.to_string())),
+        known(
+            partition
+                .oldest_unarchived_ms
+                .map(|ms| format!("{} s", ms / 1000)),
+        ),
+    ]
+}
+
+/// How long a broker may say nothing.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection lasts up to a minute: an hour.
+const FLUSH_ASKS_MAX: usize = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::TopicStatus;
+
+    #[test]
+    fn the_table_is_aligned_whatever_the_numbers() {
+        let partition = |partition, archived_to| PartitionStatus {
+            partition,
+            log_start: 0,
+            archived_to,
+            high_watermark: (partition == 0).then_some(12_345_678_901_234_567),
+            runs: 3,
+            bytes: 1 << 40,
+            pages: 0,
+            unarchived_bytes: Some(0),
+            oldest_unarchived_ms: (partition == 0).then_some(61_999),
+        };
+        let status = ArchiveStatus {
+            paused: true,
+            topics: vec![TopicStatus {
+                topic: "a-topic-with-a-long-name".to_owned(),
+                id: String::new(),
+                partitions: vec![partition(0, 5), partition(10, 1 << 50)],
+            }],
+        };
+        let table = StatusTable(&status).to_string();
+        let lines: Vec<&str> = table.lines().collect();
+        let [headings, first, second, paused] = lines[..] else {
+            panic!("{table}");
+        };
+        assert_eq!(
+            (first.len(), second.len()),
+            (headings.len(), headings.len())
+        );
+        assert!(first.ends_with("    61 s"), "{table}");
+        assert!(second.ends_with("       -"), "{table}");
+        assert!(paused.starts_with("paused"), "{table}");
+        let json = serde_json::to_string(&status).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ArchiveStatus>(&json).unwrap(),
+            status
+        );
+    }
+}

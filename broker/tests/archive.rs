@@ -1,0 +1,309 @@
+//! The archive of a whole node: records leave the WAL for segments when they have waited long
+//! enough or when somebody asks, whatever the bucket does, and are served as before.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use firn_broker::archive::ArchiveStatus;
+use firn_broker::config::{Config, Pair, Profile, Source};
+use firn_broker::node::{Node, World};
+use firn_proto::ids::TopicId;
+use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
+use firn_storage::bucket::{Bucket, Purpose};
+use firn_storage::layout;
+use firn_tests::client::Client;
+use firn_tests::records::{Record, StoredRecord};
+use firn_tests::wait;
+use tokio::runtime::Runtime;
+
+const TOPIC: &str = "measurements";
+const PARTITIONS: i32 = 3;
+const SEGMENT: &str = ".parquet";
+/// The records of the tests are old, and stay all the same.
+const KEPT: (&str, &str) = ("retention.ms", "-1");
+
+/// A node over a bucket in memory that fails as told.
+struct Running {
+    runtime: Runtime,
+    store: FaultStore,
+    bucket: Bucket,
+    node: Option<Node>,
+}
+
+impl Running {
+    fn start() -> Self {
+        Self::start_on(FaultStore::in_memory())
+    }
+
+    fn start_on(store: FaultStore) -> Self {
+        let mut world = World::of_machine();
+        let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+        let bucket = Bucket::from_store(Arc::new(store.clone()), clock, entropy);
+        world.bucket = Some(bucket.clone());
+        let pairs = [
+            ("bucket", "memory://"),
+            ("http", "127.0.0.1:0"),
+            ("kafka", "127.0.0.1:0"),
+        ];
+        let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+        let config = Config::new(Profile::Dev, pairs.to_vec()).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let node = runtime.block_on(Node::start_in(world, Arc::new(config)));
+        Self {
+            runtime,
+            store,
+            bucket,
+            node: Some(node.unwrap()),
+        }
+    }
+
+    fn client(&self) -> Client {
+        let address = self.node.as_ref().unwrap().listeners()[0].bound;
+        wait::until("a connection", wait::PATIENCE, || {
+            Client::connect(address).ok()
+        })
+    }
+
+    fn http(&self) -> SocketAddr {
+        self.node.as_ref().unwrap().http().unwrap()
+    }
+
+    /// `firn archive …`, as somebody types it.
+    fn firn(&self, arguments: &[&str]) -> Output {
+        let http = self.http().to_string();
+        Command::new(env!("CARGO_BIN_EXE_firn"))
+            .arg("archive")
+            .args(arguments)
+            .args(["--http", &http])
+            .output()
+            .unwrap()
+    }
+
+    fn flush(&self) -> Result<String, String> {
+        let output = self.firn(&["flush"]);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        match output.status.success() {
+            true => Ok(text(output.stdout)),
+            false => Err(text(output.stderr)),
+        }
+    }
+
+    fn status(&self) -> ArchiveStatus {
+        let output = self.firn(&["status", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The figures of the archive.
+    fn figures(&self) -> Vec<(String, f64)> {
+        let mut socket = TcpStream::connect(self.http()).unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
+        socket.write_all(request).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let lines = answer
+            .lines()
+            .filter(|line| line.starts_with("firn_archive_"));
+        let figures = lines.map(|line| {
+            let (name, value) = line.split_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        });
+        figures.collect()
+    }
+
+    /// Archived to, high watermark and runs of each partition.
+    fn archived(&self) -> Vec<(i64, i64, u64)> {
+        let status = self.status();
+        let topic = status.topics.iter().find(|topic| topic.topic == TOPIC);
+        let partitions = topic.unwrap().partitions.iter();
+        partitions
+            .map(|p| (p.archived_to, p.high_watermark.unwrap(), p.runs))
+            .collect()
+    }
+
+    /// The segments of the topic that lie in the bucket.
+    fn segments(&self) -> Vec<String> {
+        let status = self.status();
+        let topic = status.topics.iter().find(|topic| topic.topic == TOPIC);
+        let id = TopicId::parse(&topic.unwrap().id).unwrap();
+        let folder = layout::table(TOPIC, id);
+        let listed = self.bucket.list(Purpose::Meta, &folder, None, 1000);
+        let listed = self.runtime.block_on(listed).unwrap();
+        listed.iter().map(|object| object.key.to_string()).collect()
+    }
+
+    fn stop(mut self) -> FaultStore {
+        let node = self.node.take().unwrap();
+        self.runtime.block_on(node.stop()).unwrap();
+        self.store
+    }
+}
+
+/// Three batches for each partition, and what must come back.
+fn produce(client: &mut Client, round: usize) -> Vec<Vec<StoredRecord>> {
+    let partitions = 0..PARTITIONS;
+    let produced = partitions.map(|partition| {
+        let mut stored = Vec::new();
+        for batch in 0..3 {
+            let record = |n| Record::new(format!("key-{n}"), format!("{round}-{batch}-{n}"));
+            let records: Vec<Record> = (0..10).map(record).collect();
+            let base = client.append(TOPIC, partition, &records);
+            let offsets = base..;
+            let with_offset = |(offset, record)| StoredRecord { offset, record };
+            stored.extend(offsets.zip(records).map(with_offset));
+        }
+        stored
+    });
+    produced.collect()
+}
+
+fn assert_read(client: &mut Client, expected: &[Vec<StoredRecord>]) {
+    for (partition, expected) in (0..).zip(expected) {
+        assert_eq!(&client.read(TOPIC, partition, 0), expected, "{partition}");
+    }
+}
+
+#[test]
+fn what_is_flushed_lies_in_one_segment_and_is_served_as_before() {
+    let world = Running::start();
+    let mut client = world.client();
+    client.create_topic(TOPIC, PARTITIONS, &[KEPT]);
+    let mut expected = produce(&mut client, 0);
+    assert_eq!(world.archived(), [(0, 30, 0); 3]);
+    assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
+    assert_eq!(world.archived(), [(30, 30, 1); 3]);
+    assert_eq!(world.segments().len(), 1);
+    assert_eq!(world.flush().unwrap(), "archived: 0 new segments\n");
+    assert_read(&mut client, &expected);
+
+    for (before, more) in expected.iter_mut().zip(produce(&mut client, 1)) {
+        before.extend(more);
+    }
+    assert_read(&mut client, &expected);
+    assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
+    assert_eq!(world.archived(), [(60, 60, 2); 3]);
+    let figures = world.figures();
+    let figure = |name: &str| figures.iter().find(|(n, _)| n == name).unwrap().1;
+    assert_eq!(figure("firn_archive_segments_total") as u64, 2);
+    assert_eq!(figure("firn_archive_records_total") as u64, 180);
+    assert_eq!(figure("firn_archive_lag_bytes") as u64, 0);
+    assert!(figure("firn_archive_cpu_seconds_total") > 0.0);
+
+    // the journal knows it as well
+    let world = Running::start_on(world.stop());
+    assert_eq!(world.archived(), [(60, 60, 2); 3]);
+    assert_eq!(world.flush().unwrap(), "archived: 0 new segments\n");
+    assert_read(&mut world.client(), &expected);
+    world.stop();
+}
+
+#[test]
+fn records_are_archived_when_they_have_waited_for_the_interval_of_their_topic() {
+    let world = Running::start();
+    let mut client = world.client();
+    client.create_topic(
+        TOPIC,
+        PARTITIONS,
+        &[KEPT, ("firn.archive.interval.ms", "1")],
+    );
+    client.create_topic("patient", 1, &[KEPT]);
+    produce(&mut client, 0);
+    client.append("patient", 0, &[Record::new("k", "v")]);
+    wait::until("the interval to pass", wait::PATIENCE, || {
+        world
+            .archived()
+            .iter()
+            .all(|(to, ..)| *to == 30)
+            .then_some(())
+    });
+    let status = world.status();
+    let patient = status.topics.iter().find(|topic| topic.topic == "patient");
+    let patient = &patient.unwrap().partitions[0];
+    assert_eq!((patient.archived_to, patient.high_watermark), (0, Some(1)));
+    assert!(patient.unarchived_bytes.unwrap() > 0 && patient.oldest_unarchived_ms.is_some());
+    world.stop();
+}
+
+#[test]
+fn a_segment_that_is_damaged_never_enters_the_map_and_is_deleted() {
+    let world = Running::start();
+    let mut client = world.client();
+    client.create_topic(TOPIC, PARTITIONS, &[KEPT]);
+    let expected = produce(&mut client, 0);
+    let damage = Rule::new(On::Get, Fault::BitFlip).key(SEGMENT);
+    world.store.inject(damage.times(u64::MAX));
+    let error = world.flush().unwrap_err();
+    assert!(error.contains("does not hold what was put"), "{error}");
+    assert_eq!(world.archived(), [(0, 30, 0); 3]);
+    assert_eq!(world.segments(), [""; 0]);
+    world.store.clear();
+    assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
+    let [segment] = &world.segments()[..] else {
+        panic!("one segment")
+    };
+    assert!(segment.ends_with("-0000000000000001.parquet"), "{segment}");
+    assert_read(&mut client, &expected);
+    world.stop();
+}
+
+#[test]
+fn a_put_without_an_answer_is_resolved() {
+    for fault in [Fault::AnswerLost, Fault::RequestLost, Fault::FailedAfter] {
+        let world = Running::start();
+        let mut client = world.client();
+        client.create_topic(TOPIC, PARTITIONS, &[KEPT]);
+        let expected = produce(&mut client, 0);
+        world.store.inject(Rule::new(On::Put, fault).key(SEGMENT));
+        assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
+        assert_read(&mut client, &expected);
+        world.stop();
+    }
+}
+
+#[test]
+fn a_stop_abandons_the_segment_that_is_being_written() {
+    let world = Running::start();
+    let mut client = world.client();
+    client.create_topic(
+        TOPIC,
+        PARTITIONS,
+        &[KEPT, ("firn.archive.interval.ms", "1")],
+    );
+    let expected = produce(&mut client, 0);
+    // it is there, and nobody knows
+    let rule = Rule::new(On::Put, Fault::HangAfter).key(SEGMENT);
+    world.store.inject(rule.times(u64::MAX));
+    produce(&mut client, 1);
+    wait::until("the archiver to put", wait::PATIENCE, || {
+        let hits = world.store.hits();
+        hits.iter().any(|(on, ..)| *on == On::Put).then_some(())
+    });
+    let store = world.stop();
+    store.clear();
+    let world = Running::start_on(store);
+    let archived = world.archived();
+    assert_eq!(world.segments().len(), usize::from(archived[0].2 > 0));
+    world.flush().unwrap();
+    let read = world.client().read(TOPIC, 0, 0);
+    assert_eq!(&read[..30], &expected[0][..]);
+    world.stop();
+}
+
+#[test]
+fn whoever_asks_for_what_is_not_there_is_told_so() {
+    let world = Running::start();
+    world.client().create_topic(TOPIC, PARTITIONS, &[KEPT]);
+    for command in ["status", "flush"] {
+        let output = world.firn(&[command, "--topic", "another"]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("another: there is no such topic"), "{error}");
+    }
+    let table = world.firn(&["status", "--topic", TOPIC]).stdout;
+    assert_eq!(String::from_utf8(table).unwrap().lines().count(), 4);
+    world.stop();
+}
