@@ -1,12 +1,15 @@
 //! The segment map, log starts and what may be deleted, step by step.
 
+mod floors;
+mod map;
+
 use firn_proto::cluster::{
     ArchiveError, ArchivedRun, Collected, CommitRun, CommitSegment, Doomed, FindRuns, FoundRuns,
     MapPage, MapPart, PageOut, PagedRelease, RaiseLogStart, RaiseLogStarts, RowGroup, RunsFrom,
     SegmentKey,
 };
 use firn_proto::ids::SlotPosition;
-use firn_proto::limits::{FOUND_RUNS_MAX, GARBAGE_LISTED_MAX};
+use firn_proto::limits::{FOUND_RUNS_MAX, GARBAGE_LISTED_MAX, MAP_PAGE_RUNS, MAP_RUNS_IN_MEMORY};
 
 use super::*;
 
@@ -337,6 +340,37 @@ fn a_segment_enters_whole_or_not_at_all() {
         (5, 50, 1)
     );
     assert_eq!(world.runs_from(nth(topic, 1), 0)[0].runs_of_segment, 2);
+    let late = segment(&one, 6, topic, vec![own(1, (0, 9))]);
+    assert!(
+        matches!(world.commit(late), Err(ArchiveError::Contradiction { .. })),
+        "another segment was faster"
+    );
+}
+
+/// What is needed of a window that is not reached yet is not for the archive to say.
+#[test]
+fn a_position_in_another_window_moves_no_slot() {
+    let mut world = World::default();
+    let one = world.register(1, None);
+    let tp = first(world.create("a", 1).unwrap());
+    world.report(&one, 6, &[(3, tp)]);
+    let two = world.register(1, None);
+    world.seal(one.stream, 6).unwrap();
+    world.assign(end(tp, 0, one.stream, 10)).unwrap();
+    world.report(&two, 9, &[]);
+    let lowest = |world: &World| {
+        let windows = world.windows(tp);
+        let lowest = windows.iter().map(|window| window.lowest_slot.0);
+        lowest.collect::<Vec<_>>()
+    };
+    world.archive_to(&two, 0, tp, 4, at(two.stream, 8));
+    assert_eq!(lowest(&world), [0, 0]);
+    world.archive_to(&two, 1, tp, 7, at(one.stream, 5));
+    assert_eq!(lowest(&world), [5, 0]);
+    world.archive_to(&two, 2, tp, 9, at(one.stream, 6));
+    assert_eq!(lowest(&world), [6, 0]);
+    world.archive_to(&two, 3, tp, 12, at(two.stream, 8));
+    assert_eq!(lowest(&world), [6, 8]);
 }
 
 /// The log start may lie in the middle of a batch. No batch is divided, so that the row group begins
