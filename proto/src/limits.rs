@@ -196,6 +196,10 @@ pub const BATCH_TABLE_BYTES_MAX: usize = ROW_GROUP_BYTES_TARGET + 3 * BATCH_PLAI
 /// Runs of a partition in a page of the segment map, which is read with one GET: with a row group
 /// each about 20 KB.
 pub const MAP_PAGE_RUNS: u32 = 512;
+/// Largest page of the segment map: its runs have thousands of row groups each.
+pub const MAP_PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What decoding a page may allocate, in bytes.
+pub const MAP_PAGE_DECODED_BYTES_MAX: usize = 8 * MAP_PAGE_BYTES_MAX;
 /// The oldest runs of a partition go into a page when more than this many are in the coordinator's
 /// memory, where each takes about 200 bytes.
 pub const MAP_RUNS_IN_MEMORY: u32 = 768;

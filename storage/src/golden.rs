@@ -4,11 +4,13 @@
 //! golden file. For a new format, `CI_FIRN_WRITE_GOLDEN=1` writes the file.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use firn_proto::cluster::{ArchivedRun, SegmentKey};
 use firn_proto::ids::{
-    BrokerId, ClusterId, CoordinatorEpoch, DiskId, LeaderEpoch, PartitionIndex, ProducerEpoch,
-    ProducerId, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
+    BrokerId, ClusterId, CoordinatorEpoch, DiskId, Incarnation, LeaderEpoch, PartitionIndex,
+    ProducerEpoch, ProducerId, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
 use firn_proto::record::{
@@ -20,7 +22,10 @@ use crate::journal::record::{
     EpochClaim, JournalIndex, Opening, Snapshot, decode_cluster, encode_cluster,
 };
 use crate::segment::table::{TRAILER_BYTES, Trailer};
-use crate::segment::{RowGroupReader, SegmentOrigin, SegmentWriter, TargetCodec, read_footer};
+use crate::segment::{
+    RowGroup, RowGroupReader, SegmentOrigin, SegmentWriter, TargetCodec, decode_map_page,
+    encode_map_page, read_footer,
+};
 use crate::state::{BatchFlags, ProducerBatch, Run, StateRow};
 use crate::stream::slot::{Nonce, SlotBody, SlotHeader, seal_object};
 use crate::stream::{CheckpointRef, StreamName, WalIndex};
@@ -339,6 +344,41 @@ fn a_segment_keeps_its_bytes() {
         assert_eq!(found.bytes(), batch.bytes());
     }
     assert_eq!(read_footer(object, object.len() as u64).unwrap().0, origin);
+}
+
+#[test]
+fn a_page_of_the_segment_map_keeps_its_bytes() {
+    let group = RowGroup {
+        base_offset: 1 << 32,
+        last_offset: (1 << 32) + 10,
+        byte_start: 4,
+        byte_len: 364,
+        max_timestamp_so_far: 1_700_000_000_000,
+        records: 4,
+        plain_bytes: 700,
+    };
+    let run = |number: u64, base_offset: i64, row_groups: Vec<RowGroup>| ArchivedRun {
+        segment: SegmentKey {
+            incarnation: Incarnation(9),
+            number,
+        },
+        runs_of_segment: 2,
+        base_offset,
+        last_offset: base_offset + 10,
+        max_timestamp: row_groups
+            .first()
+            .map_or(i64::MIN, |g| g.max_timestamp_so_far),
+        row_groups,
+    };
+    let runs = [run(1, 1 << 32, vec![group]), run(2, (1 << 32) + 11, vec![])].map(Arc::new);
+    let tp = TopicPartition {
+        topic: TopicId([0x70; 16]),
+        partition: PartitionIndex(3),
+    };
+    let bytes = encode_map_page(tp, &runs).unwrap();
+    assert_golden("map_page_v1.hex", &bytes);
+    let golden = golden_bytes("map_page_v1.hex");
+    assert_eq!(decode_map_page(&golden), Ok((tp, runs.to_vec())));
 }
 
 #[test]

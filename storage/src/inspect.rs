@@ -8,11 +8,13 @@
 //! - `rows.rs`: checkpoints
 //! - `local.rs`: files of the local WAL
 //! - `segment.rs`: segments of topics
+//! - `map_page.rs`: pages of the segment map
 //!
 //! May not touch: how the formats are read (`stream/`, `journal/record.rs`, `state/`, `wal/`,
 //! `segment/`).
 
 mod local;
+mod map_page;
 mod rows;
 mod segment;
 mod slot;
@@ -27,6 +29,7 @@ use crate::journal::record::{
     self, CLUSTER_MAGIC, EPOCH_MAGIC, EpochClaim, SNAPSHOT_MAGIC, Snapshot,
 };
 use crate::layout::Place;
+use crate::segment::MAP_PAGE_MAGIC;
 use crate::segment::footer::PARQUET_MAGIC;
 use crate::stream::slot::MAGIC as SLOT_MAGIC;
 use crate::wal::local::format::{IDENTITY_MAGIC, SEGMENT_MAGIC};
@@ -60,6 +63,9 @@ pub struct OfCoordinator {
 pub fn inspect(bytes: &Bytes, of_coordinator: OfCoordinator) -> Option<Inspection> {
     if bytes.starts_with(&CHECKPOINT_MAGIC) {
         return Some(rows::inspect(bytes));
+    }
+    if bytes.starts_with(&MAP_PAGE_MAGIC) {
+        return Some(map_page::inspect(bytes));
     }
     if bytes.starts_with(&PARQUET_MAGIC) {
         return Some(segment::inspect(bytes));

@@ -9,6 +9,7 @@ pub mod bucket;
 pub mod cache;
 pub mod checkpoint;
 pub mod collect;
+mod creation;
 pub mod fold;
 #[cfg(test)]
 mod golden;
@@ -16,6 +17,7 @@ pub mod inspect;
 pub mod journal;
 pub mod layout;
 mod listing;
+pub mod map_pages;
 pub mod read;
 pub mod segment;
 pub mod state;

@@ -11,7 +11,7 @@ use firn_coordinator::inspect::{entry_lines, snapshot_lines};
 use firn_proto::env::{Entropy, SystemClock};
 use firn_storage::bucket::{Bucket, BucketOptions, Purpose};
 use firn_storage::inspect::{Inspection, OfCoordinator, inspect};
-use firn_storage::layout::Place;
+use firn_storage::layout::ObjectName;
 
 use crate::cli::runtime;
 use crate::config::ConfigError;
@@ -53,23 +53,23 @@ const OF_COORDINATOR: OfCoordinator = OfCoordinator {
     snapshot: |body| snapshot_lines(body).map_err(|error| error.to_string()),
 };
 
-/// Cuts the URL of an object into that of its bucket and its place in it.
-fn split(scheme: &str, path: &str) -> Option<(String, Place)> {
+/// Cuts the URL of an object into that of its bucket and its name in it.
+fn split(scheme: &str, path: &str) -> Option<(String, ObjectName)> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     path.match_indices('/').find_map(|(at, _)| {
-        let place = Place::parse(&path[at + 1..])?;
+        let name = ObjectName::parse(&path[at + 1..])?;
         let root = format!("{scheme}://{}?{query}", &path[..at]);
-        Some((root.trim_end_matches('?').to_owned(), place))
+        Some((root.trim_end_matches('?').to_owned(), name))
     })
 }
 
-async fn download(root: &str, place: &Place) -> Result<Bytes, String> {
+async fn download(root: &str, name: &ObjectName) -> Result<Bytes, String> {
     let clock = Arc::new(SystemClock::new());
     let entropy = Arc::new(Entropy::from_os());
     let options = BucketOptions::of_process(false);
     let connected = Bucket::connect(root, &options, clock, entropy).await;
     let bucket = connected.map_err(|e| e.to_string())?;
-    let found = bucket.get(Purpose::Meta, &place.key()).await;
+    let found = bucket.get(Purpose::Meta, &name.key()).await;
     found
         .map_err(|e| e.to_string())?
         .ok_or_else(|| "there is no such object".to_owned())
@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_url_is_cut_where_the_place_of_the_object_begins() {
-        use firn_proto::ids::{Slot, StreamId};
+        use firn_proto::ids::{Incarnation, Slot, StreamId, TopicId};
+        use firn_storage::layout::{Place, SegmentName};
         let place = Place::WalSlot {
             stream: StreamId(7),
             slot: Slot(3),
@@ -102,7 +103,7 @@ mod tests {
         let key = place.key();
         let cut = |url: String| {
             let (scheme, path) = url.split_once("://").unwrap();
-            split(scheme, path).map(|(root, place)| (root, place.key()))
+            split(scheme, path).map(|(root, name)| (root, name.key()))
         };
         let url = format!("s3://b/deep/prefix/{}?region=r", key.as_str());
         assert_eq!(
@@ -111,6 +112,15 @@ mod tests {
         );
         let url = format!("s3://b/{}", key.as_str());
         assert_eq!(cut(url), Some(("s3://b".to_owned(), key)));
+        let segment = SegmentName {
+            topic_name: "wal".to_owned(),
+            topic: TopicId([7; 16]),
+            incarnation: Incarnation(1),
+            number: 2,
+        };
+        let key = segment.key();
+        let url = format!("s3://b/tables/{}", key.as_str());
+        assert_eq!(cut(url), Some(("s3://b/tables".to_owned(), key)));
         assert_eq!(cut("s3://b/something/else".to_owned()), None);
     }
 }

@@ -34,6 +34,7 @@ pub struct WholeRanges(Arc<Inner>);
 
 struct Inner {
     objects: CachedObjects,
+    purpose: Purpose,
     flights: Mutex<Flights>,
     /// Memory of GETs under way. Never closed, so that there is always a permit in the end.
     free_kib: Arc<Semaphore>,
@@ -80,10 +81,11 @@ struct Flying {
 }
 
 impl WholeRanges {
-    /// Reads what `objects` reads.
-    pub fn new(objects: CachedObjects) -> Self {
+    /// Reads what `objects` reads, for one purpose.
+    pub fn new(objects: CachedObjects, purpose: Purpose) -> Self {
         Self(Arc::new(Inner {
             objects,
+            purpose,
             flights: Mutex::default(),
             free_kib: Arc::new(Semaphore::new(GETS_KIB)),
             gets: AtomicU64::new(0),
@@ -303,7 +305,7 @@ impl Inner {
         let first = blocks.first().map_or(0, |key| u64::from(key.block));
         let range = first * BLOCK..(first + blocks.len() as u64) * BLOCK;
         let bucket = &self.objects.0.bucket;
-        let got = bucket.get_range(Purpose::ReadSegment, object, range);
+        let got = bucket.get_range(self.purpose, object, range);
         got.await?.ok_or_else(|| ObjectError::Gone(object.clone()))
     }
 }

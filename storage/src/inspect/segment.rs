@@ -136,7 +136,7 @@ fn batch_text(batch: &BatchSummary) -> String {
 }
 
 /// A timestamp, if there is one.
-fn time(timestamp: i64) -> String {
+pub(super) fn time(timestamp: i64) -> String {
     match timestamp {
         i64::MIN => "none".to_owned(),
         timestamp => timestamp.to_string(),

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch};
 use firn_proto::journal::{JournalError, JournalPosition};
 
-use super::object::{Creation, create};
 use super::record::{RecordFault, Snapshot};
 use super::{LIST_MAX, corrupt, snapshot_key, snapshots, unavailable};
 use crate::bucket::{Bucket, Purpose};
+use crate::creation::{Creation, create};
 use crate::layout::{Key, Place, journal_stream};
 use crate::stream::{StreamEnv, slot::HEADER_LEN};
 
@@ -73,7 +73,14 @@ impl Collection {
         };
         let key = snapshot_key(covers);
         let bytes = snapshot.encode();
-        let created = create(&self.bucket, &self.env, Purpose::Snapshot, &key, bytes).await?;
+        let created = create(
+            &self.bucket,
+            &self.env.entropy,
+            Purpose::Snapshot,
+            &key,
+            bytes,
+        )
+        .await?;
         if let Creation::Theirs(bytes) = created {
             // The state after a position is the same for everybody, so any whole snapshot will do.
             let found = Snapshot::decode(&bytes).map_err(|fault| corrupt(&key, &fault))?;

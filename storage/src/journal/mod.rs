@@ -2,7 +2,6 @@
 //! claims to epochs, snapshots.
 //!
 //! - `record.rs`: the objects beside the slots, and what a journal slot's index says
-//! - `object.rs`: objects that are created once, whoever wins
 //! - `walk.rs`: from the newest snapshot to the ends of all earlier epochs
 //! - `writer.rs`: the writer of one epoch
 //! - `collect.rs`: lets go of what a snapshot covers
@@ -20,7 +19,6 @@
 //! May not touch: what entries, snapshots and identities mean (`coordinator`).
 
 mod collect;
-mod object;
 pub mod record;
 #[cfg(test)]
 mod simulation;
@@ -33,9 +31,9 @@ use firn_proto::journal::{JournalError, JournalOpener, JournalPosition, OpenedJo
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::bucket::{Bucket, BucketError, Purpose};
+use crate::creation::{CreateError, Creation, create};
 use crate::layout::{self, Key, Place};
 use crate::stream::{Nonce, ReadError, SealError, StreamEnv};
-use object::{Creation, create};
 use record::{EpochClaim, RecordFault};
 use walk::Walk;
 use writer::JournalWriter;
@@ -96,7 +94,15 @@ impl BucketJournal {
                 identity: identity.clone(),
             };
             let key = Place::EpochClaim(epoch).key();
-            match create(&self.bucket, &self.env, Purpose::Meta, &key, claim.encode()).await? {
+            match create(
+                &self.bucket,
+                &self.env.entropy,
+                Purpose::Meta,
+                &key,
+                claim.encode(),
+            )
+            .await?
+            {
                 Creation::Ours => return Ok(epoch),
                 Creation::Theirs(_) => epoch = CoordinatorEpoch(epoch.0 + 1),
             }
@@ -122,7 +128,7 @@ pub async fn cluster_id(bucket: &Bucket, env: &StreamEnv) -> Result<ClusterId, J
         None => {
             let made = ClusterId::from_random(env.entropy.next_u128());
             let bytes = record::encode_cluster(made);
-            match create(bucket, env, Purpose::Meta, &key, bytes.clone()).await? {
+            match create(bucket, &env.entropy, Purpose::Meta, &key, bytes.clone()).await? {
                 Creation::Ours => bytes,
                 Creation::Theirs(bytes) => bytes,
             }
@@ -214,6 +220,15 @@ fn snapshot_key(covers: JournalPosition) -> Key {
         slot: covers.slot,
     }
     .key()
+}
+
+impl From<CreateError> for JournalError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Bucket(error) => unavailable(error),
+            CreateError::NotTaken { .. } => Self::Unavailable(error.to_string()),
+        }
+    }
 }
 
 fn unavailable(error: BucketError) -> JournalError {

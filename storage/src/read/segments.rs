@@ -4,6 +4,7 @@
 //! - `open.rs`: a row group that is open: batches are made of it as they are wanted
 //! - `remainders.rs`: those that are open, for the next fetch and for others at the same place
 //! - `search.rs`: the first record at a time, the newest record
+//! - `pages.rs`: pages of the segment map
 //!
 //! A row group takes one ranged GET, which brings its batch table, too. It is decoded once for a
 //! reader that goes on where it stopped, on threads that serve nobody else, of which few are used at
@@ -11,10 +12,12 @@
 //! for memory of its own as well.
 
 mod open;
+mod pages;
 mod plan;
 mod remainders;
 mod search;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::cold::from_object;
 use super::{ReadError, ReadOutcome, Reader};
+use crate::bucket::Purpose;
 use crate::cache::{CachedObjects, WholeRanges, WholeReads};
 use crate::layout::{Key, SegmentName};
 use crate::segment::{RowGroup, RowGroupReader, SegmentFault, TargetCodec};
@@ -72,13 +76,16 @@ pub struct SegmentUsage {
     pub continued: u64,
     /// Look-ups by time that looked into a row group.
     pub searched: u64,
-    /// GETs, and what spared them.
+    /// GETs of row groups, and what spared them.
     pub ranges: WholeReads,
+    /// GETs of map pages, and what spared them.
+    pub pages: WholeReads,
 }
 
 /// What reads of segments share.
 pub(super) struct Segments {
     ranges: WholeRanges,
+    pages: WholeRanges,
     remainders: Arc<Remainders>,
     /// Never closed, so that there is always a permit in the end.
     decoding_kib: Arc<Semaphore>,
@@ -92,7 +99,8 @@ impl Segments {
     pub(super) fn new(objects: CachedObjects) -> Self {
         let kib = ROW_GROUP_DECODING_BYTES_MAX as u64 / KIB;
         Self {
-            ranges: WholeRanges::new(objects),
+            pages: WholeRanges::new(objects.clone(), Purpose::Map),
+            ranges: WholeRanges::new(objects, Purpose::ReadSegment),
             remainders: Arc::default(),
             decoding_kib: Arc::new(Semaphore::new(
                 usize::try_from(kib).unwrap_or(Semaphore::MAX_PERMITS),
@@ -111,6 +119,7 @@ impl Segments {
             continued: self.continued.load(Ordering::Relaxed),
             searched: self.searched.load(Ordering::Relaxed),
             ranges: self.ranges.reads(),
+            pages: self.pages.reads(),
         }
     }
 
@@ -242,16 +251,16 @@ impl Reader {
         tp: TopicPartition,
         key: Key,
         offset: i64,
-        fault: &SegmentFault,
+        fault: &dyn Display,
         was_fetched_anew: bool,
     ) -> Result<(), ReadError> {
         if !was_fetched_anew {
             self.0.refetched.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%tp, %key, %fault, "bytes of a row group are wrong, fetching anew");
+            tracing::warn!(%tp, %key, %fault, "what was read is wrong, fetching anew");
             return Ok(());
         }
         self.0.corrupt.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(%tp, %key, offset, %fault, "a segment is corrupt");
+        tracing::error!(%tp, %key, offset, %fault, "an object of the archive is corrupt");
         Err(ReadError::Corrupt {
             key,
             tp,

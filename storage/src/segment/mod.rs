@@ -23,6 +23,7 @@
 //! - `read.rs`: [`RowGroupReader`]: row groups back into batches
 //! - `search.rs`: the record for a timestamp
 //! - `verify.rs`: what was written against what went in
+//! - `map_page.rs`: older runs of a partition, as the segment map keeps them in the bucket
 //! - `fault.rs`: what can go wrong
 //!
 //! Writing goes through the `parquet` crate. Reading does not: a row group is decoded from its own
@@ -37,6 +38,7 @@ mod column;
 mod fault;
 pub(crate) mod footer;
 mod map;
+pub(crate) mod map_page;
 mod page;
 mod read;
 mod schema;
@@ -50,6 +52,7 @@ mod write;
 pub use fault::{EncodeError, SegmentFault};
 pub use footer::{SegmentOrigin, read_footer};
 pub use map::{RowGroup, Segment, SegmentRun, row_groups_from_time};
+pub use map_page::{MAP_PAGE_MAGIC, MapPageFault, decode_map_page, encode_map_page};
 pub use read::{BatchSummary, RowGroupReader, TargetCodec};
 pub use search::{TimedRecord, first_at_or_after, first_of_max};
 pub use verify::{Fingerprints, verify_footer, verify_row_group};

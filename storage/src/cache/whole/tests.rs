@@ -36,7 +36,7 @@ impl World {
         let pieces = vec![body.clone().into()];
         bucket.create_once(Purpose::Archive, &key(), pieces).await;
         let objects = CachedObjects::new(bucket.clone(), Arc::new(MapCache::new(cache_bytes)));
-        let ranges = WholeRanges::new(objects.clone());
+        let ranges = WholeRanges::new(objects.clone(), Purpose::ReadSegment);
         Self {
             store,
             bucket,
