@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use firn_benches::folder::{files, forget_pages};
+use firn_benches::folder::{empty, files, forget_pages};
 use firn_tests::client::Client;
 use firn_tests::kafka::{Kafka, KafkaJars};
 use firn_tests::node::{Node, NodePlan};
@@ -62,10 +62,13 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    /// A fresh, empty folder for one start. What the starts before left stays until all is done:
-    /// for minutes ext4 without a journal walks past each inode that was deleted when it makes a
-    /// file, and Firn's turn would pay for the deletion of its last one.
+    /// A fresh, empty folder for one start. What the starts before left is emptied, and not deleted
+    /// until all is done: for minutes ext4 without a journal walks past each inode that was deleted
+    /// when it makes a file, and Firn's turn would pay for the deletion of its last one.
     pub(crate) fn fresh_folder(&self, kind: Kind) -> PathBuf {
+        for file in files(&self.folder) {
+            empty(&file).expect("what a broker left can be emptied");
+        }
         let starts = self.starts.get() + 1;
         self.starts.set(starts);
         let folder = self.folder.join(format!("{}-{starts}", kind.name()));

@@ -4,7 +4,10 @@
 //! ```sh
 //! cargo build --release -p firn
 //! cargo run --release -p firn-benches --bin compare            # or with --quick
+//! cargo run --release -p firn-benches --bin compare -- --repetitions 1 --parts catch-up
 //! ```
+//!
+//! One repetition of any one part ends within some minutes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -34,7 +37,7 @@ use report::Report;
 /// Measures Firn beside Apache Kafka.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How often each contender is measured. Each takes 20 GB of disk until the end.
+    /// How often each contender is measured.
     #[arg(long, default_value_t = 3)]
     repetitions: usize,
     /// Small counts, to see that it works: the figures mean nothing.
@@ -47,7 +50,8 @@ struct Arguments {
     /// requests, catch-up, backfill, flights.
     #[arg(long, value_delimiter = ',')]
     parts: Vec<String>,
-    /// Where data goes; a temporary folder in the current one by default, not on a tmpfs.
+    /// Where data goes, up to 10 GB at a time; a temporary folder in the current one by default,
+    /// not on a tmpfs.
     #[arg(long)]
     folder: Option<PathBuf>,
     /// The binary to measure; the one beside this program by default.

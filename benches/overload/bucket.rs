@@ -1,12 +1,12 @@
 //! The bucket's folder, which must not outgrow the disk while the load runs.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use firn_benches::folder::files;
+use firn_benches::folder::{empty, files};
 use firn_tests::wait;
 
 use crate::Ending;
@@ -35,8 +35,7 @@ pub(crate) fn while_old_objects_are_emptied<T>(bucket: &Path, work: impl FnOnce(
     })
 }
 
-/// Empties the oldest long objects until [`BYTES_KEPT`] are left. They are not deleted: where the
-/// file system keeps no journal, many deleted files make it slow to create new ones for minutes.
+/// Empties the oldest long objects until [`BYTES_KEPT`] are left.
 fn empty_old_objects(bucket: &Path, spared: &mut BTreeSet<PathBuf>) {
     let mut objects = Vec::new();
     for path in files(bucket) {
@@ -57,8 +56,7 @@ fn empty_old_objects(bucket: &Path, spared: &mut BTreeSet<PathBuf>) {
         if left <= BYTES_KEPT {
             break;
         }
-        // Opening it so leaves nothing of its bytes.
-        if File::create(&path).is_ok() {
+        if empty(&path).is_ok() {
             left -= bytes;
             spared.insert(path);
         }
