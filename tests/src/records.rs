@@ -2,6 +2,7 @@
 //! of two headers with one key and cannot hold a key that is not UTF-8, and an oracle must not
 //! share the product's code either.
 
+use crate::wait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of a batch's header: everything before its first record.
@@ -25,13 +26,13 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record with a key and a value.
+    /// A record of our days with a key and a value.
     pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         Self {
             key: Some(key.into()),
             value: Some(value.into()),
             headers: Vec::new(),
-            timestamp: 1_700_000_000_000,
+            timestamp: wait::record_time_ms(),
         }
     }
 }

@@ -22,7 +22,7 @@ use firn_storage::read::{FoundOffset, SegmentSearch};
 use super::epochs::{self, epoch_at};
 use super::fetch::{READ_COMMITTED, visible_end};
 use super::locate::{self, TopicRef};
-use super::unreadable::{LOOKS_AGAIN_MAX, Unreadable};
+use super::unreadable::Unreadable;
 use crate::kafka::connection::Refusal;
 use crate::kafka::context::{Call, Context};
 use crate::partition::{Bounds, Partition};
@@ -166,7 +166,7 @@ impl Search<'_> {
         let mut looks = 0;
         loop {
             match self.look_for(timestamp).await {
-                Err(error) if self.looks_again(&error, &mut looks) => {}
+                Err(error) => self.look_again(error, &mut looks).await?,
                 found => return found,
             }
         }
@@ -177,16 +177,18 @@ impl Search<'_> {
         let mut looks = 0;
         loop {
             match self.look_for_newest().await {
-                Err(error) if self.looks_again(&error, &mut looks) => {}
+                Err(error) => self.look_again(error, &mut looks).await?,
                 found => return found,
             }
         }
     }
 
-    fn looks_again(&self, error: &Unreadable, looks: &mut usize) -> bool {
-        *looks += 1;
+    async fn look_again(&self, error: Unreadable, looks: &mut u32) -> Result<(), Unreadable> {
         self.ctx.segments.forget(self.partition.tp());
-        error.is_outdated() && *looks <= LOOKS_AGAIN_MAX
+        match error.looks_again(looks).await {
+            true => Ok(()),
+            false => Err(error),
+        }
     }
 
     fn in_segments<'a>(&'a self, runs: &'a [Arc<ArchivedRun>], start: i64) -> SegmentSearch<'a> {

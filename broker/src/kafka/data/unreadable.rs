@@ -1,5 +1,7 @@
 //! Why records of a partition cannot be read, and what a client is told then.
 
+use std::time::Duration;
+
 use firn_proto::cluster::CoordinatorError;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::TopicPartition;
@@ -9,7 +11,10 @@ use thiserror::Error;
 use crate::segment_map::MapError;
 
 /// How often what cannot be read is looked for again, if its place has changed.
-pub const LOOKS_AGAIN_MAX: usize = 2;
+const LOOKS_AGAIN_MAX: u32 = 5;
+/// The pause before the first of these looks; each later one waits longer by as much. The journal,
+/// and with it the collector, know of an archived run a moment before its owner does.
+const LOOK_AGAIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why records cannot be read.
 #[derive(Debug, Error)]
@@ -32,7 +37,7 @@ pub enum Unreadable {
 
 impl Unreadable {
     /// Whether what was known of their place is older than the truth, so that another look helps.
-    pub fn is_outdated(&self) -> bool {
+    fn is_outdated(&self) -> bool {
         let gone = |error: &ReadError| {
             matches!(error, ReadError::NotCovered { .. } | ReadError::Gone { .. })
         };
@@ -40,6 +45,16 @@ impl Unreadable {
             Self::Read(error) | Self::Map(MapError::Page { source: error, .. }) => gone(error),
             Self::Deleted { .. } | Self::Map(_) => false,
         }
+    }
+
+    /// Waits before the next look, if there is to be one; false if there is none.
+    pub async fn looks_again(&self, looks: &mut u32) -> bool {
+        *looks += 1;
+        let again = self.is_outdated() && *looks <= LOOKS_AGAIN_MAX;
+        if again {
+            tokio::time::sleep(LOOK_AGAIN_PAUSE * *looks).await;
+        }
+        again
     }
 
     /// The code for the client.

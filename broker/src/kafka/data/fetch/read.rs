@@ -17,7 +17,7 @@ use super::answer::PartitionRead;
 use super::survey::{Readable, Surveyed};
 use crate::kafka::context::Context;
 use crate::kafka::data::topic_rules::TopicRules;
-use crate::kafka::data::unreadable::{LOOKS_AGAIN_MAX, Unreadable};
+use crate::kafka::data::unreadable::Unreadable;
 
 /// Bytes that a request may still have.
 struct Budget {
@@ -126,10 +126,13 @@ async fn read_one(ctx: &Context, cold: &Cold) -> Result<ReadOutcome, Unreadable>
     let mut offset = cold.readable.offset;
     let mut looks = 0;
     loop {
-        match Box::pin(read_at(ctx, cold, offset)).await {
-            Err(error) if error.is_outdated() && looks < LOOKS_AGAIN_MAX => {
-                looks += 1;
+        let outcome = Box::pin(read_at(ctx, cold, offset)).await;
+        match outcome {
+            Err(error) => {
                 ctx.segments.forget(tp);
+                if !error.looks_again(&mut looks).await {
+                    return Err(error);
+                }
             }
             // Offsets without records: what is behind them was asked for as well.
             Ok(read) if read.batches.is_empty() && read.next_offset > offset => {
@@ -138,7 +141,7 @@ async fn read_one(ctx: &Context, cold: &Cold) -> Result<ReadOutcome, Unreadable>
                     return Ok(read);
                 }
             }
-            outcome => return outcome,
+            Ok(read) => return Ok(read),
         }
     }
 }
