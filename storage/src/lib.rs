@@ -9,6 +9,7 @@ pub mod bucket;
 pub mod cache;
 pub mod checkpoint;
 pub mod collect;
+pub mod contents;
 mod creation;
 pub mod fold;
 #[cfg(test)]
