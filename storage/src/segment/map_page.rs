@@ -235,7 +235,7 @@ pub(crate) mod tests {
         many.extend_from_slice(&[0; CRC_LEN]);
         let error = decode_map_page(&with_crc(many));
         assert!(matches!(error, Err(MapPageFault::Runs(_))), "{error:?}");
-        let mut later = bytes.clone();
+        let mut later = bytes;
         later[4] = 2;
         assert_eq!(
             decode_map_page(&with_crc(later)),
