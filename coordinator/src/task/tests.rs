@@ -1,3 +1,5 @@
+mod archive;
+
 use firn_proto::cluster::{
     CommitTopic, CommittedOffset, ConfirmDeleted, FetchOffsets, GroupError, Heartbeat, JoinGroup,
     JoinedGroup, LeaveGroup, LeavingMember, ListGroups, NewTopic, OffsetCommit, OffsetToCommit,

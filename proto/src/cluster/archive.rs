@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::ids::{Incarnation, LeaderEpoch, PartitionIndex, Slot, SlotPosition, StreamId};
 use crate::ids::{TopicId, TopicPartition};
+use crate::limits::MAP_RUNS_IN_MEMORY;
 
 /// A segment, or a page of the segment map, by its place under its topic: the incarnation that
 /// wrote it, and a number that this incarnation never uses twice for the same kind of object.
@@ -259,10 +260,18 @@ pub struct FoundRuns {
     pub released_to: i64,
     /// Bytes of all its runs in their segments.
     pub bytes: u64,
-    /// Runs that are in the coordinator's memory. Worth a page when there are many.
+    /// Runs that are in the coordinator's memory. Worth a page when there are many:
+    /// [`FoundRuns::is_page_due`].
     pub runs_in_memory: u32,
     /// What was found.
     pub part: MapPart,
+}
+
+impl FoundRuns {
+    /// Whether its owner is to move the oldest runs into a page.
+    pub fn is_page_due(&self) -> bool {
+        self.runs_in_memory > MAP_RUNS_IN_MEMORY
+    }
 }
 
 /// A stretch of the segment map.

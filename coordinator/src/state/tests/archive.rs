@@ -9,7 +9,7 @@ use firn_proto::cluster::{
     SegmentKey,
 };
 use firn_proto::ids::SlotPosition;
-use firn_proto::limits::{FOUND_RUNS_MAX, GARBAGE_LISTED_MAX, MAP_PAGE_RUNS, MAP_RUNS_IN_MEMORY};
+use firn_proto::limits::{FOUND_RUNS_MAX, GARBAGE_LISTED_MAX, MAP_PAGE_RUNS};
 
 use super::*;
 
