@@ -32,6 +32,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use firn_coordinator::{Coordinator, CoordinatorTask};
@@ -63,7 +64,7 @@ use crate::kafka::memory::{FetchMemory, RequestMemory};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
-use crate::retention::Retainer;
+use crate::retention::{PageWriter, Retainer};
 use crate::segment_map::SegmentMap;
 use doors::Doors;
 use figures::{BucketFigures, ReadFigures, RequestFigures, WalFigures};
@@ -468,16 +469,24 @@ impl Starting {
         let mut keepers = JoinSet::new();
         keepers.spawn(follower.run(image));
         keepers.spawn(keeper.run());
-        keepers.spawn(self.retainer(parts, archive).run());
+        keepers.spawn(self.retainer(bucket, parts, archive).run());
         keepers.spawn(self.collector(bucket, parts, archive).run());
         keepers
     }
 
-    fn retainer(&self, parts: &Parts, archive: &Archive) -> Retainer {
+    fn retainer(&self, bucket: &Bucket, parts: &Parts, archive: &Archive) -> Retainer {
         Retainer {
             partitions: Arc::clone(&parts.partitions),
             segments: Arc::clone(&archive.segments),
             log_starts: archive.log_starts.clone(),
+            pages: PageWriter {
+                bucket: bucket.clone(),
+                entropy: Arc::clone(&self.world.entropy),
+                segments: Arc::clone(&archive.segments),
+                coordinator: parts.coordinator.clone(),
+                incarnation: parts.registered.incarnation,
+                next: AtomicU64::new(0),
+            },
             image: parts.coordinator.image(),
             clock: Arc::clone(&self.world.clock),
             every: self.config.retention_check_interval,

@@ -199,8 +199,8 @@ impl SegmentMap {
         tp: TopicPartition,
         page: &MapPage,
     ) -> Result<Vec<Arc<ArchivedRun>>, MapError> {
-        let _ = (&self.reader, page);
-        Err(MapError::Unknown(tp))
+        let read = self.reader.read_map_page(tp, page).await;
+        read.map_err(|source| MapError::Page { tp, source })
     }
 
     /// What is remembered of a partition is older than the map.

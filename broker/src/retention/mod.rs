@@ -2,11 +2,13 @@
 //! (`retention.ms`, `retention.bytes`), where `cleanup.policy` has `delete`.
 //!
 //! - `pick.rs`: which runs go (pure)
+//! - `page_out.rs`: keeps what the coordinator remembers of the runs that stay small
 //! - this file: looks at each partition now and then
 //!
 //! Architecture invariant: deletes nothing. What lies below a log start leaves the segment map with
 //! it and the WAL with the floor; what has left is collected elsewhere.
 
+mod page_out;
 mod pick;
 
 use std::sync::Arc;
@@ -15,10 +17,11 @@ use std::time::Duration;
 use firn_proto::cluster::{ArchivedRun, ClusterImage, MapPart, RunsFrom};
 use firn_proto::env::Clock;
 use firn_proto::ids::TopicPartition;
-use firn_proto::limits::{LOG_STARTS_MOVED_MAX, RETENTION_LOOK_BYTES};
+use firn_proto::limits::{LOG_STARTS_MOVED_MAX, MAP_RUNS_IN_MEMORY, RETENTION_LOOK_BYTES};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+pub use page_out::{PageOutError, PageWriter};
 pub use pick::{Held, Pick, Retention};
 
 use crate::kafka::data::topic_rules::TopicRules;
@@ -34,6 +37,8 @@ pub struct Retainer {
     pub segments: Arc<SegmentMap>,
     /// Moves log starts.
     pub log_starts: LogStarts,
+    /// Pages runs out.
+    pub pages: PageWriter,
     /// The topics and their configs.
     pub image: watch::Receiver<Arc<ClusterImage>>,
     /// Wall time.
@@ -93,6 +98,11 @@ impl Retainer {
             Err(MapError::Unknown(_)) => return Ok(None),
             found => found?,
         };
+        if found.runs_in_memory > MAP_RUNS_IN_MEMORY
+            && let Err(error) = self.pages.page_out(tp).await
+        {
+            tracing::warn!(%tp, %error, "runs are paged out later");
+        }
         let Some(retention) = self.retention_of(tp) else {
             return Ok(None);
         };
