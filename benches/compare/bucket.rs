@@ -1,6 +1,8 @@
 //! What Firn asks of a bucket, and what lies in it: requests, and bytes after archiving. Kafka has
 //! none.
 
+use std::collections::BTreeMap;
+
 use firn_tests::flights;
 use firn_tests::minio::minio_for;
 use firn_tests::node::NodePlan;
@@ -16,6 +18,8 @@ use crate::report::{Report, Row};
 
 /// What is produced while requests are counted.
 const COUNTED_BYTES: u64 = 1024 * MEBIBYTE;
+/// PUT and LIST, as the broker names them.
+const OPERATIONS: [&str; 2] = ["create", "list"];
 /// acks=1 is what the local WAL is for; it lets slots fill.
 const ACKS: [&str; 2] = ["1", "all"];
 
@@ -47,18 +51,29 @@ pub(crate) fn measure_requests(contender: &Contender, report: &mut Report) {
         let warm = COUNTED_BYTES / 8;
         produce(contender, &broker, &workload, &topic("warm"), warm);
         broker.archive();
-        let asked = || ["create", "list"].map(|operation| broker.bucket_requests(operation));
-        let [puts_before, lists_before] = asked();
+        let asked = || OPERATIONS.map(|operation| broker.bucket_requests(operation));
+        let before = asked();
         let topic = topic("counted");
         let produced = produce(contender, &broker, &workload, &topic, COUNTED_BYTES);
         broker.archive();
-        let [puts, lists] = asked();
+        let after = asked();
+        let [puts, lists] = [0, 1].map(|at| more(OPERATIONS[at], &before[at], &after[at]));
         let gib = workload.gibibytes(produced.records);
-        report.add(Row::Puts(acks), Kind::Firn, (puts - puts_before) / gib);
-        report.add(Row::Lists(acks), Kind::Firn, lists - lists_before);
+        report.add(Row::Puts(acks), Kind::Firn, puts / gib);
+        report.add(Row::Lists(acks), Kind::Firn, lists);
         let rate = produced.megabytes_per_second;
         report.add(Row::PutsRate(acks), Kind::Firn, rate);
     }
+}
+
+/// How many requests `after` has more than `before`; says what they were for.
+fn more(operation: &str, before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> f64 {
+    let more = after.iter().map(|(purpose, count)| {
+        let more = count - before.get(purpose).unwrap_or(&0.0);
+        eprintln!("   {operation} for {purpose}: {more}");
+        more
+    });
+    more.sum()
 }
 
 /// Bytes in the bucket once the flights are archived and have left the WAL, for each byte of their

@@ -1,6 +1,7 @@
 //! The two brokers behind one face: started on core 0 over a folder of their own.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -159,21 +160,20 @@ impl Broker {
         }
     }
 
-    /// How often it has asked for this operation at its bucket (`create`, `list`), whatever for.
+    /// How often it has asked for this operation at its bucket (`create`, `list`), by purpose.
     /// Kafka has no bucket.
-    pub(crate) fn bucket_requests(&self, operation: &str) -> f64 {
+    pub(crate) fn bucket_requests(&self, operation: &str) -> BTreeMap<String, f64> {
         let Self::Firn(node) = self else {
-            return 0.0;
+            return BTreeMap::new();
         };
         let (_, metrics) = node.http_get("/metrics").expect("metrics are served");
-        let operation = format!("operation=\"{operation}\"");
-        let counts = metrics.lines().filter(|row| {
-            row.starts_with("firn_bucket_requests_total{") && row.contains(&operation)
-        });
-        let counts = counts.map(|row| row.rsplit_once(' ').map(|(_, count)| count.parse::<f64>()));
-        counts
-            .map(|count| count.expect("a count").expect("a number"))
-            .sum()
+        let count = |row: &str| {
+            let labels = row.strip_prefix("firn_bucket_requests_total{purpose=\"")?;
+            let (purpose, rest) = labels.split_once('"')?;
+            let rest = rest.strip_prefix(&format!(",operation=\"{operation}\"}} "))?;
+            Some((purpose.to_owned(), rest.parse().expect("a number")))
+        };
+        metrics.lines().filter_map(count).collect()
     }
 
     pub(crate) fn client(&self) -> Client {
