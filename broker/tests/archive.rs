@@ -15,9 +15,14 @@ use firn_proto::ids::TopicId;
 use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
 use firn_storage::bucket::{Bucket, Purpose};
 use firn_storage::layout;
-use firn_tests::client::Client;
+use firn_tests::client::{Client, EARLIEST, code};
 use firn_tests::records::{Record, StoredRecord};
 use firn_tests::wait;
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
+use kafka_protocol::messages::{DeleteRecordsRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
 use tokio::runtime::Runtime;
 
 const TOPIC: &str = "measurements";
@@ -198,6 +203,48 @@ fn what_is_flushed_lies_in_one_segment_and_is_served_as_before() {
     assert_eq!(world.archived(), [(60, 60, 2); 3]);
     assert_eq!(world.flush().unwrap(), "archived: 0 new segments\n");
     assert_read(&mut world.client(), &expected);
+    world.stop();
+}
+
+/// The first offset of partition 0 is to be this one.
+fn delete_below(client: &mut Client, offset: i64) {
+    let partition = DeleteRecordsPartition::default()
+        .with_partition_index(0)
+        .with_offset(offset);
+    let topic = DeleteRecordsTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str(TOPIC)))
+        .with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(30_000);
+    let response = client.connection.call(2, &request).unwrap();
+    let deleted = &response.topics[0].partitions[0];
+    assert_eq!((deleted.error_code, deleted.low_watermark), (0, offset));
+}
+
+/// No batch is divided: the one in the middle of which the log starts is archived whole.
+#[test]
+fn a_log_that_starts_inside_a_batch_is_archived_from_there() {
+    let world = Running::start();
+    let mut client = world.client();
+    client.create_topic(TOPIC, PARTITIONS, &[KEPT]);
+    let expected = produce(&mut client, 0).remove(0);
+    delete_below(&mut client, 5);
+    assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
+    assert_eq!(world.archived()[0], (30, 30, 1));
+    // and of what is archived, a part
+    for start in [5, 17] {
+        delete_below(&mut client, start);
+        let read = client.read(TOPIC, 0, start);
+        assert_eq!(read, expected[start as usize..], "from {start}");
+    }
+
+    let world = Running::start_on(world.stop());
+    let mut client = world.client();
+    assert_eq!(client.list_offset(TOPIC, 0, EARLIEST), 17);
+    assert_eq!(client.read(TOPIC, 0, 17), expected[17..]);
+    let fetched = client.fetch(TOPIC, 0, 16).unwrap();
+    assert_eq!(fetched.error, code::OFFSET_OUT_OF_RANGE);
     world.stop();
 }
 

@@ -57,7 +57,10 @@ impl SegmentSearch<'_> {
     fn newest(&self) -> Vec<Candidate<'_>> {
         let mut candidates = Vec::new();
         for run in self.visible_runs() {
-            let is_whole = run.base_offset >= self.start && run.last_offset < self.end;
+            // the first row group may begin before the run does
+            let first = run.row_groups.first();
+            let base_offset = first.map_or(run.base_offset, |first| first.base_offset);
+            let is_whole = base_offset >= self.start && run.last_offset < self.end;
             let newest = run
                 .row_groups
                 .last()

@@ -180,6 +180,10 @@ impl World {
 
 /// Ten records that do not compress and are not compressed.
 fn plain_batch(base: i64, value_bytes: usize) -> BatchView {
+    timed_batch(base, value_bytes, |offset| NOON + offset)
+}
+
+fn timed_batch(base: i64, value_bytes: usize, time: impl Fn(i64) -> i64) -> BatchView {
     let entropy = Entropy::from_seed(base.cast_unsigned());
     let mut builder = BatchBuilder::new(Codec::None)
         .base_offset(base)
@@ -188,7 +192,7 @@ fn plain_batch(base: i64, value_bytes: usize) -> BatchView {
         let numbers = (0..value_bytes.div_ceil(8)).map(|_| entropy.next_u64());
         let value: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
         let record = NewRecord {
-            timestamp: NOON + base + n,
+            timestamp: time(base + n),
             value: Some(&value[..value_bytes]),
             ..NewRecord::default()
         };
@@ -717,4 +721,23 @@ async fn a_time_is_looked_up_with_one_get() {
     let found = world.reader.newest_in_segments(&search).await.unwrap();
     assert_eq!(found.map(|found| found.offset), Some(999));
     assert_eq!((world.gets(), world.usage().searched), (2, 2));
+}
+
+/// The log start lies in the middle of the first batch, and so does that of the run: the newest of
+/// its records is below.
+#[tokio::test]
+async fn what_lies_below_the_start_of_a_run_is_not_the_newest() {
+    let mut world = World::new();
+    let time = |offset| if offset == 0 { 2 * NOON } else { NOON + offset };
+    let batches = vec![timed_batch(0, MIB, time), timed_batch(10, MIB, time)];
+    world.archive(batches, 20).await;
+    assert_eq!(world.row_groups(), 2);
+    Arc::make_mut(&mut world.runs[0]).base_offset = 1;
+    let search = world.search(1..world.next);
+    let found = world.reader.newest_in_segments(&search).await.unwrap();
+    assert_eq!(found.map(|found| found.offset), Some(19));
+    let found = world.reader.first_in_segments_at(&search, NOON + 15).await;
+    assert_eq!(found.unwrap().map(|found| found.offset), Some(15));
+    let read = world.read(1, 1).await.unwrap();
+    assert_eq!(read.batches, world.bytes()[..1]);
 }
