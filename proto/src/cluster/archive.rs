@@ -51,6 +51,24 @@ impl RowGroup {
     }
 }
 
+/// Whether row groups cover a run side by side, or there are none. The run may begin inside the
+/// first one: no batch is divided, though a log start may lie in the middle of it.
+pub fn row_groups_cover(groups: &[RowGroup], base_offset: i64, last_offset: i64) -> bool {
+    let Some(first) = groups.first() else {
+        return true;
+    };
+    let mut next = Some(first.base_offset.min(base_offset));
+    for group in groups {
+        if next != Some(group.base_offset) || group.last_offset < group.base_offset {
+            return false;
+        }
+        next = group.last_offset.checked_add(1);
+    }
+    (0..=base_offset).contains(&first.base_offset)
+        && first.last_offset >= base_offset
+        && next.is_some_and(|next| next - 1 == last_offset)
+}
+
 /// A run of a partition in a segment, as the segment map has it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ArchivedRun {

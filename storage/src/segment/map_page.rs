@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use firn_proto::cluster::ArchivedRun;
+use firn_proto::cluster::{ArchivedRun, row_groups_cover};
 use firn_proto::codec::{self, CodecError};
 use firn_proto::ids::{PartitionIndex, TopicId, TopicPartition};
 use firn_proto::limits::{MAP_PAGE_BYTES_MAX, MAP_PAGE_DECODED_BYTES_MAX};
@@ -117,18 +117,7 @@ fn check_order(runs: &[Arc<ArchivedRun>]) -> Result<(), MapPageFault> {
     let mut next = runs.first().ok_or(MapPageFault::Order(0))?.base_offset;
     for run in runs {
         let fault = MapPageFault::Order(run.base_offset);
-        let mut behind = next;
-        for group in &run.row_groups {
-            if group.base_offset != behind || group.last_offset < behind {
-                return Err(fault);
-            }
-            behind = group
-                .last_offset
-                .checked_add(1)
-                .ok_or_else(|| fault.clone())?;
-        }
-        let is_covered =
-            run.row_groups.is_empty() || Some(behind) == run.last_offset.checked_add(1);
+        let is_covered = row_groups_cover(&run.row_groups, run.base_offset, run.last_offset);
         if run.base_offset != next || run.last_offset < next || !is_covered {
             return Err(fault);
         }
@@ -196,6 +185,15 @@ pub(crate) mod tests {
         }
         let bytes = encode_map_page(tp(), &runs(0, 512)).unwrap();
         assert!(bytes.len() < 40_000, "{}", bytes.len());
+    }
+
+    /// Where the log start lay in the middle of a batch, which is not divided.
+    #[test]
+    fn a_run_may_begin_inside_its_first_row_group() {
+        let mut inside = runs(5, 3);
+        Arc::make_mut(&mut inside[0]).row_groups[0].base_offset = 2;
+        let bytes = encode_map_page(tp(), &inside).unwrap();
+        assert_eq!(decode_map_page(&bytes), Ok((tp(), inside)));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! COMMIT: a segment enters the map, or nothing of it. ABANDON: it never will (I9).
 
-use firn_proto::cluster::{ArchiveError, ArchivedRun, CommitRun, CommitSegment, SegmentKey};
+use firn_proto::cluster::{
+    ArchiveError, ArchivedRun, CommitRun, CommitSegment, SegmentKey, row_groups_cover,
+};
 use firn_proto::ids::{Incarnation, TopicPartition};
 
 use super::super::topics::Topic;
@@ -127,28 +129,11 @@ fn check_run(topic: &Topic, incarnation: Incarnation, run: &CommitRun) -> Result
         let reason = format!("the run cannot end at offset {}", run.last_offset);
         return Err(contradiction(run.partition, reason));
     }
-    if !covers(run) {
+    if !row_groups_cover(&run.row_groups, run.base_offset, run.last_offset) {
         let reason = "the row groups of the run do not cover it";
         return Err(contradiction(run.partition, reason));
     }
     Ok(())
-}
-
-/// Whether the row groups cover the run side by side, or there are none. The run may begin inside
-/// the first one: no batch is divided, though the log start may lie in the middle of it.
-fn covers(run: &CommitRun) -> bool {
-    let first = run.row_groups.first();
-    if first.is_some_and(|first| first.base_offset < 0 || first.last_offset < run.base_offset) {
-        return false;
-    }
-    let mut next = first.map(|first| first.base_offset.min(run.base_offset));
-    for group in &run.row_groups {
-        if next != Some(group.base_offset) || group.last_offset < group.base_offset {
-            return false;
-        }
-        next = group.last_offset.checked_add(1);
-    }
-    run.row_groups.is_empty() || next == Some(run.last_offset + 1)
 }
 
 fn partition_of(body: &CommitSegment, run: &CommitRun) -> TopicPartition {
