@@ -1,5 +1,5 @@
 //! The bytes of Firn in the bucket and on disk: fenced streams, WAL objects, checkpoints, the
-//! local WAL, segments, caches and reads.
+//! local WAL, segments and the pages of their map, caches and reads, and deleting all of them.
 //!
 //! Architecture invariant: this crate knows no API key, no consumer group and no lease. Only
 //! `bucket/` holds an `ObjectStore`; only `layout.rs` spells bucket keys and local file names.
