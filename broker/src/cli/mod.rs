@@ -3,6 +3,7 @@
 //! taken this one's place, 74 a disk failed.
 
 mod archive;
+mod bucket;
 mod doctor;
 mod http_client;
 mod inspect;
@@ -38,6 +39,8 @@ enum Command {
     Archive(archive::ArchiveArgs),
     /// Print what an object of a bucket or a file of a local WAL holds
     Inspect(inspect::InspectArgs),
+    /// Look through a bucket
+    Bucket(bucket::BucketArgs),
     /// Print the version
     Version,
 }
@@ -61,6 +64,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Archive(args) => archive::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Bucket(args) => bucket::run(&args),
         Command::Version => version(),
     };
     match done {
