@@ -9,7 +9,7 @@ use firn_proto::cluster::{
 };
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::Incarnation;
-use firn_proto::limits::RELEASED_PAGES_MAX;
+use firn_proto::limits::{LOG_STARTS_MOVED_MAX, RELEASED_PAGES_MAX};
 
 use crate::partition::Partition;
 use crate::segment_map::{MapError, SegmentMap};
@@ -71,6 +71,35 @@ impl LogStarts {
             moves = self.step(moves, &mut results).await;
         }
         results
+    }
+
+    /// Tells the journal of partitions without records in the WAL that they need nothing of it up to
+    /// here, though their log starts stay where they are: else a partition that nobody writes to
+    /// would hold the floor of the stream (I7).
+    pub async fn let_go_of_slots(&self, partitions: &[Arc<Partition>]) {
+        for some in partitions.chunks(LOG_STARTS_MOVED_MAX) {
+            let starts = some.iter().filter_map(|partition| {
+                let bounds = partition.bounds();
+                let is_idle = bounds.archived_to >= bounds.log_end;
+                let next = partition
+                    .next_slot(bounds.archived_to)
+                    .filter(|_| is_idle)?;
+                Some(RaiseLogStart {
+                    tp: partition.tp(),
+                    epoch: partition.epoch(),
+                    log_start: bounds.log_start,
+                    next,
+                    paged: None,
+                })
+            });
+            let starts: Vec<_> = starts.collect();
+            if starts.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.ask(starts).await {
+                tracing::debug!(%error, "idle partitions hold their slots a while longer");
+            }
+        }
     }
 
     /// Moves each as far as one command takes it; returns those that are not where they are to be.

@@ -451,16 +451,15 @@ impl<W> PartitionLog<W> {
     }
 
     /// The slot with the first run that ends at or behind `bound`; if there is none, the one behind
-    /// the last slot that was applied. `None` before any.
-    pub fn next_slot(&self, bound: i64) -> Option<SlotPosition> {
+    /// `applied`, a slot up to which all were applied before this call. `None` if there is neither.
+    pub fn next_slot(&self, bound: i64, applied: Option<SlotPosition>) -> Option<SlotPosition> {
         let found = self.durable.runs.from(self.durable.tp, bound).next();
         let behind = |at: SlotPosition| SlotPosition {
             slot: at.slot.next(),
             ..at
         };
-        found
-            .map(|found| found.at)
-            .or_else(|| self.durable.after.map(behind))
+        let applied = applied.or(self.durable.after);
+        found.map(|found| found.at).or_else(|| applied.map(behind))
     }
 
     /// Takes nothing any more: the epoch is over. Everybody who waits is to be told so; their

@@ -336,7 +336,9 @@ impl Partition {
     /// The slot below which nothing of this partition is needed for its records once those below
     /// `bound` are archived or deleted (I7); `None` before its first record.
     pub fn next_slot(&self, bound: i64) -> Option<SlotPosition> {
-        self.lock().next_slot(bound)
+        // First: what is applied meanwhile lies behind it, or is found.
+        let applied = self.shared.applied();
+        self.lock().next_slot(bound, applied)
     }
 
     /// The journal holds the segments with the records below `offset`.

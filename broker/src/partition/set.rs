@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) producers: ProducerBudget,
     wal: RwLock<Option<Box<dyn BatchLog>>>,
+    /// The last slot that every partition has taken in.
+    applied: Mutex<Option<SlotPosition>>,
     refusals: Mutex<Refusals>,
     /// Whether any are remembered, so that in good times nobody takes the lock. Who refuses a batch
     /// and who stores the next one of its producer follow each other.
@@ -55,8 +57,6 @@ pub struct Partitions {
 #[derive(Debug, Default)]
 struct Due {
     counted: CheckpointDue,
-    /// The last slot that every partition has taken in.
-    through: Option<SlotPosition>,
     /// Partitions with records in slots up to that one that are in no state row yet.
     dirty: BTreeSet<TopicPartition>,
     /// The last partition whose row was written again in its turn.
@@ -83,6 +83,7 @@ impl Partitions {
             clock,
             producers: ProducerBudget::new(producer_bytes),
             wal: RwLock::default(),
+            applied: Mutex::default(),
             refusals: Mutex::default(),
             any_refused: AtomicBool::new(false),
         };
@@ -265,7 +266,7 @@ impl Partitions {
         let (through, mut tps) = {
             let mut due = self.due();
             due.counted.on_checkpoint();
-            let through = due.through?;
+            let through = self.shared.applied()?;
             due.renewed = in_turn.last().copied();
             (through, std::mem::take(&mut due.dirty))
         };
@@ -418,7 +419,11 @@ impl Partitions {
     ) {
         let mut due = self.due();
         due.dirty.extend(touched);
-        due.through = Some(at);
+        *self
+            .shared
+            .applied
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(at);
         due.counted.on_slot(bytes);
         if due.counted.may_be_due() {
             self.rows_wanted.notify_one();
@@ -452,6 +457,10 @@ impl Shared {
             Some(wal) => wal.push(entry, permit),
             None => Err(Refusal::NotOwner),
         }
+    }
+
+    pub(super) fn applied(&self) -> Option<SlotPosition> {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wal_mut(&self) -> RwLockWriteGuard<'_, Option<Box<dyn BatchLog>>> {

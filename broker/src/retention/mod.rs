@@ -75,6 +75,9 @@ impl Retainer {
             }
         }
         self.move_all(moves).await;
+        self.log_starts
+            .let_go_of_slots(&self.partitions.all())
+            .await;
     }
 
     async fn move_all(&self, moves: Vec<(Arc<Partition>, i64)>) {

@@ -14,6 +14,7 @@ use firn_proto::ids::{Incarnation, TopicPartition};
 use firn_proto::limits::MAP_PAGE_RUNS;
 
 use firn_storage::bucket::Bucket;
+use firn_storage::collect::delete_map_pages;
 use firn_storage::map_pages::{WritePageError, write_map_page};
 use thiserror::Error;
 
@@ -47,7 +48,7 @@ pub enum PageOutError {
     /// The coordinator did not answer.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
-    /// The map has changed meanwhile. The page is an orphan.
+    /// The map has changed meanwhile.
     #[error("the map has changed: {0}")]
     Refused(ArchiveError),
 }
@@ -70,7 +71,14 @@ impl PageWriter {
         let page = write_map_page(&self.bucket, &self.entropy, tp, key, &runs).await?;
         let request = Request::PageOutRuns(PageOut { tp, page });
         match self.coordinator.call(request).await? {
-            Reply::Archive(Err(error)) => Err(PageOutError::Refused(error)),
+            Reply::Archive(Err(error)) => {
+                // No later command can name it any more: its number is not used again.
+                let pages = [(tp.topic, key)];
+                if let Err(error) = delete_map_pages(&self.bucket, &pages).await {
+                    tracing::debug!(%error, "a page stays until this process has ended");
+                }
+                Err(PageOutError::Refused(error))
+            }
             _ => Ok(()),
         }
     }

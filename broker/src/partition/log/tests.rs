@@ -512,15 +512,25 @@ proptest! {
 #[test]
 fn runs_that_are_archived_are_not_read_from_the_wal_any_more() {
     let mut log = log();
-    assert_eq!(log.next_slot(START), None);
+    assert_eq!(log.next_slot(START, None), None);
     for slot in 0..3 {
         let planned = appended(&mut log, &batch(10), 1);
         durable(&mut log, slot, &[planned]);
     }
-    let slot_of = |log: &Log, bound| log.next_slot(bound).map(|at| at.slot.0);
+    let applied = Some(SlotPosition {
+        stream: StreamId(1),
+        slot: Slot(7),
+    });
+    let slot_of = |log: &Log, bound| log.next_slot(bound, applied).map(|at| at.slot.0);
     assert_eq!(slot_of(&log, START), Some(0));
     assert_eq!(slot_of(&log, START + 15), Some(1));
-    assert_eq!(slot_of(&log, START + 30), Some(3), "behind the last one");
+    assert_eq!(
+        slot_of(&log, START + 30),
+        Some(8),
+        "behind all that were applied"
+    );
+    let own = log.next_slot(START + 30, None).map(|at| at.slot.0);
+    assert_eq!(own, Some(3), "behind the last with its rows");
     assert_eq!(log.bounds().archived_to, START);
     assert_eq!(log.unarchived_bytes(), 300);
     log.on_archived(START + 10);
