@@ -14,6 +14,7 @@
     reason = "the functions between tests panic as tests do"
 )]
 
+mod archive;
 mod crash;
 mod engines;
 mod groups;

@@ -7,6 +7,7 @@
     reason = "the functions between tests panic as tests do"
 )]
 
+mod archive;
 mod crash;
 mod damage;
 mod doctor;

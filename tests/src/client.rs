@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
@@ -14,7 +17,7 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest,
+    BrokerId, CreateTopicsRequest, DeleteRecordsRequest, FetchRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
     MetadataResponse, ProduceRequest, TopicName,
 };
@@ -31,13 +34,15 @@ pub const FETCH_VERSION: i16 = 12;
 const LIST_OFFSETS_VERSION: i16 = 7;
 const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 7;
-const DELETE_TOPICS_VERSION: i16 = 5;
+const DELETE_RECORDS_VERSION: i16 = 2;
 const ALTER_CONFIGS_VERSION: i16 = 1;
 const INIT_PRODUCER_ID_VERSION: i16 = 4;
 
 /// A topic, to the APIs of configs.
 const TOPIC_RESOURCE: i8 = 2;
 
+/// DeleteRecords of all there is.
+pub const HIGH_WATERMARK: i64 = -1;
 /// `ListOffsets` of the log's start.
 pub const EARLIEST: i64 = -2;
 /// `ListOffsets` of the next offset to read.
@@ -146,20 +151,24 @@ impl Client {
         self.wait_leaders(name, partitions);
     }
 
-    /// Deletes a topic.
+    /// Deletes the records of a partition below an offset, or below [`HIGH_WATERMARK`].
     ///
     /// # Panics
     /// When the broker refuses.
-    pub fn delete_topic(&mut self, name: &str) {
-        let request = DeleteTopicsRequest::default()
-            .with_topic_names(vec![topic_name(name)])
+    pub fn delete_records(&mut self, name: &str, partition: i32, offset: i64) {
+        let partition = DeleteRecordsPartition::default()
+            .with_partition_index(partition)
+            .with_offset(offset);
+        let topic = DeleteRecordsTopic::default()
+            .with_name(topic_name(name))
+            .with_partitions(vec![partition]);
+        let request = DeleteRecordsRequest::default()
+            .with_topics(vec![topic])
             .with_timeout_ms(30_000);
-        let response = self.connection.call(DELETE_TOPICS_VERSION, &request);
-        let deleted = response
-            .expect("DeleteTopics is answered")
-            .responses
-            .remove(0);
-        assert_eq!(deleted.error_code, code::NONE, "cannot delete {name}");
+        let response = self.connection.call(DELETE_RECORDS_VERSION, &request);
+        let deleted = response.expect("DeleteRecords is answered");
+        let code = deleted.topics[0].partitions[0].error_code;
+        assert_eq!(code, code::NONE, "cannot delete records of {name}");
     }
 
     /// Sets configs of a topic.

@@ -236,6 +236,18 @@ impl Node {
         self.process.kill();
     }
 
+    /// Sends a POST to the HTTP door and waits for nothing: the connection is given back.
+    ///
+    /// # Panics
+    /// When nobody listens.
+    pub fn start_http_post(&self, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.plan.http).expect("the HTTP door is open");
+        let request = format!("POST {path} HTTP/1.1\r\nHost: firn\r\nContent-Length: 0\r\n\r\n");
+        let sent = stream.write_all(request.as_bytes());
+        sent.expect("the HTTP door takes a request");
+        stream
+    }
+
     /// GETs a path from the HTTP door: status and body, or `None` if nobody answers.
     pub fn http_get(&self, path: &str) -> Option<(u16, String)> {
         let patience = Duration::from_secs(5);
