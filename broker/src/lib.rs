@@ -1,4 +1,4 @@
-//! The process `firn`: doors, partitions, HTTP, command line. `node.rs` alone wires parts together.
+//! The process `firn`: doors, partitions, archive, HTTP, command line. `node.rs` alone wires parts together.
 
 pub mod archive;
 pub mod cli;
