@@ -17,7 +17,7 @@ use std::time::Duration;
 use firn_proto::cluster::{ArchivedRun, ClusterImage, MapPart, RunsFrom};
 use firn_proto::env::Clock;
 use firn_proto::ids::TopicPartition;
-use firn_proto::limits::{LOG_STARTS_MOVED_MAX, MAP_RUNS_IN_MEMORY, RETENTION_LOOK_BYTES};
+use firn_proto::limits::{LOG_STARTS_MOVED_MAX, RETENTION_LOOK_BYTES};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -101,7 +101,7 @@ impl Retainer {
             Err(MapError::Unknown(_)) => return Ok(None),
             found => found?,
         };
-        if found.runs_in_memory > MAP_RUNS_IN_MEMORY
+        if found.is_page_due()
             && let Err(error) = self.pages.page_out(tp).await
         {
             tracing::warn!(%tp, %error, "runs are paged out later");

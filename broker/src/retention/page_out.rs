@@ -104,3 +104,198 @@ impl PageWriter {
         Ok(oldest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use firn_coordinator::{CoordinatorConfig, Environment};
+    use firn_proto::cluster::{
+        CommitRun, CommitSegment, Listener, NewTopic, RegisterBroker, RegisteredBroker, RowGroup,
+        SecurityProtocol,
+    };
+    use firn_proto::env::{Clock, SystemClock};
+    use firn_proto::ids::{LeaderEpoch, PartitionIndex, Slot, SlotPosition, TopicId};
+    use firn_proto::limits::MAP_RUNS_IN_MEMORY;
+    use firn_storage::cache::{CachedObjects, FoyerCache, TailCache};
+    use firn_storage::journal::BucketJournal;
+    use firn_storage::read::Reader;
+    use firn_storage::stream::StreamEnv;
+
+    use super::*;
+
+    /// A coordinator with a topic of one partition, which this process owns.
+    struct World {
+        pages: PageWriter,
+        registered: RegisteredBroker,
+        tp: TopicPartition,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+            let entropy = Arc::new(Entropy::from_seed(1));
+            let bucket = Bucket::memory(Arc::clone(&clock), Arc::clone(&entropy));
+            let env = StreamEnv {
+                clock: Arc::clone(&clock),
+                entropy: Arc::clone(&entropy),
+            };
+            let environment = Environment {
+                clock,
+                entropy: Arc::clone(&entropy),
+            };
+            let opener = Arc::new(BucketJournal::new(bucket.clone(), env));
+            let config = CoordinatorConfig {
+                identity: Bytes::from_static(b"{}"),
+                ..CoordinatorConfig::default()
+            };
+            let started = Coordinator::start(opener, config, environment).await;
+            // Its task goes on by itself.
+            let coordinator = started.unwrap().0;
+            let (registered, topic) = settle(&coordinator).await;
+            let cache = FoyerCache::open(1 << 20, None).await.unwrap();
+            let objects = CachedObjects::new(bucket.clone(), cache.shared());
+            let reader = Reader::new(Arc::new(TailCache::new(0)), objects);
+            let segments = Arc::new(SegmentMap::new(coordinator.clone(), reader));
+            Self {
+                pages: PageWriter {
+                    bucket,
+                    entropy,
+                    segments,
+                    coordinator,
+                    incarnation: registered.incarnation,
+                    next: AtomicU64::new(0),
+                },
+                registered,
+                tp: TopicPartition {
+                    topic,
+                    partition: PartitionIndex(0),
+                },
+            }
+        }
+
+        /// Commits a segment of ten offsets.
+        async fn commit(&self, number: u64) {
+            let base_offset = i64::try_from(number * 10).unwrap();
+            let group = RowGroup {
+                base_offset,
+                last_offset: base_offset + 9,
+                byte_start: 4,
+                byte_len: 100,
+                max_timestamp_so_far: base_offset,
+                records: 10,
+                plain_bytes: 1000,
+            };
+            let run = CommitRun {
+                partition: self.tp.partition,
+                epoch: LeaderEpoch(0),
+                base_offset,
+                last_offset: base_offset + 9,
+                max_timestamp: base_offset,
+                row_groups: vec![group],
+                next: SlotPosition {
+                    stream: self.registered.stream,
+                    slot: Slot(0),
+                },
+            };
+            let segment = SegmentKey {
+                incarnation: self.registered.incarnation,
+                number,
+            };
+            let request = Request::CommitSegment(CommitSegment {
+                topic: self.tp.topic,
+                segment,
+                runs: vec![run],
+            });
+            let committed = self.pages.coordinator.call(request).await.unwrap();
+            assert_eq!(committed, Reply::Archive(Ok(())));
+        }
+
+        /// Which segment has an offset, and how many runs the coordinator remembers.
+        async fn segment_of(&self, offset: i64) -> (u64, u32) {
+            let segments = &self.pages.segments;
+            segments.forget(self.tp);
+            let runs = segments.runs(self.tp, offset).await.unwrap();
+            let run = runs.first().unwrap();
+            assert!((run.base_offset..=run.last_offset).contains(&offset));
+            let from = RunsFrom::Offset(offset);
+            let found = segments.look(self.tp, from).await.unwrap();
+            (run.segment.number, found.runs_in_memory)
+        }
+    }
+
+    async fn settle(coordinator: &Coordinator) -> (RegisteredBroker, TopicId) {
+        let register = Request::RegisterBroker(RegisterBroker {
+            broker: None,
+            listeners: vec![Listener {
+                name: "KAFKA".to_owned(),
+                security: SecurityProtocol::Plaintext,
+                host: "127.0.0.1".to_owned(),
+                port: 9092,
+            }],
+            rack: None,
+            disk: None,
+        });
+        let Ok(Reply::RegisterBroker(registered)) = coordinator.call(register).await else {
+            panic!("not registered");
+        };
+        let create = Request::CreateTopics {
+            topics: vec![NewTopic {
+                name: "long".to_owned(),
+                partitions: 1,
+                replication_factor: 1,
+                configs: Vec::new(),
+                owners: Vec::new(),
+            }],
+            validate_only: false,
+        };
+        let Ok(Reply::CreateTopics(created)) = coordinator.call(create).await else {
+            panic!("not created");
+        };
+        (registered, created[0].as_ref().unwrap().id)
+    }
+
+    /// The coordinator keeps the newest runs; the older ones are found through their page.
+    #[tokio::test]
+    async fn the_oldest_runs_of_a_long_partition_are_found_in_a_page() {
+        let world = World::new().await;
+        let count = u64::from(MAP_RUNS_IN_MEMORY) + 1;
+        for number in 0..count {
+            world.commit(number).await;
+        }
+        assert_eq!(world.segment_of(0).await, (0, MAP_RUNS_IN_MEMORY + 1));
+        world.pages.page_out(world.tp).await.unwrap();
+        let left = MAP_RUNS_IN_MEMORY + 1 - MAP_PAGE_RUNS;
+        assert_eq!(world.segment_of(0).await, (0, left));
+        let last_in_page = i64::from(MAP_PAGE_RUNS) * 10 - 1;
+        let page = u64::from(MAP_PAGE_RUNS);
+        assert_eq!(world.segment_of(last_in_page).await, (page - 1, left));
+        assert_eq!(world.segment_of(last_in_page + 1).await, (page, left));
+        world.pages.page_out(world.tp).await.unwrap();
+        assert_eq!(world.segment_of(0).await, (0, left), "too few for another");
+        world.commit(count).await;
+    }
+
+    #[tokio::test]
+    async fn records_are_found_by_their_time_in_pages_and_behind_them() {
+        let world = World::new().await;
+        for number in 0..=u64::from(MAP_RUNS_IN_MEMORY) {
+            world.commit(number).await;
+        }
+        world.pages.page_out(world.tp).await.unwrap();
+        let segments = &world.pages.segments;
+        for timestamp in [0, 15, 5119, 5120, 7680] {
+            let found = segments
+                .run_with_time(world.tp, timestamp, 0)
+                .await
+                .unwrap();
+            let expected = (timestamp + 9) / 10 * 10;
+            assert_eq!(found.unwrap().max_timestamp, expected, "at {timestamp}");
+        }
+        assert_eq!(
+            segments.run_with_time(world.tp, 7681, 0).await.unwrap(),
+            None
+        );
+        let newest = segments.run_with_max_time(world.tp, 0).await.unwrap();
+        assert_eq!(newest.unwrap().base_offset, 7680);
+    }
+}
