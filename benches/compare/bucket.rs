@@ -25,8 +25,12 @@ const ACKS: [&str; 2] = ["1", "all"];
 
 /// Records of a batch.
 const FLIGHTS_PER_BATCH: usize = 100;
-/// Firn looks often whether something of the WAL is of no use any more.
-const COLLECTING: &str = "collection.interval.ms=1s";
+/// Firn looks often whether something of the WAL is of no use any more: to partitions that nobody
+/// writes to, and at all.
+const COLLECTING: [&str; 2] = [
+    "log.retention.check.interval.ms=1s",
+    "collection.interval.ms=1s",
+];
 /// What stays in the WAL of a broker at rest, at most.
 const WAL_BYTES_AT_REST: u64 = 64 * 1024;
 
@@ -80,7 +84,7 @@ fn more(operation: &str, before: &BTreeMap<String, f64>, after: &BTreeMap<String
 /// keys and values.
 pub(crate) fn measure_flights(contender: &Contender, report: &mut Report) {
     let folder = contender.fresh_folder(Kind::Firn);
-    let plan = contender.firn_plan(&folder).with_setting(COLLECTING);
+    let plan = with_settings(contender.firn_plan(&folder), &COLLECTING);
     let broker = Broker::Firn(plan.start());
     broker.client().create_topic("flights", PARTITIONS, &[]);
     let bytes = produce_flights(&broker) as f64;
