@@ -116,6 +116,15 @@ pub enum ReadError {
         /// What is wrong with them.
         reason: String,
     },
+    /// The thread that looked at records is gone, which says nothing about them: the process ends, or
+    /// the thread has panicked and said so.
+    #[error("{tp} cannot be read at offset {offset}: the decoder has stopped: ask again")]
+    Stopped {
+        /// The partition.
+        tp: TopicPartition,
+        /// The offset that was looked for.
+        offset: i64,
+    },
     /// The bucket does not answer.
     #[error(transparent)]
     Bucket(#[from] BucketError),

@@ -2,15 +2,13 @@
 //! batch's header names its own, and only one batch is decoded. What a producer sent that does not
 //! decode is found by what its header says: it is in the log for good, and must not hide the rest.
 
-use std::fmt::Display;
-
 use bytes::Bytes;
 use firn_proto::ids::{LeaderEpoch, TopicPartition};
 use firn_proto::limits::COLD_GET_BYTES_MAX;
 use firn_proto::record::{BatchView, DecodeError, FoundRecord, first_at_or_after, first_of_max};
 
 use super::memory::HeldMemory;
-use super::{ReadError, ReadRequest, Reader};
+use super::{ReadError, ReadRequest, Reader, Stopped};
 use crate::state::RunRef;
 
 /// A record found by its time.
@@ -38,7 +36,7 @@ impl Reader {
     /// `timestamp` (KIP-79). Timestamps need not rise with offsets.
     ///
     /// # Errors
-    /// As [`Reader::read`]; [`ReadError::Undecodable`] if the decoder stops.
+    /// As [`Reader::read`]; [`ReadError::Stopped`] if the decoder stops.
     pub async fn offset_for_timestamp(
         &self,
         tp: TopicPartition,
@@ -171,7 +169,10 @@ impl Reader {
                     timestamp: header.max_timestamp,
                 }))
             }
-            Err(stopped) => Err(undecodable(tp, batch, &stopped)),
+            Err(Stopped) => Err(ReadError::Stopped {
+                tp,
+                offset: batch.header().base_offset,
+            }),
         }
     }
 
@@ -206,12 +207,4 @@ fn view(tp: TopicPartition, mut batch: Bytes) -> Result<BatchView, ReadError> {
         offset: 0,
         reason: error.to_string(),
     })
-}
-
-fn undecodable(tp: TopicPartition, batch: &BatchView, error: &dyn Display) -> ReadError {
-    ReadError::Undecodable {
-        tp,
-        offset: batch.header().base_offset,
-        reason: error.to_string(),
-    }
 }

@@ -296,7 +296,8 @@ impl Reader {
             drop(thread);
             done
         });
-        decoded.await.map_err(|_| stopped(tp, offset))
+        let stopped = |_| ReadError::Stopped { tp, offset };
+        decoded.await.map_err(stopped)
     }
 
     /// Fetches the row group behind this one, once.
@@ -349,15 +350,6 @@ impl Work {
             Some(open) => open.take(&self.want),
             None => Err(SegmentFault::Table("row group that is not open")),
         }
-    }
-}
-
-/// The thread that decoded is gone: it panicked, or the process ends.
-fn stopped(tp: TopicPartition, offset: i64) -> ReadError {
-    ReadError::Undecodable {
-        tp,
-        offset,
-        reason: "the decoder has stopped".to_owned(),
     }
 }
 

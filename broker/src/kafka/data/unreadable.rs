@@ -71,9 +71,10 @@ impl Unreadable {
                 }
             },
             Self::Read(error) | Self::Map(MapError::Page { source: error, .. }) => match error {
-                ReadError::NotCovered { .. } | ReadError::Gone { .. } | ReadError::Bucket(_) => {
-                    ErrorCode::KafkaStorageError
-                }
+                ReadError::NotCovered { .. }
+                | ReadError::Gone { .. }
+                | ReadError::Stopped { .. }
+                | ReadError::Bucket(_) => ErrorCode::KafkaStorageError,
                 ReadError::Corrupt { .. } | ReadError::Undecodable { .. } => {
                     ErrorCode::CorruptMessage
                 }

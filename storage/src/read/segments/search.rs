@@ -11,8 +11,8 @@ use firn_proto::cluster::ArchivedRun;
 use firn_proto::ids::TopicPartition;
 use firn_proto::limits::OPEN_ROW_GROUP_WORK_BYTES;
 
+use super::key;
 use super::plan::GroupAt;
-use super::{key, stopped};
 use crate::read::cold::from_object;
 use crate::read::{FoundOffset, ReadError, Reader};
 use crate::segment::{
@@ -172,10 +172,12 @@ impl Reader {
                 drop((bytes, memory, thread));
                 found
             });
-            match looked.await.map_err(|_| stopped(tp, group.base_offset))? {
+            let offset = group.base_offset;
+            let stopped = |_| ReadError::Stopped { tp, offset };
+            match looked.await.map_err(stopped)? {
                 Ok(found) => return Ok(found),
                 Err(fault) => {
-                    self.on_fault(tp, key, group.base_offset, &fault, was_fetched_anew)?;
+                    self.on_fault(tp, key, offset, &fault, was_fetched_anew)?;
                     was_fetched_anew = true;
                 }
             }
