@@ -134,7 +134,7 @@ async fn look_up(
         ctx,
         topic: &topic.name,
         partition: &partition,
-        end: visible_end(&bounds, committed),
+        committed,
     };
     let found = match asked.timestamp {
         MAX_TIMESTAMP => Box::pin(search.newest()).await,
@@ -156,8 +156,8 @@ struct Search<'a> {
     ctx: &'a Context,
     topic: &'a str,
     partition: &'a Partition,
-    /// Records at or behind are not found.
-    end: i64,
+    /// Whether only what is committed is found.
+    committed: bool,
 }
 
 impl Search<'_> {
@@ -191,38 +191,56 @@ impl Search<'_> {
         }
     }
 
-    fn in_segments<'a>(&'a self, runs: &'a [Arc<ArchivedRun>], start: i64) -> SegmentSearch<'a> {
+    /// Records at or behind are not found.
+    fn end_of(&self, bounds: &Bounds) -> i64 {
+        visible_end(bounds, self.committed)
+    }
+
+    fn in_segments<'a>(
+        &'a self,
+        runs: &'a [Arc<ArchivedRun>],
+        start: i64,
+        end: i64,
+    ) -> SegmentSearch<'a> {
         SegmentSearch {
             tp: self.partition.tp(),
             topic_name: self.topic,
             start,
-            end: self.end,
+            end,
             runs,
         }
     }
 
+    /// Segments before `archived_to`, and the WAL behind it. What is archived meanwhile leaves the
+    /// runs of the WAL, so that each step looks anew which of them has the next offset.
     async fn look_for(&self, timestamp: i64) -> Result<Option<FoundOffset>, Unreadable> {
         let (reader, tp) = (&self.ctx.reader, self.partition.tp());
         let bounds = self.partition.bounds();
-        let (start, end) = (bounds.log_start, self.end);
+        let (start, end) = (bounds.log_start, self.end_of(&bounds));
         let mut from = start;
-        while from < bounds.archived_to.min(end) {
-            let run = self.ctx.segments.run_with_time(tp, timestamp, from).await?;
-            let Some(run) = run.filter(|run| run.base_offset < end) else {
-                break;
+        while from < end {
+            let archived_to = self.partition.bounds().archived_to;
+            if from < archived_to {
+                let run = self.ctx.segments.run_with_time(tp, timestamp, from).await?;
+                let Some(run) = run else {
+                    from = archived_to;
+                    continue;
+                };
+                let runs = std::slice::from_ref(&run);
+                let search = self.in_segments(runs, start, end);
+                if let Some(found) = reader.first_in_segments_at(&search, timestamp).await? {
+                    return Ok(Some(found));
+                }
+                from = run.last_offset + 1;
+                continue;
+            }
+            let run = self.partition.run_with_timestamp(from, timestamp);
+            if from < self.partition.bounds().archived_to {
+                continue;
+            }
+            let Some(run) = run.filter(|run| run.run.base_offset < end) else {
+                return Ok(None);
             };
-            let runs = std::slice::from_ref(&run);
-            let search = self.in_segments(runs, start);
-            if let Some(found) = reader.first_in_segments_at(&search, timestamp).await? {
-                return Ok(Some(found));
-            }
-            from = run.last_offset + 1;
-        }
-        from = bounds.archived_to.max(start);
-        while let Some(run) = self.partition.run_with_timestamp(from, timestamp) {
-            if run.run.base_offset >= end {
-                break;
-            }
             let runs = std::slice::from_ref(&run);
             let found = reader.offset_for_timestamp(tp, timestamp, from, end, runs);
             if let Some(found) = found.await? {
@@ -240,23 +258,26 @@ impl Search<'_> {
         runs.truncate(1);
         let behind = runs.first().map_or(start, |run| run.last_offset + 1);
         runs.extend(segments.run_with_max_time(tp, behind).await?);
-        let search = self.in_segments(&runs, start);
+        // Asked behind the map, so that whatever that has is visible.
+        let end = self.end_of(&self.partition.bounds());
+        let search = self.in_segments(&runs, start, end);
         Ok(self.ctx.reader.newest_in_segments(&search).await?)
     }
 
     async fn look_for_newest(&self) -> Result<Option<FoundOffset>, Unreadable> {
         let (reader, tp) = (&self.ctx.reader, self.partition.tp());
+        // First of all: what is archived meanwhile is found in both places, and not in neither.
+        let in_wal = self.partition.run_with_max_timestamp();
         let bounds = self.partition.bounds();
         let start = bounds.log_start;
         let archived = match start < bounds.archived_to {
             true => self.newest_archived(start).await?,
             false => None,
         };
-        let from = bounds.archived_to.max(start);
-        let in_wal = match self.partition.run_with_max_timestamp() {
+        let in_wal = match in_wal {
             Some(run) => {
-                let runs = std::slice::from_ref(&run);
-                reader.max_timestamp(tp, from, self.end, runs).await?
+                let (runs, end) = (std::slice::from_ref(&run), self.end_of(&bounds));
+                reader.max_timestamp(tp, start, end, runs).await?
             }
             None => None,
         };
