@@ -5,6 +5,7 @@
 //! Decides nothing: the coordinator lists the garbage, and is told what is gone. What was deleted
 //! and not told, because the process died between, is deleted again.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,58 @@ use firn_storage::collect::{self, Orphans, OwnCheckpoints};
 use firn_storage::layout::SegmentName;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+
+/// What a process has deleted so far. What it deleted twice, since it could not note the first time,
+/// counts twice.
+#[derive(Debug, Default)]
+pub struct CollectionCounts {
+    queued: AtomicU64,
+    slots: AtomicU64,
+    checkpoints: AtomicU64,
+    segments: AtomicU64,
+    map_pages: AtomicU64,
+    topics: AtomicU64,
+    orphans: AtomicU64,
+}
+
+/// [`CollectionCounts`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CollectionFigures {
+    /// Entries of the delete queue when it was looked at last.
+    pub queued: u64,
+    /// WAL slots below floors.
+    pub slots: u64,
+    /// Checkpoint objects of this process, and folders of those of others.
+    pub checkpoints: u64,
+    /// Segments that had left the map.
+    pub segments: u64,
+    /// Pages of the map that nothing named any more.
+    pub map_pages: u64,
+    /// Folders of deleted topics.
+    pub topics: u64,
+    /// Segments and map pages that a process which has ended left behind.
+    pub orphans: u64,
+}
+
+impl CollectionCounts {
+    /// How much that is.
+    pub fn figures(&self) -> CollectionFigures {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        CollectionFigures {
+            queued: read(&self.queued),
+            slots: read(&self.slots),
+            checkpoints: read(&self.checkpoints),
+            segments: read(&self.segments),
+            map_pages: read(&self.map_pages),
+            topics: read(&self.topics),
+            orphans: read(&self.orphans),
+        }
+    }
+}
+
+fn add(count: &AtomicU64, more: usize) {
+    count.fetch_add(more as u64, Ordering::Relaxed);
+}
 
 /// Deletes garbage.
 pub struct Collector {
@@ -33,6 +86,8 @@ pub struct Collector {
     pub image: watch::Receiver<Arc<ClusterImage>>,
     /// How often it looks (`collection.interval.ms`).
     pub every: Duration,
+    /// What it has deleted.
+    pub counts: Arc<CollectionCounts>,
 }
 
 impl Collector {
@@ -57,6 +112,7 @@ impl Collector {
                 return false;
             }
         };
+        self.counts.queued.store(garbage.queued, Ordering::Relaxed);
         let mut collected = Collected::default();
         if let Err(error) = self.delete(&garbage, &mut collected).await {
             tracing::warn!(%error, "garbage could not be deleted; it is tried again");
@@ -120,7 +176,9 @@ impl Collector {
             );
         }
         collect::delete_segments(&self.bucket, &orphans.segments).await?;
-        collect::delete_map_pages(&self.bucket, &orphans.pages).await
+        collect::delete_map_pages(&self.bucket, &orphans.pages).await?;
+        add(&self.counts.orphans, segments + pages);
+        Ok(())
     }
 
     /// Deletes what has left the segment map, and deleted topics.
@@ -151,12 +209,15 @@ impl Collector {
                 }
                 Doomed::Topic { topic_name, topic } => {
                     collect::delete_table(&self.bucket, topic_name, *topic).await?;
+                    add(&self.counts.topics, 1);
                     collected.doomed.push(queued.id);
                 }
             }
         }
         collect::delete_segments(&self.bucket, &segments).await?;
+        add(&self.counts.segments, segments.len());
         collect::delete_map_pages(&self.bucket, &pages).await?;
+        add(&self.counts.map_pages, pages.len());
         collected.doomed.extend(ids);
         Ok(())
     }
@@ -174,12 +235,16 @@ impl Collector {
             ..
         } = garbage;
         collect::collect_slots(&self.bucket, stream, from..floor).await?;
+        let slots = floor.0.saturating_sub(from.0);
+        self.counts.slots.fetch_add(slots, Ordering::Relaxed);
         if is_over {
             collect::delete_all_checkpoints(&self.bucket, stream).await?;
+            add(&self.counts.checkpoints, 1);
             collected.over.push(stream);
         } else if stream == self.stream {
             let superfluous = self.own_checkpoints(|own| own.superfluous(floor));
             collect::delete_checkpoints(&self.bucket, stream, &superfluous).await?;
+            add(&self.counts.checkpoints, superfluous.len());
             self.own_checkpoints(|own| own.on_deleted(&superfluous));
         } else {
             collect::collect_checkpoints(&self.bucket, stream, floor).await?;

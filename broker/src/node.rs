@@ -50,7 +50,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::ArchiveTask;
-use crate::collection::Collector;
+use crate::collection::{CollectionCounts, Collector};
 use crate::config::{Config, HostPort};
 use crate::error::FirnError;
 use crate::http::{Health, Shown};
@@ -67,7 +67,7 @@ use crate::partition::Partitions;
 use crate::retention::{PageWriter, Retainer};
 use crate::segment_map::SegmentMap;
 use doors::Doors;
-use figures::{BucketFigures, ReadFigures, RequestFigures, WalFigures};
+use figures::{BucketFigures, GarbageFigures, ReadFigures, RequestFigures, WalFigures};
 use keeper::Keeper;
 use ownership::Follower;
 use parts::{call, coordinator_ended, wal_ended};
@@ -494,6 +494,9 @@ impl Starting {
     }
 
     fn collector(&self, bucket: &Bucket, parts: &Parts, archive: &Archive) -> Collector {
+        let counts = Arc::<CollectionCounts>::default();
+        let figures = GarbageFigures(Arc::clone(&counts));
+        self.shown.metrics.collect_from(figures);
         Collector {
             bucket: bucket.clone(),
             coordinator: parts.coordinator.clone(),
@@ -501,6 +504,7 @@ impl Starting {
             checkpoints: Arc::clone(&archive.checkpoints),
             image: parts.coordinator.image(),
             every: self.config.collection_interval,
+            counts,
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use firn_storage::bucket::{Bucket, UsageRow};
-use firn_storage::read::Reader;
+use firn_storage::read::{Reader, SegmentUsage};
 use firn_storage::wal::{LatencyFigures, Wal};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::archive::Archive;
+use crate::collection::CollectionCounts;
 use crate::kafka::memory::RequestMemory;
 use crate::partition::Partitions;
 
@@ -184,6 +185,11 @@ impl Collector for ReadFigures {
                 "bytes of the newest batches in memory",
                 tail.bytes,
             ),
+            (
+                "object_cache_memory_bytes",
+                "bytes of blocks of objects in memory",
+                reads.cache_bytes,
+            ),
         ] {
             gauge(&mut encoder, name, help, value)?;
         }
@@ -230,8 +236,104 @@ impl Collector for ReadFigures {
                 "blocks of objects that it had not",
                 reads.objects.misses,
             ),
+            (
+                "object_cache_memory_hits",
+                "blocks that it had in memory, for the archiver and row groups as well",
+                reads.cache.memory,
+            ),
+            (
+                "object_cache_disk_hits",
+                "blocks that it had on disk, for the archiver and row groups as well",
+                reads.cache.disk,
+            ),
         ] {
             counter(&mut encoder, name, help, value)?;
+        }
+        segments(&mut encoder, &reads.segments)
+    }
+}
+
+/// Reads of what is archived.
+fn segments(encoder: &mut DescriptorEncoder<'_>, usage: &SegmentUsage) -> Result<(), fmt::Error> {
+    for (name, help, value) in [
+        ("segment_reads", "reads of archived records", usage.reads),
+        (
+            "segment_searches",
+            "row groups that were looked into for a record by its time",
+            usage.searched,
+        ),
+        (
+            "row_groups_opened",
+            "row groups that were decoded for a reader",
+            usage.opened,
+        ),
+        (
+            "row_groups_continued",
+            "reads that went on in a row group that was open",
+            usage.continued,
+        ),
+        (
+            "row_group_gets",
+            "row groups, or parts of them, that were fetched from the bucket",
+            usage.ranges.gets,
+        ),
+        (
+            "row_group_cache_hits",
+            "row groups that the cache had all of",
+            usage.ranges.hits,
+        ),
+        (
+            "row_groups_ahead",
+            "row groups that had been fetched before they were asked for",
+            usage.ranges.ahead,
+        ),
+        (
+            "map_page_gets",
+            "pages of the segment map that were fetched from the bucket",
+            usage.pages.gets,
+        ),
+        (
+            "map_page_cache_hits",
+            "pages of the segment map that the cache had",
+            usage.pages.hits,
+        ),
+    ] {
+        counter(encoder, name, help, value)?;
+    }
+    Ok(())
+}
+
+/// Reads what was deleted from the bucket, and what waits for it.
+#[derive(Debug)]
+pub(super) struct GarbageFigures(pub(super) Arc<CollectionCounts>);
+
+impl Collector for GarbageFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let figures = self.0.figures();
+        gauge(
+            &mut encoder,
+            "garbage_queued",
+            "entries of the delete queue, most of which wait for their grace to end",
+            usize::try_from(figures.queued).unwrap_or(usize::MAX),
+        )?;
+        counter(
+            &mut encoder,
+            "garbage_orphans",
+            "segments and map pages deleted that a process which has ended left behind",
+            figures.orphans,
+        )?;
+        let name = "garbage_deleted";
+        let help = "what was deleted from the bucket; checkpoint and topic folders count once";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (kind, value) in [
+            ("slot", figures.slots),
+            ("checkpoint", figures.checkpoints),
+            ("segment", figures.segments),
+            ("map_page", figures.map_pages),
+            ("topic", figures.topics),
+        ] {
+            let labels = [("kind", kind)];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use firn_proto::ids::ClusterId;
@@ -24,8 +25,8 @@ use futures::future::BoxFuture;
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
-use super::ObjectCache;
 use super::block::{BlockKey, SealedBlock};
+use super::{CacheHits, ObjectCache};
 use crate::layout::{DISK_CACHE_PREFIX, Key, LOCK_FILE, disk_cache_dir};
 
 /// Names the byte layout: foyer's version, and ours within it.
@@ -79,6 +80,8 @@ pub struct DiskSpace {
 /// Blocks in memory and on disk.
 pub struct FoyerCache {
     cache: HybridCache<BlockKey, SealedBlock>,
+    memory_hits: AtomicU64,
+    disk_hits: AtomicU64,
     /// Held as long as the cache uses its directory.
     _lock: Option<File>,
 }
@@ -106,7 +109,7 @@ impl FoyerCache {
                 reason: e.to_string(),
             };
             let cache = builder.build().await.map_err(failed)?;
-            return Ok(Self { cache, _lock: None });
+            return Ok(Self::of(cache, None));
         };
         if disk.bytes < DISK_BYTES_MIN {
             return Err(CacheError::TooSmall {
@@ -135,10 +138,16 @@ impl FoyerCache {
             .build()
             .await
             .map_err(|e| failed(e.to_string()))?;
-        Ok(Self {
+        Ok(Self::of(cache, Some(lock)))
+    }
+
+    fn of(cache: HybridCache<BlockKey, SealedBlock>, lock: Option<File>) -> Self {
+        Self {
             cache,
-            _lock: Some(lock),
-        })
+            memory_hits: AtomicU64::new(0),
+            disk_hits: AtomicU64::new(0),
+            _lock: lock,
+        }
     }
 }
 
@@ -187,11 +196,16 @@ impl ObjectCache for FoyerCache {
     fn find<'a>(&'a self, key: &'a BlockKey) -> BoxFuture<'a, Option<Bytes>> {
         if let Some(entry) = self.cache.memory().get(key) {
             let found = entry.value().open(key);
+            count(&self.memory_hits, found.is_some());
             return async move { found }.boxed();
         }
         async move {
             match self.cache.get(key).await {
-                Ok(entry) => entry?.value().open(key),
+                Ok(entry) => {
+                    let found = entry?.value().open(key);
+                    count(&self.disk_hits, found.is_some());
+                    found
+                }
                 Err(error) => {
                     tracing::debug!(%error, object = %key.object, "the disk cache gave no answer");
                     None
@@ -214,6 +228,13 @@ impl ObjectCache for FoyerCache {
         self.cache.memory().usage()
     }
 
+    fn hits(&self) -> CacheHits {
+        CacheHits {
+            memory: self.memory_hits.load(Ordering::Relaxed),
+            disk: self.disk_hits.load(Ordering::Relaxed),
+        }
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
             if let Err(error) = self.cache.close().await {
@@ -222,6 +243,10 @@ impl ObjectCache for FoyerCache {
         }
         .boxed()
     }
+}
+
+fn count(hits: &AtomicU64, is_hit: bool) {
+    hits.fetch_add(u64::from(is_hit), Ordering::Relaxed);
 }
 
 impl Code for BlockKey {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::ObjectCache;
 use super::block::{BlockKey, SealedBlock};
+use super::{CacheHits, ObjectCache};
 
 /// Blocks in memory; the one that was not asked for for the longest time goes first.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ struct Blocks {
     by_use: BTreeMap<u64, BlockKey>,
     next_use: u64,
     bytes: usize,
+    hits: u64,
 }
 
 impl MapCache {
@@ -76,7 +77,10 @@ impl Blocks {
 
 impl ObjectCache for MapCache {
     fn find<'a>(&'a self, key: &'a BlockKey) -> BoxFuture<'a, Option<Bytes>> {
-        let found = self.blocks().touch(key).and_then(|block| block.open(key));
+        let mut blocks = self.blocks();
+        let found = blocks.touch(key).and_then(|block| block.open(key));
+        blocks.hits += u64::from(found.is_some());
+        drop(blocks);
         async move { found }.boxed()
     }
 
@@ -91,6 +95,13 @@ impl ObjectCache for MapCache {
 
     fn memory_bytes(&self) -> usize {
         self.blocks().bytes
+    }
+
+    fn hits(&self) -> CacheHits {
+        CacheHits {
+            memory: self.blocks().hits,
+            disk: 0,
+        }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -27,6 +27,15 @@ pub use objects::{CachedObjects, ObjectError, ObjectReads};
 pub use tail::{TailBatch, TailCache, TailRead, TailUsage};
 pub use whole::{WholeRanges, WholeReads};
 
+/// Blocks that a cache had, by where it had them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheHits {
+    /// In memory.
+    pub memory: u64,
+    /// On disk.
+    pub disk: u64,
+}
+
 /// A cache of blocks of immutable objects.
 pub trait ObjectCache: Send + Sync + 'static {
     /// The bytes of a block; `None` if they are not here or not what was put in.
@@ -41,6 +50,9 @@ pub trait ObjectCache: Send + Sync + 'static {
 
     /// Bytes of blocks in memory.
     fn memory_bytes(&self) -> usize;
+
+    /// Blocks it had, whoever asked.
+    fn hits(&self) -> CacheHits;
 
     /// Writes out what has to be written. Nothing may be asked of the cache afterwards.
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -17,8 +17,8 @@ use futures::future::{Shared, join_all};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::ObjectCache;
 use super::block::BlockKey;
+use super::{CacheHits, ObjectCache};
 use crate::bucket::{Bucket, BucketError, Purpose};
 use crate::layout::Key;
 
@@ -161,6 +161,11 @@ impl CachedObjects {
     /// Blocks in memory, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.0.cache.memory_bytes()
+    }
+
+    /// Blocks that the cache had, for all who read through it.
+    pub fn cache_hits(&self) -> CacheHits {
+        self.0.cache.hits()
     }
 
     /// Closes the cache. Nothing may be read afterwards.

@@ -34,7 +34,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::bucket::{BucketError, Purpose};
-use crate::cache::{CachedObjects, ObjectReads, TailCache};
+use crate::cache::{CacheHits, CachedObjects, ObjectReads, TailCache};
 use crate::layout::Key;
 use crate::state::RunRef;
 use cursors::Cursors;
@@ -145,6 +145,10 @@ pub struct ReadUsage {
     pub objects: ObjectReads,
     /// Reads of segments.
     pub segments: SegmentUsage,
+    /// Blocks that the cache of objects had, for the archiver as well.
+    pub cache: CacheHits,
+    /// Bytes of blocks that it has in memory.
+    pub cache_bytes: usize,
 }
 
 /// Reads partitions. Cheap to clone.
@@ -271,6 +275,8 @@ impl Reader {
             corrupt: self.0.corrupt.load(Ordering::Relaxed),
             objects: self.0.objects.reads(),
             segments: self.0.segments.usage(),
+            cache: self.0.objects.cache_hits(),
+            cache_bytes: self.0.objects.memory_bytes(),
         }
     }
 
