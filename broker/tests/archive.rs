@@ -3,13 +3,15 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod running;
+mod seam;
+mod served;
+
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use firn_broker::archive::ArchiveStatus;
-use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::node::{Node, World};
 use firn_proto::ids::TopicId;
 use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
@@ -25,11 +27,21 @@ use kafka_protocol::messages::{DeleteRecordsRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::runtime::Runtime;
 
+use running::config;
+
 const TOPIC: &str = "measurements";
 const PARTITIONS: i32 = 3;
 const SEGMENT: &str = ".parquet";
 /// The records of the tests are old, and stay all the same.
 const KEPT: (&str, &str) = ("retention.ms", "-1");
+
+/// A node in a runtime of its own.
+fn launch(world: World, pairs: &[(&str, &str)]) -> (Runtime, Node) {
+    let pairs = [&[("http", "127.0.0.1:0")], pairs].concat();
+    let runtime = Runtime::new().unwrap();
+    let node = runtime.block_on(Node::start_in(world, config(&pairs)));
+    (runtime, node.unwrap())
+}
 
 /// A node over a bucket in memory that fails as told.
 struct Running {
@@ -45,24 +57,20 @@ impl Running {
     }
 
     fn start_on(store: FaultStore) -> Self {
+        Self::start_with(store, &[])
+    }
+
+    fn start_with(store: FaultStore, pairs: &[(&str, &str)]) -> Self {
         let mut world = World::of_machine();
         let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
         let bucket = Bucket::from_store(Arc::new(store.clone()), clock, entropy);
         world.bucket = Some(bucket.clone());
-        let pairs = [
-            ("bucket", "memory://"),
-            ("http", "127.0.0.1:0"),
-            ("kafka", "127.0.0.1:0"),
-        ];
-        let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
-        let config = Config::new(Profile::Dev, pairs.to_vec()).unwrap();
-        let runtime = Runtime::new().unwrap();
-        let node = runtime.block_on(Node::start_in(world, Arc::new(config)));
+        let (runtime, node) = launch(world, &[&[("bucket", "memory://")], pairs].concat());
         Self {
             runtime,
             store,
             bucket,
-            node: Some(node.unwrap()),
+            node: Some(node),
         }
     }
 
@@ -103,21 +111,10 @@ impl Running {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The figures of the archive.
-    fn figures(&self) -> Vec<(String, f64)> {
-        let mut socket = TcpStream::connect(self.http()).unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
-        socket.write_all(request).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let lines = answer
-            .lines()
-            .filter(|line| line.starts_with("firn_archive_"));
-        let figures = lines.map(|line| {
-            let (name, value) = line.split_once(' ').unwrap();
-            (name.to_owned(), value.parse().unwrap())
-        });
-        figures.collect()
+    /// A figure of `/metrics`.
+    fn figure(&self, name: &str) -> f64 {
+        let node = self.node.as_ref().unwrap();
+        self.runtime.block_on(running::figure(node, name))
     }
 
     /// Archived to, high watermark and runs of each partition.
@@ -139,6 +136,13 @@ impl Running {
         let listed = self.bucket.list(Purpose::Meta, &folder, None, 1000);
         let listed = self.runtime.block_on(listed).unwrap();
         listed.iter().map(|object| object.key.to_string()).collect()
+    }
+
+    /// Ends it at once.
+    fn crash(self) -> FaultStore {
+        drop(self.node);
+        self.runtime.shutdown_background();
+        self.store
     }
 
     fn stop(mut self) -> FaultStore {
@@ -191,12 +195,10 @@ fn what_is_flushed_lies_in_one_segment_and_is_served_as_before() {
     assert_read(&mut client, &expected);
     assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
     assert_eq!(world.archived(), [(60, 60, 2); 3]);
-    let figures = world.figures();
-    let figure = |name: &str| figures.iter().find(|(n, _)| n == name).unwrap().1;
-    assert_eq!(figure("firn_archive_segments_total") as u64, 2);
-    assert_eq!(figure("firn_archive_records_total") as u64, 180);
-    assert_eq!(figure("firn_archive_lag_bytes") as u64, 0);
-    assert!(figure("firn_archive_cpu_seconds_total") > 0.0);
+    assert_eq!(world.figure("firn_archive_segments_total") as u64, 2);
+    assert_eq!(world.figure("firn_archive_records_total") as u64, 180);
+    assert_eq!(world.figure("firn_archive_lag_bytes") as u64, 0);
+    assert!(world.figure("firn_archive_cpu_seconds_total") > 0.0);
 
     // the journal knows it as well
     let world = Running::start_on(world.stop());
@@ -208,8 +210,13 @@ fn what_is_flushed_lies_in_one_segment_and_is_served_as_before() {
 
 /// The first offset of partition 0 is to be this one.
 fn delete_below(client: &mut Client, offset: i64) {
+    assert_eq!(delete_records(client, 0, offset), (0, offset));
+}
+
+/// What becomes of a wish that a partition begin at this offset: an error, and where it begins.
+fn delete_records(client: &mut Client, partition: i32, offset: i64) -> (i16, i64) {
     let partition = DeleteRecordsPartition::default()
-        .with_partition_index(0)
+        .with_partition_index(partition)
         .with_offset(offset);
     let topic = DeleteRecordsTopic::default()
         .with_name(TopicName(StrBytes::from_static_str(TOPIC)))
@@ -219,7 +226,7 @@ fn delete_below(client: &mut Client, offset: i64) {
         .with_timeout_ms(30_000);
     let response = client.connection.call(2, &request).unwrap();
     let deleted = &response.topics[0].partitions[0];
-    assert_eq!((deleted.error_code, deleted.low_watermark), (0, offset));
+    (deleted.error_code, deleted.low_watermark)
 }
 
 /// No batch is divided: the one in the middle of which the log starts is archived whole.

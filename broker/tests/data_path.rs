@@ -757,8 +757,8 @@ async fn while_the_bucket_takes_nothing_only_producers_wait() {
     }
     // Nothing leaves the WAL, so that what is full stays so.
     let full = async {
-        while figure(&node, "firn_wal_permit_bytes").await + VALUE_BYTES < WAL_BYTES
-            || figure(&node, "firn_queued_produce_bytes").await < 2 * VALUE_BYTES
+        while figure::<usize>(&node, "firn_wal_permit_bytes").await + VALUE_BYTES < WAL_BYTES
+            || figure::<usize>(&node, "firn_queued_produce_bytes").await < 2 * VALUE_BYTES
         {
             tokio::task::yield_now().await;
         }
@@ -886,7 +886,7 @@ async fn a_node_that_is_cut_off_while_a_look_at_groups_waits_does_not_tell_what_
         (4, ListGroupsRequest::default().into()),
         (4, describe_of("g").into()),
     ];
-    let received = figure(&node, RECEIVED).await;
+    let received: usize = figure(&node, RECEIVED).await;
     let mut clients = Vec::new();
     let mut sent = 0;
     for (version, request) in asked {
@@ -895,7 +895,7 @@ async fn a_node_that_is_cut_off_while_a_look_at_groups_waits_does_not_tell_what_
         sent += request.encode(version, 1, Some("test")).to_bytes().len();
         clients.push((client, request.api(), version));
     }
-    let all_wait = async { while figure(&node, RECEIVED).await < received + sent {} };
+    let all_wait = async { while figure::<usize>(&node, RECEIVED).await < received + sent {} };
     patiently("the requests to come", all_wait).await;
     clock.set_forward(2 * FENCE_LOOK_LASTS);
     store.clear();

@@ -90,7 +90,7 @@ async fn members_that_wait_for_a_rebalance_hold_no_memory_of_requests() {
     };
     let everybody_waits = tokio::time::timeout(Duration::from_secs(60), everybody_waits);
     everybody_waits.await.unwrap();
-    let held = figure(&node, "firn_queued_request_bytes").await;
+    let held: usize = figure(&node, "firn_queued_request_bytes").await;
     assert!(held <= MEMBERS * 1024, "{held} bytes are held");
 }
 

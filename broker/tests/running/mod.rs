@@ -1,5 +1,7 @@
 //! What tests of a whole node in their own process share: its configuration and its figures.
 
+use std::fmt::Debug;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use firn_broker::config::{Config, Pair, Profile, Source};
@@ -27,7 +29,7 @@ pub(crate) async fn http_get(node: &Node, path: &str) -> String {
 }
 
 /// A figure of `/metrics`.
-pub(crate) async fn figure(node: &Node, name: &str) -> usize {
+pub(crate) async fn figure<T: FromStr<Err: Debug>>(node: &Node, name: &str) -> T {
     let answer = http_get(node, "/metrics").await;
     let mut lines = answer.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
