@@ -10,14 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use firn_coordinator::Coordinator;
-use firn_proto::cluster::{
-    ClusterImage, Collected, Doomed, EndedWriter, Garbage, Reply, Request, StreamGarbage,
-};
-use firn_proto::ids::{StreamId, TopicId};
+use firn_proto::cluster::{Collected, Doomed, EndedWriter, Garbage, Reply, Request, StreamGarbage};
+use firn_proto::env::{Clock, Mono};
+use firn_proto::ids::StreamId;
 use firn_storage::bucket::{Bucket, BucketError};
 use firn_storage::collect::{self, Orphans, OwnCheckpoints};
 use firn_storage::layout::SegmentName;
-use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// What a process has deleted so far. What it deleted twice, since it could not note the first time,
@@ -82,8 +80,13 @@ pub struct Collector {
     pub stream: StreamId,
     /// and the checkpoint objects that it has written there.
     pub checkpoints: Arc<Mutex<OwnCheckpoints>>,
-    /// The topics whose folders may hold orphans.
-    pub image: watch::Receiver<Arc<ClusterImage>>,
+    /// Tells how long this process runs,
+    pub clock: Arc<dyn Clock>,
+    /// since this moment.
+    pub started: Mono,
+    /// For how long the files of processes that have ended are left alone
+    /// (`collection.orphans.delay.ms`): a put of theirs may be on its way.
+    pub orphans_after: Duration,
     /// How often it looks (`collection.interval.ms`).
     pub every: Duration,
     /// What it has deleted.
@@ -133,20 +136,33 @@ impl Collector {
         }
     }
 
-    /// Deletes garbage, and notes in `collected` what is gone.
+    /// Deletes garbage, and notes in `collected` what is gone. What cannot be deleted keeps nothing
+    /// else from it.
+    ///
+    /// # Errors
+    /// The first thing that went wrong.
     async fn delete(
         &self,
         garbage: &Garbage,
         collected: &mut Collected,
     ) -> Result<(), BucketError> {
-        self.delete_doomed(garbage, collected).await?;
+        let mut done = self.delete_doomed(garbage, collected).await;
         for stream in &garbage.streams {
-            self.delete_of_stream(stream, collected).await?;
+            done = done.and(self.delete_of_stream(stream, collected).await);
         }
-        if garbage.writers.is_empty() {
-            return Ok(());
+        let age = self.clock.mono().since(self.started);
+        if !garbage.writers.is_empty() && age >= self.orphans_after {
+            done = done.and(self.delete_all_orphans(garbage, collected).await);
         }
-        let topics = self.topics();
+        done
+    }
+
+    async fn delete_all_orphans(
+        &self,
+        garbage: &Garbage,
+        collected: &mut Collected,
+    ) -> Result<(), BucketError> {
+        let topics = collect::topics_with_tables(&self.bucket).await?;
         for writer in &garbage.writers {
             loop {
                 let orphans = collect::orphans(&self.bucket, &topics, writer).await?;
@@ -259,13 +275,5 @@ impl Collector {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         change(&mut own)
-    }
-
-    fn topics(&self) -> Vec<(Arc<str>, TopicId)> {
-        let image = self.image.borrow();
-        let topics = image.topics.iter();
-        topics
-            .map(|(id, topic)| (Arc::clone(&topic.name), *id))
-            .collect()
     }
 }

@@ -6,6 +6,7 @@ pub mod collection;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod insist;
 pub mod kafka;
 pub mod log_starts;
 pub mod metrics;

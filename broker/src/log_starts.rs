@@ -7,19 +7,28 @@ use firn_proto::cluster::{
     ArchiveError, CoordinatorError, MapPart, PagedRelease, RaiseLogStart, RaiseLogStarts, Reply,
     Request, RunsFrom,
 };
+use firn_proto::env::Entropy;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::Incarnation;
-use firn_proto::limits::{LOG_STARTS_MOVED_MAX, RELEASED_PAGES_MAX};
+use firn_proto::limits::{
+    ARCHIVE_REQUEST_ITEMS_MAX, LOG_START_REQUESTS_MAX, LOG_STARTS_MOVED_MAX, MAP_PAGE_RUNS,
+    RELEASED_PAGES_MAX,
+};
+use tokio::sync::Semaphore;
 
+use crate::insist::insist;
 use crate::partition::Partition;
 use crate::segment_map::{MapError, SegmentMap};
 
 /// Moves log starts. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LogStarts {
     coordinator: Coordinator,
+    entropy: Arc<Entropy>,
     incarnation: Incarnation,
     segments: Arc<SegmentMap>,
+    /// Requests that move log starts, whether anybody waits for them or not.
+    moving: Arc<Semaphore>,
 }
 
 /// A log start on its way up.
@@ -35,24 +44,39 @@ impl LogStarts {
     /// Moves them for the partitions of `incarnation`, whose map is `segments`.
     pub fn new(
         coordinator: Coordinator,
+        entropy: Arc<Entropy>,
         incarnation: Incarnation,
         segments: Arc<SegmentMap>,
     ) -> Self {
         Self {
             coordinator,
+            entropy,
             incarnation,
             segments,
+            moving: Arc::new(Semaphore::new(LOG_START_REQUESTS_MAX)),
         }
     }
 
     /// Moves the log start of each partition up to an offset, and says where it is then: further up
     /// if it was already. One result for each, in order; durable when they come. If the future is
-    /// dropped, some of them may have moved in the journal, and are seen to have when the partition
-    /// is opened again.
+    /// dropped, what was begun is done all the same: the owner must not be behind the journal.
     ///
     /// The codes are OFFSET_OUT_OF_RANGE above the high watermark, NOT_LEADER_OR_FOLLOWER if the
-    /// partition has gone elsewhere, and retriable ones while the journal does not answer.
+    /// partition has gone elsewhere, and retriable ones while the map cannot be read.
     pub async fn raise(&self, wanted: Vec<(Arc<Partition>, i64)>) -> Vec<Result<i64, ErrorCode>> {
+        let count = wanted.len();
+        let place = Arc::clone(&self.moving).acquire_owned().await;
+        let starts = self.clone();
+        let moved = tokio::spawn(async move {
+            let moved = starts.raise_all(wanted).await;
+            drop(place);
+            moved
+        });
+        let moved = moved.await;
+        moved.unwrap_or_else(|_| vec![Err(ErrorCode::UnknownServerError); count])
+    }
+
+    async fn raise_all(&self, wanted: Vec<(Arc<Partition>, i64)>) -> Vec<Result<i64, ErrorCode>> {
         let mut results: Vec<_> = wanted.iter().map(|(found, to)| now(found, *to)).collect();
         let mut moves: Vec<Move> = wanted
             .into_iter()
@@ -106,9 +130,16 @@ impl LogStarts {
     async fn step(&self, moves: Vec<Move>, results: &mut [Result<i64, ErrorCode>]) -> Vec<Move> {
         let mut starts = Vec::new();
         let mut moving = Vec::new();
+        let mut left = Vec::new();
+        let mut items = 0;
         for found in moves {
+            if items + START_ITEMS_MAX > ARCHIVE_REQUEST_ITEMS_MAX {
+                left.push(found);
+                continue;
+            }
             match self.start(&found.partition, found.to).await {
                 Ok(start) => {
+                    items += items_of(&start);
                     moving.push((found, start.log_start));
                     starts.push(start);
                 }
@@ -116,10 +147,9 @@ impl LogStarts {
             }
         }
         if starts.is_empty() {
-            return Vec::new();
+            return left;
         }
         let moved = self.ask(starts).await;
-        let mut left = Vec::new();
         for (place, (found, at)) in moving.into_iter().enumerate() {
             let result = match &moved {
                 Ok(moved) => moved.get(place).cloned().unwrap_or(Ok(())).map_err(code),
@@ -199,7 +229,7 @@ impl LogStarts {
             incarnation: self.incarnation,
             starts,
         });
-        match self.coordinator.call(request).await? {
+        match insist(&self.coordinator, &self.entropy, request).await? {
             Reply::LogStarts(moved) => Ok(moved),
             _ => Err(CoordinatorError::Stopped),
         }
@@ -213,6 +243,16 @@ fn now(partition: &Partition, to: i64) -> Result<i64, ErrorCode> {
         return Err(ErrorCode::OffsetOutOfRange);
     }
     Ok(to.max(bounds.log_start))
+}
+
+/// The most things that one log start names in a request: itself, pages and their runs.
+const START_ITEMS_MAX: usize = 1 + RELEASED_PAGES_MAX * (1 + MAP_PAGE_RUNS as usize);
+const _: () = assert!(START_ITEMS_MAX <= ARCHIVE_REQUEST_ITEMS_MAX);
+
+/// The things that a log start names.
+fn items_of(start: &RaiseLogStart) -> usize {
+    let of_pages = |paged: &PagedRelease| paged.pages.len() + paged.segments.len();
+    1 + start.paged.as_ref().map_or(0, of_pages)
 }
 
 fn set(results: &mut [Result<i64, ErrorCode>], index: usize, result: Result<i64, ErrorCode>) {

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use firn_coordinator::{Coordinator, CoordinatorTask};
 use firn_proto::cluster::{RegisteredBroker, Request, RowReport};
+use firn_proto::env::Entropy;
 use firn_storage::bucket::{Bucket, BucketKind};
 use firn_storage::cache::TailCache;
 use firn_storage::collect::OwnCheckpoints;
@@ -108,11 +109,16 @@ struct Archive {
 }
 
 impl Archive {
-    fn new(parts: &Parts, reader: &Reader) -> Self {
+    fn new(parts: &Parts, reader: &Reader, entropy: &Arc<Entropy>) -> Self {
         let coordinator = &parts.coordinator;
         let segments = Arc::new(SegmentMap::new(coordinator.clone(), reader.clone()));
         let incarnation = parts.registered.incarnation;
-        let log_starts = LogStarts::new(coordinator.clone(), incarnation, Arc::clone(&segments));
+        let log_starts = LogStarts::new(
+            coordinator.clone(),
+            Arc::clone(entropy),
+            incarnation,
+            Arc::clone(&segments),
+        );
         Self {
             segments,
             log_starts,
@@ -391,7 +397,7 @@ impl Starting {
             partitions,
             wal,
         };
-        let archive = Archive::new(&parts, &reader);
+        let archive = Archive::new(&parts, &reader, &world.entropy);
         let keepers = self.keep(bucket, &parts, &archive, taken_up.reports).await;
         let archiver = self.archive(&parts, bucket, &reader);
         Ok(Assembled {
@@ -502,7 +508,9 @@ impl Starting {
             coordinator: parts.coordinator.clone(),
             stream: parts.registered.stream,
             checkpoints: Arc::clone(&archive.checkpoints),
-            image: parts.coordinator.image(),
+            clock: Arc::clone(&self.world.clock),
+            started: self.world.clock.mono(),
+            orphans_after: self.config.collection_orphans_delay,
             every: self.config.collection_interval,
             counts,
         }

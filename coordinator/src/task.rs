@@ -223,6 +223,8 @@ pub(crate) struct Leader {
     flights: VecDeque<Flight>,
     tokens: PutTokens,
     group_clock: GroupClock,
+    /// The time of the last command, and when that was stamped or read.
+    stamped: (i64, Mono),
     /// Journal bytes since the last snapshot, and its size.
     log_bytes: usize,
     snapshot_bytes: usize,
@@ -256,6 +258,7 @@ impl Leader {
             bytes = log_bytes,
             "the journal is replayed"
         );
+        let stamped = (state.at_ms(), environment.clock.mono());
         Ok(Self {
             cluster: opened.cluster,
             epoch: opened.epoch,
@@ -274,6 +277,7 @@ impl Leader {
             flights: VecDeque::new(),
             tokens: PutTokens::new(config.puts_per_second),
             group_clock,
+            stamped,
             log_bytes,
             snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
             snapshot: None,
@@ -358,11 +362,21 @@ impl Leader {
         self.gate.held_bytes() + self.slot.len() + flying
     }
 
+    /// Wall time for commands, which never goes back. A clock that was far ahead once, and was set
+    /// right, does not make it stand still: it goes on from there at the pace of time.
+    fn now_ms(&self) -> i64 {
+        let (at_ms, since) = self.stamped;
+        let passed = self.environment.clock.mono().since(since).as_millis();
+        let passed = i64::try_from(passed).unwrap_or(i64::MAX);
+        let wall_ms = self.environment.clock.wall_ms();
+        wall_ms.max(at_ms.saturating_add(passed))
+    }
+
     /// Applies a command to memory and puts it into the open slot; the answer must go through
     /// [`Leader::answer`]. Fails, and changes nothing, if the journal cannot hold it.
     fn execute(&mut self, command: crate::command::Command) -> Result<Reply, CommandError> {
         let stamped = Stamped {
-            at_ms: self.environment.clock.wall_ms().max(self.state.at_ms()),
+            at_ms: self.now_ms(),
             command,
         };
         let before = self.slot.mark();
@@ -370,6 +384,7 @@ impl Leader {
         let applied = self.state.apply(&stamped);
         if applied.effects.changed {
             self.gate.count_command();
+            self.stamped = (stamped.at_ms, self.environment.clock.mono());
             self.images.note(&applied.effects);
         } else {
             self.slot.rewind(before);

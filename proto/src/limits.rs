@@ -166,6 +166,8 @@ pub const ROW_GROUP_DECODERS_MAX: usize = 2;
 pub const MAP_PARTITIONS_KNOWN_MAX: usize = 1024;
 /// Map pages whose runs leave the map in one command, so that it stays far below the longest.
 pub const RELEASED_PAGES_MAX: usize = 16;
+/// Requests that move log starts at a time: what is begun is done, though its client may have gone.
+pub const LOG_START_REQUESTS_MAX: usize = 64;
 /// Partitions whose log starts move in one command.
 pub const LOG_STARTS_MOVED_MAX: usize = 1000;
 /// Retention looks at the runs of so many bytes of a partition's WAL at a time.

@@ -21,7 +21,9 @@ use crate::listing::Listing;
 pub use streams::{
     OwnCheckpoints, collect_checkpoints, collect_slots, delete_all_checkpoints, delete_checkpoints,
 };
-pub use topics::{Orphans, delete_map_pages, delete_segments, delete_table, orphans};
+pub use topics::{
+    Orphans, delete_map_pages, delete_segments, delete_table, orphans, topics_with_tables,
+};
 
 /// Keys that one request deletes: as many as S3 takes.
 const KEYS_PER_DELETE: usize = GARBAGE_LISTED_MAX;

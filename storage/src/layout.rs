@@ -274,6 +274,17 @@ pub fn topic_of_table(key: &str) -> Option<(&str, TopicId)> {
     (topic_hex(topic_id) == topic).then_some((topic_name, topic_id))
 }
 
+/// The folder of all tables, those of one topic side by side.
+pub fn tables() -> Key {
+    Key(TABLES.into())
+}
+
+/// A key behind everything of that table, and before every other table behind it.
+pub fn behind_table(topic_name: &str, topic: TopicId) -> Key {
+    let above_slash = '0';
+    Key(format!("{}{above_slash}", table(topic_name, topic)).into())
+}
+
 /// The folder of the segments of a topic, in the order of their incarnations and numbers.
 pub fn segments(topic_name: &str, topic: TopicId) -> Key {
     Key(format!("{}/{DATA}", table(topic_name, topic)).into())

@@ -110,6 +110,7 @@ fn a_hundred_kills_of_the_archive_lose_double_or_leave_over_nothing() {
     let folder = folder();
     let mut seed = Seed::from_environment("a_hundred_kills_of_the_archive", 7);
     let settings = [
+        "collection.orphans.delay.ms=0",
         "log.retention.check.interval.ms=10",
         "collection.interval.ms=5",
     ];

@@ -9,10 +9,11 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::Entropy;
 use firn_storage::archive::ArchivedSegment;
-use firn_storage::bucket::{Bucket, Purpose, backoff};
+use firn_storage::bucket::{Bucket, Purpose};
 use firn_storage::layout::{Key, SegmentName};
 
 use super::NotArchived;
+use crate::insist::insist;
 use crate::partition::Partition;
 
 /// Brings segments into the segment map.
@@ -95,18 +96,9 @@ impl MapWriter {
 
     /// Asks until there is an answer.
     async fn ask(&self, request: Request) -> Result<Result<(), ArchiveError>, CoordinatorError> {
-        let mut attempt = 0;
-        loop {
-            match self.coordinator.call(request.clone()).await {
-                Ok(Reply::Archive(answer)) => return Ok(answer),
-                Ok(_) => return Err(CoordinatorError::Stopped),
-                Err(error @ (CoordinatorError::Stopped | CoordinatorError::Refused(_))) => {
-                    return Err(error);
-                }
-                Err(CoordinatorError::NotLeader(_) | CoordinatorError::Busy) => {}
-            }
-            attempt += 1;
-            tokio::time::sleep(backoff(attempt, self.entropy.next_u64())).await;
+        match insist(&self.coordinator, &self.entropy, request).await? {
+            Reply::Archive(answer) => Ok(answer),
+            _ => Err(CoordinatorError::Stopped),
         }
     }
 }

@@ -113,6 +113,12 @@ pub static KEYS: &[Key] = &[
         set: |c, v| set(&mut c.collection_interval, interval(v)),
     },
     Key {
+        name: "collection.orphans.delay.ms",
+        default: "10m",
+        about: "how long after a start segments that an ended process left behind are deleted",
+        set: |c, v| set(&mut c.collection_orphans_delay, duration(v)),
+    },
+    Key {
         name: "connections.max.idle.ms",
         default: "10m",
         about: "a connection without a request for this long is closed",

@@ -220,6 +220,8 @@ pub struct Config {
     pub producer_id_expiration: Duration,
     /// How often garbage is collected.
     pub collection_interval: Duration,
+    /// How long after a start orphans are.
+    pub collection_orphans_delay: Duration,
     /// How often retention is looked at.
     pub retention_check_interval: Duration,
     /// Bytes of what is remembered of idempotent producers, in all partitions together.
@@ -435,6 +437,7 @@ impl Config {
             },
             producer_id_expiration: Duration::ZERO,
             collection_interval: Duration::ZERO,
+            collection_orphans_delay: Duration::ZERO,
             retention_check_interval: Duration::ZERO,
             producer_memory_bytes: 0,
             shutdown_timeout: Duration::ZERO,

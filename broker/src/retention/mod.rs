@@ -50,24 +50,37 @@ pub struct Retainer {
 impl Retainer {
     /// Looks at all partitions in turn, for ever. Dropping the future is harmless.
     pub async fn run(self) {
-        let mut ticks = interval(self.every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ticks = |every| {
+            let mut ticks = interval(every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        };
+        let mut looks = ticks(self.every);
+        let mut lets_go = ticks(LET_GO_INTERVAL.min(self.every));
         loop {
-            ticks.tick().await;
-            self.look_at_all().await;
+            tokio::select! {
+                _ = looks.tick() => self.look_at_all().await,
+                _ = lets_go.tick() => {
+                    let partitions = self.partitions.all();
+                    self.log_starts.let_go_of_slots(&partitions).await;
+                }
+            }
         }
     }
 
     /// Moves every log start that is to move.
-    pub async fn look_at_all(&self) {
+    async fn look_at_all(&self) {
         let mut moves = Vec::new();
         for partition in self.partitions.all() {
             match self.look_at(&partition).await {
                 Ok(Some(log_start)) => moves.push((partition, log_start)),
                 Ok(None) => {}
-                Err(error) => {
+                Err(error @ MapError::Coordinator { .. }) => {
                     tracing::warn!(%error, "retention is looked at again later");
-                    return;
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "retention of a partition is looked at again later");
                 }
             }
             if moves.len() >= LOG_STARTS_MOVED_MAX {
@@ -75,9 +88,6 @@ impl Retainer {
             }
         }
         self.move_all(moves).await;
-        self.log_starts
-            .let_go_of_slots(&self.partitions.all())
-            .await;
     }
 
     async fn move_all(&self, moves: Vec<(Arc<Partition>, i64)>) {
@@ -106,54 +116,64 @@ impl Retainer {
         {
             tracing::warn!(%tp, %error, "runs are paged out later");
         }
-        let Some(retention) = self.retention_of(tp) else {
+        // The journal may be ahead, if an answer was lost.
+        let known = found.log_start.min(bounds.high_watermark);
+        if known > bounds.log_start {
+            partition.on_log_start(known);
+            return Ok(None);
+        }
+        let Some(mut retention) = self.retention_of(tp) else {
             return Ok(None);
         };
         let bytes = found.bytes.saturating_add(partition.unarchived_bytes());
+        if partition.bounds().archived_to != found.archived_to {
+            // What was archived just now would count twice.
+            retention.bytes = None;
+        }
         let mut pick = Pick::new(retention, bytes, self.clock.wall_ms());
         if pick.is_idle() {
             return Ok(None);
         }
+        // Every run up to here was looked at: what is archived meanwhile must not be passed over.
+        let mut looked_to = bounds.log_start;
         loop {
             let runs = match found.part {
                 MapPart::Nothing => break,
                 MapPart::Runs(runs) => runs,
                 MapPart::Page(page) => self.segments.page(tp, &page).await?,
             };
-            let Some(last) = runs.last().map(|run| run.last_offset) else {
-                break;
-            };
-            let mut archived = runs
-                .iter()
-                .filter(|run| run.last_offset >= bounds.log_start);
-            if !archived.all(|run| pick.goes(&held(run))) {
-                return Ok(pick.log_start());
+            let known = runs.partition_point(|run| run.last_offset < looked_to);
+            for run in &runs[known..] {
+                if run.base_offset > looked_to || !pick.goes(&held(run)) {
+                    return Ok(pick.log_start());
+                }
+                looked_to = run.last_offset + 1;
             }
-            found = self.segments.look(tp, RunsFrom::Offset(last + 1)).await?;
+            found = self.segments.look(tp, RunsFrom::Offset(looked_to)).await?;
         }
-        Self::look_at_wal(partition, &mut pick);
+        Self::look_at_wal(partition, looked_to, &mut pick);
         Ok(pick.log_start())
     }
 
-    /// Goes on with what is in no segment yet.
-    fn look_at_wal(partition: &Partition, pick: &mut Pick) {
-        let bounds = partition.bounds();
-        let mut offset = bounds.archived_to;
-        while offset < bounds.high_watermark {
+    /// Goes on with what is in no segment, unless it does not begin at `offset` any more.
+    fn look_at_wal(partition: &Partition, mut offset: i64, pick: &mut Pick) {
+        loop {
+            let bounds = partition.bounds();
             let runs = partition.runs(offset, bounds.high_watermark, RETENTION_LOOK_BYTES);
-            let Some(last) = runs.last() else {
+            if runs.is_empty() || bounds.archived_to > offset {
                 return;
-            };
-            offset = last.run.last_offset + 1;
-            let goes = |held: &Held| pick.goes(held);
-            let held = runs.iter().map(|found| Held {
-                last_offset: found.run.last_offset,
-                max_timestamp: found.run.max_timestamp,
-                bytes: u64::from(found.run.byte_len),
-                has_batches: true,
-            });
-            if !held.collect::<Vec<_>>().iter().all(goes) {
-                return;
+            }
+            for found in runs {
+                let held = Held {
+                    last_offset: found.run.last_offset,
+                    max_timestamp: found.run.max_timestamp,
+                    bytes: u64::from(found.run.byte_len),
+                    has_batches: true,
+                };
+                if found.run.base_offset > offset || !pick.goes(&held) {
+                    return;
+                }
+                offset = found.run.last_offset + 1;
             }
         }
     }
@@ -164,6 +184,9 @@ impl Retainer {
         TopicRules::new(&topic.configs, usize::MAX).retention
     }
 }
+
+/// How often idle partitions let go of slots.
+const LET_GO_INTERVAL: Duration = Duration::from_secs(60);
 
 fn held(run: &Arc<ArchivedRun>) -> Held {
     Held {

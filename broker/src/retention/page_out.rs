@@ -11,7 +11,7 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::Entropy;
 use firn_proto::ids::{Incarnation, TopicPartition};
-use firn_proto::limits::MAP_PAGE_RUNS;
+use firn_proto::limits::{MAP_PAGE_BYTES_MAX, MAP_PAGE_RUNS};
 
 use firn_storage::bucket::Bucket;
 use firn_storage::collect::delete_map_pages;
@@ -64,11 +64,12 @@ impl PageWriter {
         if runs.len() < MAP_PAGE_RUNS as usize {
             return Ok(());
         }
+        let runs = fitting(&runs);
         let key = SegmentKey {
             incarnation: self.incarnation,
             number: self.next.fetch_add(1, Ordering::Relaxed),
         };
-        let page = write_map_page(&self.bucket, &self.entropy, tp, key, &runs).await?;
+        let page = write_map_page(&self.bucket, &self.entropy, tp, key, runs).await?;
         let request = Request::PageOutRuns(PageOut { tp, page });
         match self.coordinator.call(request).await? {
             Reply::Archive(Err(error)) => {
@@ -103,6 +104,18 @@ impl PageWriter {
         oldest.truncate(MAP_PAGE_RUNS as usize);
         Ok(oldest)
     }
+}
+
+/// As many of the first runs as a page has room for.
+fn fitting(runs: &[Arc<ArchivedRun>]) -> &[Arc<ArchivedRun>] {
+    let mut room = MAP_PAGE_BYTES_MAX;
+    let fits = |run: &&Arc<ArchivedRun>| {
+        let bytes = size_of::<ArchivedRun>() + size_of_val(&run.row_groups[..]);
+        room = room.saturating_sub(bytes);
+        room > 0
+    };
+    let count = runs.iter().take_while(fits).count();
+    runs.get(..count.max(1)).unwrap_or(runs)
 }
 
 #[cfg(test)]

@@ -53,8 +53,6 @@ impl Pick {
 
     /// Looks at the next run. False: it stays, and so do those behind it.
     pub fn goes(&mut self, run: &Held) -> bool {
-        // Kafka's rule for records without a timestamp is the age of a file, which a run has not:
-        // they go with what lies behind them.
         let is_timed = run.max_timestamp >= 0 || !run.has_batches;
         let keep_from_ms = self.keep_from_ms.unwrap_or(i64::MIN);
         let is_old = self.keep_from_ms.is_some() && is_timed && run.max_timestamp < keep_from_ms;
@@ -62,8 +60,15 @@ impl Pick {
         if is_old || is_surplus {
             self.surplus = self.surplus.saturating_sub(run.bytes);
             self.log_start = Some(run.last_offset + 1);
+            return true;
         }
-        is_old || is_surplus
+        // Kafka's rule for records without a timestamp is the age of a file, which a run has not:
+        // they go with an old run behind them. By size nothing goes from behind them.
+        let goes_with_next = self.keep_from_ms.is_some() && !is_timed;
+        if goes_with_next {
+            self.surplus = 0;
+        }
+        goes_with_next
     }
 
     /// Where the log begins without the runs that go; `None` if all stay.
@@ -139,6 +144,15 @@ mod tests {
             ..run(9, 0, 10)
         };
         assert_eq!(pick(Some(0), None, &[untimed]), None);
+        let old = run(19, 300, 10);
+        assert_eq!(pick(Some(100), None, &[untimed, old]), Some(20));
+        assert_eq!(pick(Some(100), None, &[untimed, run(19, 0, 10)]), None);
+        let large = Held {
+            bytes: 50,
+            ..untimed
+        };
+        let both = pick(Some(100), Some(20), &[large, run(19, 0, 10)]);
+        assert_eq!(both, None, "a smaller run behind it does not take it along");
         let nothing = Held {
             max_timestamp: i64::MIN,
             has_batches: false,

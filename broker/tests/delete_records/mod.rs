@@ -244,6 +244,14 @@ async fn a_log_start_that_is_not_durable_in_time_is_not_told() {
     let data = client.fetch(13, fetch_of(id, 1)).await;
     assert_eq!(only(&data).log_start_offset, 1);
     assert_eq!(batches(only(&data)), [(0, 2), (2, 2)]);
+    // The client has gone, and the journal may hold what it asked for: the owner must come to know.
+    drop(client);
+    store.set_outage(false);
+    let mut client = Client::connect(&node).await;
+    while client.begin().await < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.begin().await, 2);
 }
 
 #[tokio::test]

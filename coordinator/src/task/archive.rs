@@ -32,7 +32,7 @@ impl Leader {
     }
 
     pub(super) fn list_garbage(&mut self, call: CallId) {
-        let now_ms = self.environment.clock.wall_ms().max(self.state.at_ms());
+        let now_ms = self.now_ms();
         let reply = Reply::Garbage(self.state.garbage(now_ms));
         self.answer(call, reply);
     }

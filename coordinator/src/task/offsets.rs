@@ -202,7 +202,7 @@ impl Leader {
     /// it has none left.
     pub(super) fn expire_offsets(&mut self, group: Arc<str>) {
         let retention = i64::try_from(self.offsets_retention.as_millis()).unwrap_or(i64::MAX);
-        let now_ms = self.environment.clock.wall_ms().max(self.state.at_ms());
+        let now_ms = self.now_ms();
         let kept = self.state.groups().get(&group);
         let empty_since_ms = kept.map_or(i64::MIN, |kept| kept.since_ms);
         let expired = |row: &OffsetRow| {

@@ -336,3 +336,33 @@ async fn a_bucket_that_refuses_is_an_error_and_the_rest_is_done_later() {
         .unwrap();
     assert_eq!(world.keys().await, set([slot(4)]));
 }
+
+/// Also what a process that ended had put into the table of a topic that is deleted by now is found.
+#[tokio::test]
+async fn every_topic_with_a_table_is_found_whatever_lies_beside() {
+    for world in worlds().await {
+        let name = |topic_name: &str, id: u8, number| SegmentName {
+            topic_name: topic_name.to_owned(),
+            topic: TopicId([id; 16]),
+            incarnation: Incarnation(1),
+            number,
+        };
+        let many = (0..40).map(|number| name("orders", 1, number));
+        let others = [
+            name("orders", 2, 0),
+            name("orders-eu", 1, 0),
+            name("z", 9, 3),
+        ];
+        world.put(many.chain(others).map(|name| name.key())).await;
+        let strange = (0..20).map(|at| Key::listed(&format!("tables/a{at}/strange")));
+        world.put(strange).await;
+        let found = topics_with_tables(&world.bucket).await.unwrap();
+        let mut found: Vec<(String, u8)> = found
+            .into_iter()
+            .map(|(topic_name, id)| (topic_name.to_string(), id.0[0]))
+            .collect();
+        found.sort();
+        let expected = [("orders", 1), ("orders", 2), ("orders-eu", 1), ("z", 9)];
+        assert_eq!(found, expected.map(|(name, id)| (name.to_owned(), id)));
+    }
+}

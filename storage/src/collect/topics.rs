@@ -46,6 +46,42 @@ pub async fn delete_table(
     empty(bucket, &layout::map_pages(topic)).await
 }
 
+/// Every topic that has a table in the bucket, also those that were deleted. About one LIST for each.
+///
+/// # Errors
+/// The bucket does not answer.
+pub async fn topics_with_tables(bucket: &Bucket) -> Result<Vec<(Arc<str>, TopicId)>, BucketError> {
+    let folder = layout::tables();
+    let mut topics: Vec<(Arc<str>, TopicId)> = Vec::new();
+    let mut after: Option<Key> = None;
+    loop {
+        let page = bucket.list(
+            Purpose::Collect,
+            &folder,
+            after.as_ref(),
+            TABLE_LOOK_OBJECTS,
+        );
+        let page = page.await?;
+        let Some(last) = page.last() else {
+            return Ok(topics);
+        };
+        let mut tables = page
+            .iter()
+            .filter_map(|object| layout::topic_of_table(object.key.as_str()));
+        after = Some(match tables.next() {
+            Some((topic_name, topic)) => {
+                topics.push((topic_name.into(), topic));
+                layout::behind_table(topic_name, topic)
+            }
+            // Not ours, whoever put it there.
+            None => last.key.clone(),
+        });
+    }
+}
+
+/// Objects that are listed to find the next table.
+const TABLE_LOOK_OBJECTS: usize = 16;
+
 /// What a process wrote and never brought into the segment map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
@@ -63,8 +99,7 @@ impl Orphans {
     }
 }
 
-/// The orphans of an incarnation that has ended, among all topics there are; those of topics that
-/// were deleted go with them. Lists two folders of each topic, from the incarnation's files on.
+/// The orphans of an incarnation that has ended, among these topics. Lists two folders of each topic, from the incarnation's files on.
 ///
 /// # Errors
 /// The bucket does not answer.

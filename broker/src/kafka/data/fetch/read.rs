@@ -8,6 +8,7 @@
 
 use firn_proto::ids::TopicPartition;
 use firn_proto::limits::COLD_GETS_MAX;
+use firn_proto::record::Codec;
 use firn_storage::read::{ReadOutcome, ReadRequest, SegmentRead};
 use firn_storage::segment::TargetCodec;
 use firn_storage::state::RunRef;
@@ -179,13 +180,16 @@ async fn read_at(ctx: &Context, cold: &Cold, offset: i64) -> Result<ReadOutcome,
     Ok(ctx.reader.read_segments(&wanted).await?)
 }
 
-/// How the batches of a topic are compressed that are made again from segments.
+/// How the batches of a topic are compressed that are made again from segments: as they were stored,
+/// at the level that the topic asks for if it names a codec. A topic that wants no compression keeps
+/// what was compressed before it did: nobody has counted on the memory for more.
 fn codec(ctx: &Context, tp: TopicPartition) -> TargetCodec {
     let image = ctx.image.borrow();
     let rules = image
         .topic(tp.topic)
         .map(|topic| TopicRules::new(&topic.configs, usize::MAX));
-    match rules.and_then(|rules| rules.compression) {
+    let compression = rules.and_then(|rules| rules.compression);
+    match compression.filter(|compression| compression.codec != Codec::None) {
         Some(compression) => TargetCodec::Topic(compression),
         None => TargetCodec::Producer,
     }
