@@ -69,6 +69,13 @@ pub fn row_groups_cover(groups: &[RowGroup], base_offset: i64, last_offset: i64)
         && next.is_some_and(|next| next - 1 == last_offset)
 }
 
+/// The row group that covers `offset`, among those of a run.
+pub fn row_group_of(groups: &[RowGroup], offset: i64) -> Option<&RowGroup> {
+    let at = groups.partition_point(|group| group.last_offset < offset);
+    let found = groups.get(at)?;
+    (found.base_offset <= offset).then_some(found)
+}
+
 /// A run of a partition in a segment, as the segment map has it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ArchivedRun {
@@ -95,11 +102,7 @@ impl ArchivedRun {
 
     /// The row group that covers `offset`.
     pub fn row_group_of(&self, offset: i64) -> Option<&RowGroup> {
-        let at = self
-            .row_groups
-            .partition_point(|group| group.last_offset < offset);
-        let found = self.row_groups.get(at)?;
-        (found.base_offset <= offset).then_some(found)
+        row_group_of(&self.row_groups, offset)
     }
 }
 

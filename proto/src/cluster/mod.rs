@@ -23,7 +23,8 @@ use thiserror::Error;
 pub use archive::{
     ArchiveError, ArchivedRun, Collected, CommitRun, CommitSegment, Doomed, EndedWriter, FindRuns,
     FoundRuns, Garbage, MapPage, MapPart, PageOut, PagedRelease, PartitionArchive, QueuedDelete,
-    RaiseLogStart, RaiseLogStarts, RowGroup, RunsFrom, SegmentKey, StreamGarbage, row_groups_cover,
+    RaiseLogStart, RaiseLogStarts, RowGroup, RunsFrom, SegmentKey, StreamGarbage, row_group_of,
+    row_groups_cover,
 };
 pub use group::{
     CommitResult, CommitTopic, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember,

@@ -42,15 +42,6 @@ impl Segment {
 }
 
 impl SegmentRun {
-    /// The row group that covers `offset`.
-    pub fn row_group_of(&self, offset: i64) -> Option<&RowGroup> {
-        let at = self
-            .row_groups
-            .partition_point(|group| group.last_offset < offset);
-        let found = self.row_groups.get(at)?;
-        (found.base_offset <= offset).then_some(found)
-    }
-
     /// The row groups that may hold a record at or behind `offset` with a timestamp of at least
     /// `timestamp`, in order. Unless `offset` is in the middle of the first, that one has it.
     pub fn row_groups_from_time(&self, timestamp: i64, offset: i64) -> &[RowGroup] {

@@ -5,6 +5,7 @@ mod parquet_view;
 pub(crate) mod random;
 
 use bytes::Bytes;
+use firn_proto::cluster::row_group_of;
 use firn_proto::ids::{ClusterId, LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
 use firn_proto::limits::{
     BATCH_PLAIN_BYTES_MAX, ROW_GROUP_BYTES_TARGET, ROW_GROUP_PLAIN_BYTES_TARGET,
@@ -523,7 +524,11 @@ fn a_run_covers_the_offsets_whose_records_are_gone() {
     assert_eq!((run.base_offset, run.last_offset), (10, 99));
     assert_covers(run);
     for (offset, found) in [(9, false), (10, true), (99, true), (100, false)] {
-        assert_eq!(run.row_group_of(offset).is_some(), found, "{offset}");
+        assert_eq!(
+            row_group_of(&run.row_groups, offset).is_some(),
+            found,
+            "{offset}"
+        );
     }
     assert_eq!((empty.last_offset, empty.row_groups.len()), (5, 0));
 }
