@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod journal;
 pub mod layout;
 mod listing;
+mod low_priority;
 pub mod map_pages;
 pub mod read;
 pub mod segment;

@@ -268,6 +268,11 @@ fn segments(encoder: &mut DescriptorEncoder<'_>, usage: &SegmentUsage) -> Result
             usage.opened,
         ),
         (
+            "row_group_decoding_microseconds",
+            "what decoding row groups has taken of a processor",
+            usage.decoding_micros,
+        ),
+        (
             "row_groups_continued",
             "reads that went on in a row group that was open",
             usage.continued,

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::ArchiveFault;
 use super::feed::Fed;
-use super::worker::Stopped;
+use crate::low_priority::Stopped;
 use crate::segment::{Fingerprints, Segment, SegmentOrigin, SegmentWriter, Written};
 
 /// A segment that was made.

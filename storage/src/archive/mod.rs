@@ -2,7 +2,6 @@
 //!
 //! - `feed.rs`: reads the runs, batch by batch, within bounded memory
 //! - `encode.rs`: what is fed into a segment, until it has enough
-//! - `worker.rs`: the thread of low priority on which records are encoded and compared
 //! - `store.rs`: puts the segment and reads every byte of it back, past all caches
 //!
 //! Architecture invariant: decides neither when something is archived nor what, and commits nothing.
@@ -12,7 +11,6 @@
 mod encode;
 mod feed;
 mod store;
-mod worker;
 
 use std::io;
 use std::sync::Arc;
@@ -27,10 +25,10 @@ use thiserror::Error;
 
 use crate::bucket::{Bucket, BucketError};
 use crate::layout::{Key, SegmentName};
+use crate::low_priority::{Stopped, Workers};
 use crate::read::{ReadError, Reader};
 use crate::segment::{EncodeError, Segment, SegmentFault, SegmentOrigin};
 use crate::state::RunRef;
-use worker::{Stopped, Worker};
 
 /// What of a partition is to be archived.
 #[derive(Clone, Debug)]
@@ -235,7 +233,7 @@ impl Archiver {
             topic: name.topic,
             topic_name: name.topic_name.clone(),
         };
-        let worker = Worker::start(Arc::clone(&self.0.counters.cpu_micros))?;
+        let worker = Workers::start("archive", 1, &self.0.counters.cpu_micros)?;
         let (feeder, fed) = feed::channel(self.0.reader.clone(), name.topic);
         let encoding = worker.run(move || encode::encode(fed, &origin, segment_bytes));
         let (feeding, encoded) = futures::join!(feeder.feed(ranges), encoding);

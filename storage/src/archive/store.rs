@@ -9,10 +9,10 @@ use firn_proto::ids::PartitionIndex;
 use firn_proto::limits::{ARCHIVE_PUTS_MAX, ARCHIVE_READ_BACK_BYTES, ARCHIVE_READ_BACKS_MAX};
 
 use super::encode::Encoded;
-use super::worker::Worker;
 use super::{ArchiveFault, Archiver};
 use crate::bucket::{CreateOutcome, Purpose, backoff};
 use crate::layout::Key;
+use crate::low_priority::Workers;
 use crate::segment::{
     Fingerprints, RowGroup, Segment, SegmentFault, verify_footer, verify_row_group,
 };
@@ -58,7 +58,7 @@ impl Archiver {
     pub(super) async fn read_back(
         &self,
         key: &Key,
-        worker: &Worker,
+        worker: &Workers,
         encoded: Encoded,
     ) -> Result<(), ArchiveFault> {
         let Encoded {
@@ -100,7 +100,7 @@ impl Archiver {
     async fn compare(
         &self,
         key: &Key,
-        worker: &Worker,
+        worker: &Workers,
         range: Range<u64>,
         compare: impl Fn(&Bytes) -> Result<(), SegmentFault> + Send + Sync + 'static,
     ) -> Result<(), ArchiveFault> {

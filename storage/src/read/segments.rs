@@ -7,8 +7,7 @@
 //! - `pages.rs`: pages of the segment map
 //!
 //! A row group takes one ranged GET, which brings its batch table, too. It is decoded once for a
-//! reader that goes on where it stopped, on threads that serve nobody else, of which few are used at
-//! a time: backfills must not hold up producers and consumers at the tail. What readers hold waits
+//! reader that goes on where it stopped, on a few threads of low priority: backfills must not hold up producers and consumers at the tail. What readers hold waits
 //! for memory of its own as well.
 
 mod open;
@@ -18,8 +17,8 @@ mod remainders;
 mod search;
 
 use std::fmt::Display;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use firn_proto::cluster::{ArchivedRun, SegmentKey};
@@ -34,6 +33,7 @@ use super::{ReadError, ReadOutcome, Reader};
 use crate::bucket::Purpose;
 use crate::cache::{CachedObjects, WholeRanges, WholeReads};
 use crate::layout::{Key, SegmentName};
+use crate::low_priority::Workers;
 use crate::segment::{RowGroup, RowGroupReader, SegmentFault, TargetCodec};
 use open::{OpenGroup, Taken, Want};
 use plan::{GroupAt, Next};
@@ -76,6 +76,8 @@ pub struct SegmentUsage {
     pub continued: u64,
     /// Look-ups by time that looked into a row group.
     pub searched: u64,
+    /// What decoding them has taken of a processor, in microseconds.
+    pub decoding_micros: u64,
     /// GETs of row groups, and what spared them.
     pub ranges: WholeReads,
     /// GETs of map pages, and what spared them.
@@ -89,6 +91,9 @@ pub(super) struct Segments {
     remainders: Arc<Remainders>,
     /// Never closed, so that there is always a permit in the end.
     decoding_kib: Arc<Semaphore>,
+    /// Started when first needed; `None` if the machine gives no thread.
+    decoders: OnceLock<Option<Workers>>,
+    decoding_micros: Arc<AtomicU64>,
     reads: AtomicU64,
     opened: AtomicU64,
     continued: AtomicU64,
@@ -105,6 +110,8 @@ impl Segments {
             decoding_kib: Arc::new(Semaphore::new(
                 usize::try_from(kib).unwrap_or(Semaphore::MAX_PERMITS),
             )),
+            decoders: OnceLock::new(),
+            decoding_micros: Arc::default(),
             reads: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             continued: AtomicU64::new(0),
@@ -118,12 +125,30 @@ impl Segments {
             opened: self.opened.load(Ordering::Relaxed),
             continued: self.continued.load(Ordering::Relaxed),
             searched: self.searched.load(Ordering::Relaxed),
+            decoding_micros: self.decoding_micros.load(Ordering::Relaxed),
             ranges: self.ranges.reads(),
             pages: self.pages.reads(),
         }
     }
 
-    /// Waits for a thread to decode the row group on, and for what it holds.
+    /// What `work` returns, which is done on a thread of low priority, also if nobody waits for it any
+    /// more. `None` if there are no threads (any more).
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let start = || {
+            let started = Workers::start("segments", ROW_GROUP_DECODERS_MAX, &self.decoding_micros);
+            started
+                .inspect_err(|error| tracing::error!(%error, "no thread to decode segments on"))
+                .ok()
+        };
+        let decoders = self.decoders.get_or_init(start).as_ref()?;
+        decoders.run(work).await.ok()
+    }
+
+    /// Waits for a thread to decode the row group on, and for what it holds: no more pieces of work
+    /// are under way than there are threads.
     async fn thread(&self, group: &RowGroup) -> Option<OwnedSemaphorePermit> {
         let all = ROW_GROUP_DECODING_BYTES_MAX as u64;
         let bytes = group
@@ -291,13 +316,12 @@ impl Reader {
     async fn decode(&self, work: Work) -> Result<(Held, Result<Taken, SegmentFault>), ReadError> {
         let thread = self.0.segments.thread(&work.group).await;
         let (tp, offset) = (work.tp, work.want.offset);
-        let decoded = tokio::task::spawn_blocking(move || {
+        let decoded = self.0.segments.on_thread(move || {
             let done = work.run();
             drop(thread);
             done
         });
-        let stopped = |_| ReadError::Stopped { tp, offset };
-        decoded.await.map_err(stopped)
+        decoded.await.ok_or(ReadError::Stopped { tp, offset })
     }
 
     /// Fetches the row group behind this one, once.

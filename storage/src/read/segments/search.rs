@@ -166,15 +166,15 @@ impl Reader {
             let bytes = bytes.map_err(|error| from_object(tp, error))?;
             let thread = segments.thread(&group).await;
             let (look, memory) = (look.clone(), Arc::clone(&memory));
-            let looked = tokio::task::spawn_blocking(move || {
+            let looked = segments.on_thread(move || {
                 let reader = RowGroupReader::open(&bytes, tp.topic, tp.partition, &group);
                 let found = reader.and_then(look);
                 drop((bytes, memory, thread));
                 found
             });
             let offset = group.base_offset;
-            let stopped = |_| ReadError::Stopped { tp, offset };
-            match looked.await.map_err(stopped)? {
+            let stopped = ReadError::Stopped { tp, offset };
+            match looked.await.ok_or(stopped)? {
                 Ok(found) => return Ok(found),
                 Err(fault) => {
                     self.on_fault(tp, key, offset, &fault, was_fetched_anew)?;
