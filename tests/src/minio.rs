@@ -42,7 +42,6 @@ pub struct Minio {
     binary: PathBuf,
     folder: PathBuf,
     address: SocketAddr,
-    console: SocketAddr,
 }
 
 impl Minio {
@@ -60,13 +59,12 @@ impl Minio {
     pub fn start(binary: &Path, folder: &Path) -> Self {
         // A folder of the server's folder is a bucket to MinIO.
         fs::create_dir_all(folder.join("minio").join(BUCKET)).expect("a folder for the bucket");
-        let (address, console) = (ports::free(), ports::free());
+        let address = ports::free();
         let minio = Self {
-            process: launch(binary, folder, address, console),
+            process: launch(binary, folder, address),
             binary: binary.to_path_buf(),
             folder: folder.to_path_buf(),
             address,
-            console,
         };
         minio.wait_open();
         minio
@@ -74,7 +72,7 @@ impl Minio {
 
     /// Starts it again at the same address, over the same objects, after its process was killed.
     pub fn restart(&mut self) {
-        self.process = launch(&self.binary, &self.folder, self.address, self.console);
+        self.process = launch(&self.binary, &self.folder, self.address);
         self.wait_open();
     }
 
@@ -101,11 +99,12 @@ impl Minio {
     }
 }
 
-fn launch(binary: &Path, folder: &Path, address: SocketAddr, console: SocketAddr) -> Process {
+fn launch(binary: &Path, folder: &Path, address: SocketAddr) -> Process {
     let mut command = Command::new(binary);
     command
         .args(["server", "--quiet", "--address", &address.to_string()])
-        .args(["--console-address", &console.to_string()])
+        // Nobody looks at it: any port that is free at that moment.
+        .args(["--console-address", "127.0.0.1:0"])
         .arg(folder.join("minio"))
         .env("MINIO_ROOT_USER", SECRET)
         .env("MINIO_ROOT_PASSWORD", SECRET);
