@@ -1,8 +1,8 @@
 //! `firn archive status` and `firn archive flush`: ask the HTTP door of a broker that runs.
 
-use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
+use std::{fmt, io};
 
 use clap::{Args, Subcommand};
 
@@ -21,8 +21,13 @@ pub(super) struct ArchiveArgs {
 #[derive(Debug, Subcommand)]
 enum ArchiveCommand {
     /// Show how far each partition is archived
+    ///
+    /// LOG START and HIGH WATERMARK: the first offset, and the one behind the last. ARCHIVED TO:
+    /// offsets below are in segments. RUNS and BYTES: the stretches of the partition in segments, and
+    /// their row groups. PAGES: objects of the segment map that name the older runs. UNARCHIVED: bytes
+    /// in the WAL that are in no segment; OLDEST: how long the first of them has waited.
     Status(AskArgs),
-    /// Archive everything that is there now, and wait until that is done
+    /// Archive what has been produced so far now, and wait until it is in segments
     Flush(AskArgs),
 }
 
@@ -32,7 +37,12 @@ struct AskArgs {
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
     /// The broker's HTTP address
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "FIRN_HTTP",
+        default_value = "127.0.0.1:8080"
+    )]
     http: String,
     /// Print JSON
     #[arg(long)]
@@ -88,8 +98,13 @@ impl AskArgs {
             Some(topic) => format!("{path}?topic={topic}"),
             None => path.to_owned(),
         };
-        let answer = ask(&self.http, method, &path, PATIENCE)
-            .map_err(|e| self.failed(format!("{e}; name its HTTP address with --http")))?;
+        let answer =
+            ask(&self.http, method, &path, PATIENCE).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => self.failed(error),
+                _ => self.failed(format!(
+                    "{error}; name its HTTP address, HOST:PORT, with --http"
+                )),
+            })?;
         match answer.status {
             200 => Ok(answer),
             404 if self.topic.is_none() => Err(self.failed("this is not the HTTP door of firn")),
@@ -172,6 +187,7 @@ fn row(topic: &str, partition: &PartitionStatus) -> [String; HEADINGS.len()] {
         known(
             partition
                 .oldest_unarchived_ms
+                .filter(|_| partition.unarchived_bytes != Some(0))
                 .map(|ms| format!("{} s", ms / 1000)),
         ),
     ]
@@ -197,7 +213,7 @@ mod tests {
             runs: 3,
             bytes: 1 << 40,
             pages: 0,
-            unarchived_bytes: Some(0),
+            unarchived_bytes: (partition == 0).then_some(9),
             oldest_unarchived_ms: (partition == 0).then_some(61_999),
         };
         let status = ArchiveStatus {

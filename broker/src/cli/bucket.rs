@@ -24,6 +24,9 @@ pub(super) struct BucketArgs {
 #[derive(Debug, Subcommand)]
 enum BucketCommand {
     /// Count objects and bytes, by kind and by topic
+    ///
+    /// The kinds are those of storage/FORMAT.md: slots of the WAL and their checkpoints, segments and
+    /// the pages of their map, journal and snapshots of the coordinator.
     Usage(UsageArgs),
 }
 
@@ -133,6 +136,9 @@ impl Usage {
             usage.other.add(topic.other);
             usage.topics.push(topic);
         }
+        usage
+            .topics
+            .sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         for (_, count) in usage.kinds() {
             usage.total.add(count);
         }

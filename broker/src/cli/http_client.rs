@@ -18,6 +18,7 @@ pub(super) fn ask(
     path: &str,
     patience: Duration,
 ) -> io::Result<HttpAnswer> {
+    let address = host_and_port(address);
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(patience))?;
     socket.set_write_timeout(Some(patience))?;
@@ -26,10 +27,20 @@ pub(super) fn ask(
     socket.write_all(request.as_bytes())?;
     let mut answer = String::new();
     socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    if answer.is_empty() {
+        let reason = "it closed the connection without an answer; its /readyz and its log say why";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+    }
     parse(&answer).ok_or_else(|| {
         let reason = "it does not speak HTTP";
         io::Error::new(io::ErrorKind::InvalidData, reason)
     })
+}
+
+/// The address in what may be a URL, as a broker shows it when it starts.
+fn host_and_port(address: &str) -> &str {
+    let address = address.strip_prefix("http://").unwrap_or(address);
+    address.split('/').next().unwrap_or(address)
 }
 
 fn parse(answer: &str) -> Option<HttpAnswer> {
@@ -48,6 +59,17 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_may_be_pasted_as_a_url() {
+        for address in [
+            "[::1]:8080",
+            "http://[::1]:8080",
+            "http://[::1]:8080/metrics",
+        ] {
+            assert_eq!(host_and_port(address), "[::1]:8080");
+        }
+    }
 
     #[test]
     fn status_and_body_are_told_apart() {

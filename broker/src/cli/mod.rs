@@ -39,7 +39,7 @@ enum Command {
     Archive(archive::ArchiveArgs),
     /// Print what an object of a bucket or a file of a local WAL holds
     Inspect(inspect::InspectArgs),
-    /// Look through a bucket
+    /// Count what a bucket holds; no broker is needed
     Bucket(bucket::BucketArgs),
     /// Print the version
     Version,

@@ -32,7 +32,7 @@ pub(super) struct ServeArgs {
     /// Where native clients connect (reserved: this version does not open it)
     #[arg(long, value_name = "ADDR")]
     quic: Option<String>,
-    /// Address of /livez, /readyz and /metrics, or none
+    /// Address of /livez, /readyz, /metrics and /archive, or none
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
     /// Directory of the local WAL, or none

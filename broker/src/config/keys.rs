@@ -40,8 +40,8 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "archive.interval.ms",
         default: "5m",
-        about: "how long records of a topic that does not say otherwise wait until they are archived",
-        set: |c, v| set(&mut c.topics.archive_interval, archive_interval(v)),
+        about: "how long records wait until they are archived, in topics without firn.archive.interval.ms",
+        set: |c, v| set(&mut c.topics.archive_interval, interval(v)),
     },
     Key {
         name: "auto.create.topics.enable",
@@ -109,7 +109,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "collection.interval.ms",
         default: "10s",
-        about: "how often what nobody needs any more is deleted from the bucket",
+        about: "how often what nobody needs is deleted; segments first wait for file.delete.delay.ms of the topic",
         set: |c, v| set(&mut c.collection_interval, interval(v)),
     },
     Key {
@@ -157,7 +157,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "http",
         default: "127.0.0.1:8080",
-        about: "address of /livez, /readyz and /metrics, or none",
+        about: "address of /livez, /readyz, /metrics and /archive, or none",
         set: |c, v| set(&mut c.http, address(v)),
     },
     Key {
@@ -204,7 +204,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "log.retention.check.interval.ms",
         default: "5m",
-        about: "how often it is looked whether records are too old or too many",
+        about: "how often it is looked whether records are too old (retention.ms) or too large (retention.bytes)",
         set: |c, v| set(&mut c.retention_check_interval, interval(v)),
     },
     Key {
@@ -383,15 +383,6 @@ fn expiration(text: &str) -> Result<Duration, String> {
             least.as_secs()
         )),
         false => Ok(after),
-    }
-}
-
-/// How long records wait to be archived: never not at all, for each time makes a segment.
-fn archive_interval(text: &str) -> Result<Duration, String> {
-    let interval = duration(text)?;
-    match interval.is_zero() {
-        true => Err(format!("`{text}` is too short: it must be at least 1 ms")),
-        false => Ok(interval),
     }
 }
 
