@@ -1,12 +1,38 @@
 //! Free ports on the loopback.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// An address nobody listened on a moment ago. The kernel hands such ports out in turn, so two
-/// callers do not get the same one.
+/// Ports below those that kernels give to connections, so that none of the many that tests make
+/// takes one between here and the server that is to listen there.
+const FIRST: u32 = 12_000;
+const COUNT: u32 = 18_000;
+
+/// An address nobody listened on a moment ago. Each call gives another one, in turn; processes begin
+/// at different places.
 pub fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on the loopback");
-    listener
-        .local_addr()
-        .expect("a bound listener has an address")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(613);
+    for _ in 0..COUNT {
+        let at = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + at).expect("a port has 16 bits");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port on the loopback");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_port_is_given_twice() {
+        let ports: BTreeSet<u16> = (0..500).map(|_| free().port()).collect();
+        assert_eq!(ports.len(), 500);
+    }
 }
