@@ -131,15 +131,15 @@ impl LogStarts {
         let mut starts = Vec::new();
         let mut moving = Vec::new();
         let mut left = Vec::new();
-        let mut items = 0;
+        let mut room = Room::default();
         for found in moves {
-            if items + START_ITEMS_MAX > ARCHIVE_REQUEST_ITEMS_MAX {
+            if !room.is_left() {
                 left.push(found);
                 continue;
             }
             match self.start(&found.partition, found.to).await {
                 Ok(start) => {
-                    items += items_of(&start);
+                    room.take(&start);
                     moving.push((found, start.log_start));
                     starts.push(start);
                 }
@@ -249,10 +249,22 @@ fn now(partition: &Partition, to: i64) -> Result<i64, ErrorCode> {
 const START_ITEMS_MAX: usize = 1 + RELEASED_PAGES_MAX * (1 + MAP_PAGE_RUNS as usize);
 const _: () = assert!(START_ITEMS_MAX <= ARCHIVE_REQUEST_ITEMS_MAX);
 
-/// The things that a log start names.
-fn items_of(start: &RaiseLogStart) -> usize {
-    let of_pages = |paged: &PagedRelease| paged.pages.len() + paged.segments.len();
-    1 + start.paged.as_ref().map_or(0, of_pages)
+/// How much of a request is taken: the coordinator refuses one that names too many things.
+#[derive(Default)]
+struct Room {
+    items: usize,
+}
+
+impl Room {
+    /// Whether any log start has room, the largest too.
+    fn is_left(&self) -> bool {
+        self.items + START_ITEMS_MAX <= ARCHIVE_REQUEST_ITEMS_MAX
+    }
+
+    fn take(&mut self, start: &RaiseLogStart) {
+        let of_pages = |paged: &PagedRelease| paged.pages.len() + paged.segments.len();
+        self.items += 1 + start.paged.as_ref().map_or(0, of_pages);
+    }
 }
 
 fn set(results: &mut [Result<i64, ErrorCode>], index: usize, result: Result<i64, ErrorCode>) {
@@ -280,5 +292,61 @@ fn coordinator_code(error: &CoordinatorError) -> ErrorCode {
         CoordinatorError::NotLeader(_) | CoordinatorError::Stopped => {
             ErrorCode::NotLeaderOrFollower
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firn_proto::cluster::SegmentKey;
+    use firn_proto::ids::{LeaderEpoch, Slot, SlotPosition, StreamId, TopicId, TopicPartition};
+
+    /// A log start with which so many pages leave, all of them full.
+    fn start(pages: usize) -> RaiseLogStart {
+        let key = SegmentKey {
+            incarnation: Incarnation(1),
+            number: 0,
+        };
+        let paged = PagedRelease {
+            pages: vec![key; pages],
+            released_to: 0,
+            segments: vec![(key, 1); pages * MAP_PAGE_RUNS as usize],
+            run_bytes: 0,
+            next_released_to: 1,
+        };
+        RaiseLogStart {
+            tp: TopicPartition {
+                topic: TopicId::ZERO,
+                partition: 0.into(),
+            },
+            epoch: LeaderEpoch(0),
+            log_start: 1,
+            next: SlotPosition {
+                stream: StreamId(1),
+                slot: Slot(0),
+            },
+            paged: (pages > 0).then_some(paged),
+        }
+    }
+
+    /// How many such log starts one request takes.
+    fn taken(start: &RaiseLogStart) -> usize {
+        let mut room = Room::default();
+        let mut count = 0;
+        while room.is_left() {
+            room.take(start);
+            count += 1;
+        }
+        assert!(room.items <= ARCHIVE_REQUEST_ITEMS_MAX, "it is refused");
+        count
+    }
+
+    #[test]
+    fn a_request_ends_where_the_largest_log_start_might_be_too_much() {
+        let largest = start(RELEASED_PAGES_MAX);
+        assert_eq!(taken(&largest), ARCHIVE_REQUEST_ITEMS_MAX / START_ITEMS_MAX);
+        let without_pages = ARCHIVE_REQUEST_ITEMS_MAX - START_ITEMS_MAX + 1;
+        assert_eq!(taken(&start(0)), without_pages);
+        assert!(without_pages >= LOG_STARTS_MOVED_MAX);
     }
 }

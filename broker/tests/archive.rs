@@ -10,6 +10,8 @@ mod served;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use firn_broker::archive::ArchiveStatus;
 use firn_broker::node::{Node, World};
@@ -34,6 +36,9 @@ const PARTITIONS: i32 = 3;
 const SEGMENT: &str = ".parquet";
 /// The records of the tests are old, and stay all the same.
 const KEPT: (&str, &str) = ("retention.ms", "-1");
+
+/// Well below the minute after which partitions let go of slots in any case.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A node in a runtime of its own.
 fn launch(world: World, pairs: &[(&str, &str)]) -> (Runtime, Node) {
@@ -138,6 +143,15 @@ impl Running {
         listed.iter().map(|object| object.key.to_string()).collect()
     }
 
+    /// The slots of the WAL that lie in the bucket.
+    fn slots(&self) -> Vec<String> {
+        let everything = layout::everything();
+        let listed = self.bucket.list(Purpose::Meta, &everything, None, 1000);
+        let listed = self.runtime.block_on(listed).unwrap();
+        let keys = listed.iter().map(|object| object.key.to_string());
+        keys.filter(|key| key.starts_with("wal/")).collect()
+    }
+
     /// Ends it at once.
     fn crash(self) -> FaultStore {
         drop(self.node);
@@ -205,6 +219,60 @@ fn what_is_flushed_lies_in_one_segment_and_is_served_as_before() {
     assert_eq!(world.archived(), [(60, 60, 2); 3]);
     assert_eq!(world.flush().unwrap(), "archived: 0 new segments\n");
     assert_read(&mut world.client(), &expected);
+    world.stop();
+}
+
+/// Of the partitions that are archived to their ends, those that nothing was archived of just now,
+/// or ever, hold no slot either.
+#[test]
+fn archived_slots_leave_the_wal_at_once_whatever_else_is_silent() {
+    let world = Running::start_with(FaultStore::in_memory(), &[("collection.interval.ms", "5")]);
+    let mut client = world.client();
+    client.create_topic("unwritten", 1, &[KEPT]);
+    client.create_topic("silent", 1, &[KEPT]);
+    client.append("silent", 0, &[Record::new("k", "v")]);
+    assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
+    client.create_topic(TOPIC, PARTITIONS, &[KEPT]);
+    let expected = produce(&mut client, 0);
+    let before = world.slots();
+    assert!(before.len() > 1, "{before:?}");
+    assert_eq!(world.flush().unwrap(), "archived: 1 new segment\n");
+    wait::until("all but the state rows to leave the WAL", SOON, || {
+        let left = world.slots();
+        let is_new = left.iter().all(|slot| !before.contains(slot));
+        (is_new && left.len() == 1).then_some(())
+    });
+    assert_read(&mut client, &expected);
+    world.stop();
+}
+
+/// The log start moves while the segment is written: the commit is refused, the segment goes, and
+/// the next one begins where the partition does now.
+#[test]
+fn a_segment_that_a_log_start_overtook_is_abandoned_and_made_anew() {
+    let world = Running::start();
+    let mut client = world.client();
+    client.create_topic(TOPIC, PARTITIONS, &[KEPT]);
+    let expected = produce(&mut client, 0);
+    let rule = Rule::new(On::Put, Fault::FailedBefore).key(SEGMENT);
+    world.store.inject(rule.times(u64::MAX));
+    thread::scope(|scope| {
+        let flush = scope.spawn(|| world.flush());
+        wait::until("the archiver to put", wait::PATIENCE, || {
+            (!world.store.hits().is_empty()).then_some(())
+        });
+        delete_below(&mut client, 15);
+        world.store.clear();
+        assert_eq!(flush.join().unwrap().unwrap(), "archived: 1 new segment\n");
+    });
+    assert_eq!(world.archived(), [(30, 30, 1); 3]);
+    assert_eq!(world.figure("firn_archive_segments_total") as u64, 1);
+    let [segment] = &world.segments()[..] else {
+        panic!("one segment, the refused one is deleted")
+    };
+    assert!(segment.ends_with("-0000000000000001.parquet"), "{segment}");
+    assert_eq!(client.read(TOPIC, 0, 15), expected[0][15..]);
+    assert_eq!(client.read(TOPIC, 1, 0), expected[1]);
     world.stop();
 }
 

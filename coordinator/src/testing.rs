@@ -65,6 +65,12 @@ impl MemoryBucket {
         self.held().slots.len()
     }
 
+    /// What the slots hold, in their order.
+    pub(crate) fn bodies(&self) -> Vec<Bytes> {
+        let held = self.held();
+        held.slots.iter().map(|(_, body)| body.clone()).collect()
+    }
+
     pub(crate) fn snapshot(&self) -> Option<JournalPosition> {
         self.held().snapshot.as_ref().map(|(position, _)| *position)
     }

@@ -20,6 +20,7 @@ use super::{Archive, Parts, Starting};
 use crate::error::FirnError;
 use crate::http::Health;
 use crate::kafka::seldom::Seldom;
+use crate::log_starts::LogStarts;
 use crate::partition::{Partitions, RowsDue};
 
 /// Writes checkpoints when they are due, reports progress about once a second while there is any,
@@ -35,6 +36,9 @@ pub(super) struct Keeper {
     producer_expiry_ms: i64,
     /// The checkpoint objects of this process.
     checkpoints: Arc<Mutex<OwnCheckpoints>>,
+    log_starts: LogStarts,
+    /// What was archived leaves the WAL with the next report: rows behind it are durable.
+    lets_go: bool,
     /// Rows that are durable and not reported.
     rows: UnreportedRows,
     /// Rows hold everything in slots below.
@@ -96,6 +100,7 @@ type Report = BoxFuture<'static, Result<Reply, CoordinatorError>>;
 struct Written {
     partitions: Vec<TopicPartition>,
     through: SlotPosition,
+    is_wanted: bool,
 }
 
 impl Keeper {
@@ -121,6 +126,8 @@ impl Keeper {
             producer_expiry_ms: i64::try_from(starting.config.producer_id_expiration.as_millis())
                 .unwrap_or(i64::MAX),
             checkpoints: Arc::clone(&archive.checkpoints),
+            log_starts: archive.log_starts.clone(),
+            lets_go: false,
             rows: unreported,
             rows_end: Slot(0),
             reported: Slot(0),
@@ -174,6 +181,7 @@ impl Keeper {
             let written = Written {
                 partitions: due.rows.iter().map(|row| row.tp).collect(),
                 through: due.through,
+                is_wanted: due.is_wanted,
             };
             (written, wal.push_checkpoint(&due.rows).await)
         }
@@ -193,6 +201,7 @@ impl Keeper {
                     partitions: written.partitions,
                 });
                 self.rows_end = written.through.slot.next();
+                self.lets_go |= written.is_wanted;
             }
             Err(error) => {
                 self.partitions.rows_failed(written.partitions);
@@ -201,8 +210,10 @@ impl Keeper {
         }
     }
 
-    /// Tells the coordinator what is new: the durable end and the last rows.
-    fn report(&self) -> Option<(ProgressReport, Report)> {
+    /// Tells the coordinator what is new: the durable end and the last rows; and behind that, since
+    /// no slot is let go of that is not known to be durable, that partitions which are archived to
+    /// their ends need none of these slots.
+    fn report(&mut self) -> Option<(ProgressReport, Report)> {
         let durable_end = self.wal.status().durable_end;
         if durable_end == self.reported && self.rows.is_empty() {
             return None;
@@ -216,7 +227,17 @@ impl Keeper {
         };
         let coordinator = self.coordinator.clone();
         let request = Request::ReportProgress(report.clone());
-        let reply = async move { coordinator.call(request).await };
+        let (log_starts, partitions) = (self.log_starts.clone(), Arc::clone(&self.partitions));
+        let lets_go = std::mem::take(&mut self.lets_go);
+        let reply = async move {
+            let let_go = async {
+                if lets_go {
+                    log_starts.let_go_of_slots(&partitions.all()).await;
+                }
+            };
+            // polled in this order, and so asked in this order: one slot of the journal takes both
+            futures::join!(coordinator.call(request), let_go).0
+        };
         Some((report, reply.boxed()))
     }
 

@@ -72,6 +72,8 @@ pub struct RowsDue {
     pub rows: Vec<StateRow>,
     /// Once they are durable, rows hold everything in slots up to this one.
     pub through: SlotPosition,
+    /// Somebody waits for them ([`Partitions::want_rows`]).
+    pub is_wanted: bool,
 }
 
 impl Partitions {
@@ -242,7 +244,8 @@ impl Partitions {
 
     fn take_due(&self) -> Option<RowsDue> {
         if std::mem::take(&mut self.due().is_wanted) {
-            return self.rows();
+            let is_wanted = true;
+            return self.rows().map(|rows| RowsDue { is_wanted, ..rows });
         }
         let mut tps = {
             let due = self.due();
@@ -276,7 +279,11 @@ impl Partitions {
         let rows = partitions
             .map(|partition| partition.state_row(through))
             .collect();
-        Some(RowsDue { rows, through })
+        Some(RowsDue {
+            rows,
+            through,
+            is_wanted: false,
+        })
     }
 
     /// The partitions whose rows the next checkpoint holds whether they have changed or not: so many

@@ -185,7 +185,7 @@ impl Retainer {
     }
 }
 
-/// How often idle partitions let go of slots.
+/// How often idle partitions let go of slots though nothing is archived meanwhile.
 const LET_GO_INTERVAL: Duration = Duration::from_secs(60);
 
 fn held(run: &Arc<ArchivedRun>) -> Held {
