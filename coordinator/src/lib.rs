@@ -8,6 +8,7 @@
 //! - `inspect.rs`: both as text
 //! - `groups/`: the pure machine of classic groups
 //! - `fence.rs`: whether another process leads by now
+//! - `peers.rs`: how other processes are reached
 //! - `gate.rs`, `image.rs`: what may leave when, and the published picture
 //! - `task.rs`: the one loop that owns all of it; `handle.rs`: the way to reach it
 
@@ -18,6 +19,7 @@ pub mod groups;
 mod handle;
 mod image;
 pub mod inspect;
+mod peers;
 pub mod snapshot;
 pub mod state;
 mod task;
@@ -26,3 +28,6 @@ mod testing;
 
 pub use groups::GroupConfig;
 pub use handle::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment};
+pub use peers::{
+    FromLeader, LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
+};

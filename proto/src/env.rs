@@ -7,12 +7,13 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bincode::{Decode, Encode};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use rustix::time::{ClockId, clock_gettime};
 
 /// A moment on the monotonic clock of this machine, in microseconds since an arbitrary start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Mono(pub u64);
 
 impl Mono {

@@ -81,6 +81,23 @@ uuid_id! {
     /// One local WAL directory, so that a restarted broker can show that it kept its disk.
     DiskId
 }
+/// Tells one process from another on the broker link: the SHA-256 of its certificate, as DER.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// 64 lower-case hexadecimal digits.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
 number_id! {
     /// A partition of a topic, counted from 0.
     PartitionIndex(i32)
@@ -159,6 +176,15 @@ impl fmt::Display for SlotPosition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fingerprint_is_printed_as_hexadecimal_digits() {
+        let mut bytes = [0; 32];
+        bytes[0] = 0xa0;
+        bytes[31] = 0x0b;
+        let text = Fingerprint(bytes).to_string();
+        assert_eq!(text, format!("a0{}0b", "00".repeat(30)));
+    }
 
     #[test]
     fn a_uuid_reads_back_what_it_prints() {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use bincode::{Decode, Encode};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use thiserror::Error;
@@ -11,7 +12,7 @@ use crate::ids::{ClusterId, CoordinatorEpoch, Slot};
 
 /// One slot of one coordinator epoch's journal stream. Ordered: a later position holds later
 /// commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct JournalPosition {
     /// The term whose stream this is.
     pub epoch: CoordinatorEpoch,

@@ -103,6 +103,14 @@ pub const WAL_GATHER_BYTES_PER_SECOND_LEAST: usize = 25 * 1024 * 1024;
 pub const SLOTS_IN_FLIGHT_MAX: usize = 8;
 /// Appends to the journal that may wait for a slot; the coordinator batches before that.
 pub const JOURNAL_APPENDS_MAX: usize = 64;
+/// A picture of the cluster, or a piece of the journal, goes over the broker link in parts of at most
+/// this many bytes, so that beats pass between them.
+pub const LINK_PART_BYTES_MAX: usize = 128 * 1024;
+/// The longest thing that is put together from such parts, in bytes: a slot of the journal, or the
+/// picture of a cluster of a million partitions.
+pub const LINK_PARTS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What such a picture may take in memory, in bytes.
+pub const IMAGE_MEMORY_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// How far ahead of the first free slot a sealer puts its wall against a writer that outruns it.
 pub const WALL_DISTANCE: u64 = 64;
 /// Runs of a partition in a page of its table: about 6 KB that are written to the bucket once. Less
@@ -438,6 +446,11 @@ const _: () = assert!(
     "a reader that waits for a look must hear what it says"
 );
 const _: () = assert!(JOURNAL_SLOT_BYTES_TARGET < JOURNAL_COMMAND_BYTES_MAX);
+const _: () = assert!(
+    LINK_PARTS_BYTES_MAX >= 2 * JOURNAL_COMMAND_BYTES_MAX
+        && LINK_PARTS_BYTES_MAX <= IMAGE_MEMORY_BYTES_MAX,
+    "the link must carry the longest slot of the journal"
+);
 const _: () = assert!(COORDINATOR_HELD_READ_BYTES_MAX < COORDINATOR_HELD_BYTES_MAX);
 const _: () = assert!(
     MAP_PAGE_RUNS < MAP_RUNS_IN_MEMORY,

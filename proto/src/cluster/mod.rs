@@ -6,12 +6,14 @@
 //! - `ownership.rs`: brokers, streams, seals, folds, epochs, RELEASE and RESUME (I4)
 //! - `group.rs`: groups and committed offsets
 //! - `image.rs`: the published picture
+//! - `follow.rs`: what a leader and its followers tell each other: pictures, beats, the journal
 //!
 //! A request for many things has one result per thing, in the order of the request; the request
 //! as a whole fails only with a [`CoordinatorError`]. Every reply states what is durable: the
 //! coordinator holds it back until the journal has the state it was made from (I10).
 
 mod archive;
+mod follow;
 mod group;
 mod image;
 mod ownership;
@@ -26,6 +28,10 @@ pub use archive::{
     RaiseLogStart, RaiseLogStarts, RowGroup, RunsFrom, SegmentKey, StreamGarbage, row_group_of,
     row_groups_cover,
 };
+pub use follow::{
+    Beat, FollowedImage, ImageDiff, ImageFault, ImageUpdate, JournalPart, LeaderBeat, Part,
+    PartFault, Parts,
+};
 pub use group::{
     CommitResult, CommitTopic, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember,
     FetchOffsets, FetchTopic, FetchTopicResult, FetchedOffsets, GroupError, GroupState, GroupType,
@@ -38,9 +44,10 @@ pub use image::{
     TopicImage, Window,
 };
 pub use ownership::{
-    AssignPartitions, Assigned, AssignmentError, FoldRange, PartitionEnd, PartitionFold,
-    ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition, ReleasePartitions,
-    ResumePartition, ResumePartitions, RowReport, SealStream, StreamError, StreamToSeal,
+    AssignPartitions, Assigned, AssignmentError, FoldRange, LinkAddress, PartitionEnd,
+    PartitionFold, ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition,
+    ReleasePartitions, ResumePartition, ResumePartitions, RowReport, SealStream, StreamError,
+    StreamToSeal,
 };
 pub use topics::{
     AlterConfigs, ConfigChange, ConfirmDeleted, CreatedTopic, DeletedTopic, GrowTopic, NewTopic,

@@ -5,9 +5,20 @@ use thiserror::Error;
 
 use super::image::Listener;
 use crate::ids::{
-    BrokerId, ClusterId, DiskId, Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId,
-    TopicPartition,
+    BrokerId, ClusterId, DiskId, Fingerprint, Incarnation, LeaderEpoch, Slot, SlotPosition,
+    StreamId, TopicPartition,
 };
+
+/// Where other processes of the cluster reach one, and by what they know it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LinkAddress {
+    /// Host name or address literal, without brackets.
+    pub host: String,
+    /// UDP port.
+    pub port: u16,
+    /// Of its certificate: whoever else answers there is not it.
+    pub fingerprint: Fingerprint,
+}
 
 /// A broker process that starts.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
