@@ -13,11 +13,13 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 use firn_proto::cluster::{
     AlterConfigs, AssignPartitions, Collected, CommitSegment, CommittedOffset, ConfirmDeleted,
-    GrowTopic, NewTopic, PageOut, ProgressReport, RaiseLogStarts, RegisterBroker,
-    ReleasePartitions, ResumePartitions, RowReport, SealStream, SegmentKey,
+    GrowTopic, Listener, MovePartition, NewTopic, PageOut, ProgressReport, RaiseLogStarts,
+    RegisterBroker, ReleasePartitions, ResumePartitions, RowReport, SealStream, SegmentKey,
 };
 use firn_proto::codec::{self, CodecError};
-use firn_proto::ids::{Incarnation, PartitionIndex, Slot, StreamId, TopicId};
+use firn_proto::ids::{
+    BrokerId, CoordinatorEpoch, DiskId, Incarnation, PartitionIndex, Slot, StreamId, TopicId,
+};
 use firn_proto::limits::JOURNAL_COMMAND_BYTES_MAX;
 use thiserror::Error;
 
@@ -38,7 +40,7 @@ pub struct Stamped {
 
 macro_rules! commands {
     ($($(#[$doc:meta])* $kind:literal v $version:literal $name:ident($body:ty)
-       $(was $old:literal ($old_body:ty))?,)*) => {
+       $(was $old:literal ($old_body:ty))*,)*) => {
         /// Everything that changes the state of the cluster.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Command {
@@ -70,7 +72,7 @@ macro_rules! commands {
                         let (at_ms, body): (i64, $old_body) =
                             codec::decode::<JOURNAL_COMMAND_BYTES_MAX, _>(body)?;
                         Ok(Stamped { at_ms, command: Self::$name(body.into()) })
-                    })?)*
+                    })*)*
                     _ => Err(CommandError::UnknownKind { kind, version }),
                 }
             }
@@ -80,7 +82,7 @@ macro_rules! commands {
 
 commands! {
     /// A broker process starts.
-    1 v 1 RegisterBroker(RegisterBroker),
+    1 v 2 RegisterBroker(RegisterBroker) was 1 (RegisterBrokerV1),
     /// A broker process has stopped in order: all that it acknowledged is in the bucket.
     2 v 1 EndBroker(Incarnation),
     /// A stream ends before a slot.
@@ -92,7 +94,7 @@ commands! {
     /// A broker takes its last epochs up again.
     6 v 1 ResumePartitions(ResumePartitions),
     /// How far a stream is durable, and where state rows are.
-    7 v 2 ReportProgress(ProgressReport) was 1 (ProgressReportV1),
+    7 v 3 ReportProgress(ProgressReport) was 1 (ProgressReportV1) was 2 (ProgressReportV2),
     /// An owner has dropped deleted topics.
     8 v 1 ConfirmDeleted(ConfirmDeleted),
     /// Topics come into being.
@@ -123,6 +125,36 @@ commands! {
     21 v 1 PageOutRuns(PageOut),
     /// Something was deleted from the bucket.
     22 v 1 ReportCollected(Collected),
+    /// A broker process is gone: what it acknowledged by its local WAL alone may be on its disk.
+    23 v 1 FenceBroker(Incarnation),
+    /// A broker shall own nothing any more, or may again.
+    24 v 1 DrainBroker(DrainBroker),
+    /// Owners are asked to release partitions.
+    25 v 1 MovePartitions(Vec<MovePartition>),
+    /// The leader of that epoch has stopped answering for good: its successor need not wait until
+    /// nobody reads from it any more.
+    26 v 1 Resign(CoordinatorEpoch),
+}
+
+/// Body of [`Command::RegisterBroker`] in version 1: nobody else could reach the process.
+#[derive(Decode)]
+struct RegisterBrokerV1 {
+    broker: Option<BrokerId>,
+    listeners: Vec<Listener>,
+    rack: Option<String>,
+    disk: Option<DiskId>,
+}
+
+impl From<RegisterBrokerV1> for RegisterBroker {
+    fn from(body: RegisterBrokerV1) -> Self {
+        Self {
+            broker: body.broker,
+            listeners: body.listeners,
+            rack: body.rack,
+            disk: body.disk,
+            link: None,
+        }
+    }
 }
 
 /// Body of [`Command::ReportProgress`] in version 1, which did not say what the rows hold.
@@ -142,8 +174,41 @@ impl From<ProgressReportV1> for ProgressReport {
             durable_end: body.durable_end,
             rows: body.rows,
             rows_end: Slot(0),
+            holds_local: false,
         }
     }
+}
+
+/// The same in version 2, which did not say what only a disk may hold.
+#[derive(Decode)]
+struct ProgressReportV2 {
+    incarnation: Incarnation,
+    stream: StreamId,
+    durable_end: Slot,
+    rows: Vec<RowReport>,
+    rows_end: Slot,
+}
+
+impl From<ProgressReportV2> for ProgressReport {
+    fn from(body: ProgressReportV2) -> Self {
+        Self {
+            incarnation: body.incarnation,
+            stream: body.stream,
+            durable_end: body.durable_end,
+            rows: body.rows,
+            rows_end: body.rows_end,
+            holds_local: false,
+        }
+    }
+}
+
+/// Body of [`Command::DrainBroker`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct DrainBroker {
+    /// Which.
+    pub broker: BrokerId,
+    /// Whether its partitions shall go elsewhere.
+    pub drain: bool,
 }
 
 /// A topic to create under the id that the leader drew for it.

@@ -89,6 +89,8 @@ fn state_lines(state: &State) -> Vec<String> {
         state.next.stream,
         state.next.producer
     )];
+    let resigned = state.resigned();
+    lines.extend(resigned.map(|epoch| format!("the leader of epoch {epoch} has resigned")));
     lines.extend(state.brokers.values().map(|broker| format!("{broker:?}")));
     lines.extend(state.streams.iter().map(|(id, stream)| {
         let Stream {
@@ -98,10 +100,16 @@ fn state_lines(state: &State) -> Vec<String> {
             floor,
             durable_end,
             phase,
+            holds_local,
         } = stream;
+        let local = if *holds_local {
+            ", acknowledged by its disk alone"
+        } else {
+            ""
+        };
         format!(
             "stream {:016x} of broker {broker} incarnation {incarnation} disk {disk:?} floor {floor} \
-             durable to {durable_end} {phase:?}",
+             durable to {durable_end} {phase:?}{local}",
             id.0
         )
     }));
@@ -206,6 +214,7 @@ mod tests {
             &include_bytes!("../testdata/journal-1.slot")[..],
             include_bytes!("../testdata/journal-2.slot"),
             include_bytes!("../testdata/journal-3.slot"),
+            include_bytes!("../testdata/journal-4.slot"),
         ] {
             let lines = entry_lines(journal).unwrap();
             let text = lines.join("\n");
@@ -231,6 +240,7 @@ mod tests {
             &include_bytes!("../testdata/snapshot-1.bin")[..],
             include_bytes!("../testdata/snapshot-2.bin"),
             include_bytes!("../testdata/snapshot-3.bin"),
+            include_bytes!("../testdata/snapshot-4.bin"),
         ] {
             let text = snapshot_lines(snapshot).unwrap().join("\n");
             for part in [
@@ -256,6 +266,26 @@ mod tests {
             "incarnation 2: entered [(300, 301), (302, 304)] abandoned [(301, 302)], map pages [(7",
             "to delete: QueuedDelete { id: 1, what: Segment { topic_name: \"flights\"",
             "stream 0000000000000003 is deleted: CollectedTo { slot: ",
+        ] {
+            assert!(text.contains(part), "no '{part}' in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_moves_between_brokers_is_shown() {
+        let journal = entry_lines(include_bytes!("../testdata/journal-4.slot")).unwrap();
+        let snapshot = snapshot_lines(include_bytes!("../testdata/snapshot-4.bin")).unwrap();
+        let text = [journal, snapshot].concat().join("\n");
+        for part in [
+            "FenceBroker(Incarnation(",
+            "DrainBroker(DrainBroker { broker: BrokerId(",
+            "MovePartitions([MovePartition { tp: ",
+            "Resign(CoordinatorEpoch(7))",
+            "the leader of epoch 7 has resigned",
+            "fingerprint: Fingerprint(abababab",
+            "draining: true",
+            "moving_to: Some(BrokerId(",
+            ", acknowledged by its disk alone",
         ] {
             assert!(text.contains(part), "no '{part}' in\n{text}");
         }

@@ -4,6 +4,7 @@
 //!
 //! - `command.rs`: the durable commands and their bytes
 //! - `state/`: the pure state machine that they change
+//! - `balance.rs`: which partitions should move, pure
 //! - `snapshot.rs`: the bytes of the whole state
 //! - `inspect.rs`: both as text
 //! - `groups/`: the pure machine of classic groups
@@ -12,6 +13,7 @@
 //! - `gate.rs`, `image.rs`: what may leave when, and the published picture
 //! - `task.rs`: the one loop that owns all of it; `handle.rs`: the way to reach it
 
+pub mod balance;
 pub mod command;
 mod fence;
 mod gate;

@@ -1,25 +1,32 @@
 //! The bytes of the whole state: `{format u16}` and then the rows, as `firn_proto::codec` writes
 //! them. A snapshot stands for every command up to the position that it is stored under.
+//!
+//! - `older.rs`: what earlier releases wrote
+
+mod older;
 
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use bytes::Bytes;
-use firn_proto::cluster::{BrokerImage, TopicImage};
+use firn_proto::cluster::BrokerImage;
 use firn_proto::codec::{self, CodecError};
-use firn_proto::ids::{Incarnation, ProducerId, Slot, SlotPosition, StreamId, TopicId};
+use firn_proto::ids::{CoordinatorEpoch, Incarnation, ProducerId, Slot, StreamId, TopicId};
 use firn_proto::limits::SNAPSHOT_BYTES_MAX;
 use thiserror::Error;
 
 use crate::state::{
-    Archive, CollectedTo, Deleting, KeptGroup, NextIds, Offsets, PartitionMarks, State, Stream,
-    Streams, Topic, Topics,
+    Archive, CollectedTo, Deleting, KeptGroup, NextIds, Offsets, State, Stream, Streams, Topic,
+    Topics,
 };
+use older::{RowsV2, RowsV3};
 
-/// Format of a snapshot: the rows, then where folds of each stream start, then what of each stream
-/// is deleted.
-const SNAPSHOT_FORMAT: u16 = 3;
-/// The format before the archive: no log starts, an empty list where the archive stands now, and
+/// Format of a snapshot: the rows, and what stands behind them.
+const SNAPSHOT_FORMAT: u16 = 4;
+/// The format of clusters of one broker: nothing of links, draining, partitions under way, of what
+/// only disks hold, and of who resigned.
+const SNAPSHOT_FORMAT_3: u16 = 3;
+/// The one before that, before the archive: no log starts, an empty list where the archive stands now, and
 /// nothing of what is deleted.
 const SNAPSHOT_FORMAT_2: u16 = 2;
 /// The one before that, also without where folds start.
@@ -38,16 +45,16 @@ pub enum SnapshotError {
     UnknownFormat(Option<u16>),
 }
 
-/// The rows, with topics and archive as the format has them.
+/// The rows, with brokers, streams, topics and archive as the format has them.
 #[derive(Encode, Decode)]
-struct Rows<T, A> {
+struct Rows<B, S, T, A> {
     at_ms: i64,
     feature_level: u16,
     next_incarnation: Incarnation,
     next_stream: StreamId,
     next_producer: ProducerId,
-    brokers: Vec<Arc<BrokerImage>>,
-    streams: Vec<(StreamId, Stream)>,
+    brokers: Vec<B>,
+    streams: Vec<(StreamId, S)>,
     topics: Vec<T>,
     deleting: Vec<(TopicId, Deleting)>,
     archive: A,
@@ -55,65 +62,15 @@ struct Rows<T, A> {
     offsets: Offsets,
 }
 
-type RowsNow = Rows<Topic, Archive>;
+type RowsNow = Rows<Arc<BrokerImage>, Stream, Topic, Archive>;
 
-/// Without an archive: what stands in its place is the length of a list that was always empty.
-type RowsV2 = Rows<TopicV2, Vec<()>>;
-
-#[derive(Decode)]
-struct TopicV2 {
-    image: Arc<TopicImage>,
-    marks: Vec<MarksV2>,
-}
-
-#[derive(Decode)]
-struct MarksV2 {
-    row: Option<SlotPosition>,
-    released_end: Option<i64>,
-    archived_to: i64,
-}
-
-impl From<TopicV2> for Topic {
-    fn from(topic: TopicV2) -> Self {
-        let marks = topic.marks.into_iter().map(|marks| PartitionMarks {
-            row: marks.row,
-            released_end: marks.released_end,
-            log_start: 0,
-            archived_to: marks.archived_to,
-        });
-        Self {
-            image: topic.image,
-            marks: marks.collect(),
-        }
-    }
-}
-
-impl From<RowsV2> for RowsNow {
-    /// Every incarnation that ever started is one whose files were not looked through.
-    fn from(rows: RowsV2) -> Self {
-        let mut archive = Archive::default();
-        for (_, stream) in &rows.streams {
-            archive.open_writer(stream.incarnation);
-        }
-        Self {
-            at_ms: rows.at_ms,
-            feature_level: rows.feature_level,
-            next_incarnation: rows.next_incarnation,
-            next_stream: rows.next_stream,
-            next_producer: rows.next_producer,
-            brokers: rows.brokers,
-            streams: rows.streams,
-            topics: rows.topics.into_iter().map(Topic::from).collect(),
-            deleting: rows.deleting,
-            archive,
-            groups: rows.groups,
-            offsets: rows.offsets,
-        }
-    }
-}
-
-/// What stands behind the rows.
-type Behind = (Vec<(StreamId, Slot)>, Vec<(StreamId, CollectedTo)>);
+/// What stands behind the rows: where folds of each stream start, what of each is deleted, and who
+/// has resigned.
+type Behind = (
+    Vec<(StreamId, Slot)>,
+    Vec<(StreamId, CollectedTo)>,
+    Option<CoordinatorEpoch>,
+);
 
 /// Writes the state.
 pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
@@ -141,7 +98,8 @@ pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
     };
     let mut out = SNAPSHOT_FORMAT.to_le_bytes().to_vec();
     codec::encode_into(&rows, &mut out)?;
-    let behind: Behind = (state.streams.rows_ends(), state.streams.collected());
+    let (rows_ends, collected) = (state.streams.rows_ends(), state.streams.collected());
+    let behind: Behind = (rows_ends, collected, state.resigned);
     codec::encode_into(&behind, &mut out)?;
     Ok(Bytes::from(out))
 }
@@ -149,14 +107,19 @@ pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
 /// Reads the state.
 pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
     let format = bytes.split_first_chunk::<2>();
-    let (rows, (rows_ends, collected)) =
+    let (rows, (rows_ends, collected, resigned)) =
         match format.map(|(f, rest)| (u16::from_le_bytes(*f), rest)) {
             Some((SNAPSHOT_FORMAT, rest)) => {
                 codec::decode::<SNAPSHOT_BYTES_MAX, (RowsNow, Behind)>(rest)?
             }
+            Some((SNAPSHOT_FORMAT_3, rest)) => {
+                let read = codec::decode::<SNAPSHOT_BYTES_MAX, (RowsV3, (_, _))>(rest)?;
+                let (rows, (ends, collected)) = read;
+                (rows.into(), (ends, collected, None))
+            }
             Some((SNAPSHOT_FORMAT_2, rest)) => {
                 let (rows, ends) = codec::decode::<SNAPSHOT_BYTES_MAX, (RowsV2, _)>(rest)?;
-                (rows.into(), (ends, Vec::new()))
+                (rows.into(), (ends, Vec::new(), None))
             }
             Some((SNAPSHOT_FORMAT_1, rest)) => {
                 let rows = codec::decode::<SNAPSHOT_BYTES_MAX, RowsV2>(rest)?;
@@ -182,6 +145,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
         archive: rows.archive,
         groups: rows.groups.into_iter().collect(),
         offsets: rows.offsets,
+        resigned,
         ..State::default()
     };
     state.rebuild_derived();

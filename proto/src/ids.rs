@@ -85,6 +85,21 @@ uuid_id! {
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Fingerprint(pub [u8; 32]);
 
+impl Fingerprint {
+    /// Reads the 64 characters that [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 64 || !text.bytes().all(is_digit) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
 /// 64 lower-case hexadecimal digits.
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -192,5 +207,24 @@ mod tests {
         assert_eq!(id.to_string().len(), 22);
         assert_eq!(TopicId::parse(&id.to_string()), Some(id));
         assert_eq!(TopicId::parse("short"), None);
+    }
+
+    #[test]
+    fn a_fingerprint_reads_back_what_it_prints_and_nothing_else() {
+        let mut bytes = [0xab; 32];
+        bytes[0] = 0x01;
+        let print = Fingerprint(bytes);
+        let text = print.to_string();
+        assert!(text.starts_with("01ab") && text.len() == 64, "{text}");
+        assert_eq!(Fingerprint::parse(&text), Some(print));
+        let refused = [
+            &text[1..],
+            &text.to_uppercase(),
+            &text.replace("01", "+1"),
+            &text.replace("01", "é"),
+        ];
+        for wrong in refused {
+            assert_eq!(Fingerprint::parse(wrong), None, "{wrong}");
+        }
     }
 }

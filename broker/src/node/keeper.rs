@@ -224,6 +224,7 @@ impl Keeper {
             durable_end,
             rows: self.rows.reports(),
             rows_end: self.rows_end,
+            holds_local: false,
         };
         let coordinator = self.coordinator.clone();
         let request = Request::ReportProgress(report.clone());
@@ -342,6 +343,7 @@ pub(super) async fn last_report(parts: &Parts) -> Result<ProgressReport, FirnErr
         durable_end: parts.wal.status().durable_end,
         rows,
         rows_end,
+        holds_local: false,
     })
 }
 

@@ -166,6 +166,7 @@ mod tests {
             floor: Slot(0),
             durable_end: Slot(0),
             disk: None,
+            holds_local: false,
         };
         let streams = || [4, 3, 4, 3].into_iter().map(StreamId);
         let before = ended_before(streams(), &[waits]);
@@ -181,6 +182,7 @@ mod tests {
             floor: Slot(0),
             durable_end: Slot(0),
             disk: disk.map(|byte| DiskId([byte; 16])),
+            holds_local: false,
         };
         let seals = [ended(4, Some(7)), ended(5, None), ended(6, Some(8))];
         for (disk, absent) in [(None, 2), (Some(7), 1), (Some(9), 2)] {

@@ -127,6 +127,7 @@ pub(super) async fn register(
         listeners: doors.advertised(config),
         rack: config.rack.clone(),
         disk,
+        link: None,
     };
     match call(coordinator, Request::RegisterBroker(request)).await? {
         Reply::RegisterBroker(registered) => Ok(registered),

@@ -247,6 +247,7 @@ mod tests {
             }],
             rack: None,
             disk: None,
+            link: None,
         });
         let Ok(Reply::RegisterBroker(registered)) = coordinator.call(register).await else {
             panic!("not registered");

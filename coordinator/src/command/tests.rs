@@ -1,9 +1,11 @@
 use firn_proto::cluster::{
-    CommitRun, ConfigChange, Listener, MapPage, PagedRelease, PartitionEnd, RaiseLogStart,
-    ReleasePartition, Reply, ResumePartition, RowGroup, RowReport, SecurityProtocol,
+    CommitRun, ConfigChange, LinkAddress, Listener, MapPage, MovePartition, PagedRelease,
+    PartitionEnd, RaiseLogStart, ReleasePartition, Reply, ResumePartition, RowGroup, RowReport,
+    SecurityProtocol,
 };
 use firn_proto::ids::{
-    BrokerId, DiskId, LeaderEpoch, ProducerId, Slot, SlotPosition, StreamId, TopicPartition,
+    BrokerId, DiskId, Fingerprint, LeaderEpoch, ProducerId, Slot, SlotPosition, StreamId,
+    TopicPartition,
 };
 
 use proptest::prelude::*;
@@ -12,8 +14,11 @@ use super::*;
 use crate::snapshot::{decode_snapshot, encode_snapshot};
 use crate::state::State;
 
-const GOLDEN_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-3.slot");
-const GOLDEN_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-3.bin");
+const GOLDEN_JOURNAL: &[u8] = include_bytes!("../../testdata/journal-4.slot");
+const GOLDEN_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot-4.bin");
+/// Written when a cluster had one broker.
+const JOURNAL_3: &[u8] = include_bytes!("../../testdata/journal-3.slot");
+const SNAPSHOT_3: &[u8] = include_bytes!("../../testdata/snapshot-3.bin");
 /// Written before the archive.
 const JOURNAL_2: &[u8] = include_bytes!("../../testdata/journal-2.slot");
 const SNAPSHOT_2: &[u8] = include_bytes!("../../testdata/snapshot-2.bin");
@@ -25,10 +30,58 @@ const FIRST_MS: i64 = 1_700_000_000_000;
 
 /// One command of each kind, in an order that makes each of them change the state.
 fn every_kind() -> Vec<Stamped> {
+    let mut stamped = of_one_broker();
+    let next_ms = FIRST_MS + 10 * stamped.len() as i64;
+    stamped.extend(stamp(cluster_commands(), next_ms));
+    stamped
+}
+
+fn of_one_broker() -> Vec<Stamped> {
     let mut stamped = before_the_archive();
     let next_ms = FIRST_MS + 10 * stamped.len() as i64;
     stamped.extend(stamp(archive_commands(), next_ms));
     stamped
+}
+
+/// Incarnations 2 and 3, of brokers 1 and 2, live by now.
+fn cluster_commands() -> Vec<Command> {
+    let link = LinkAddress {
+        host: "fe80::3".to_owned(),
+        port: 9092,
+        fingerprint: Fingerprint([0xab; 32]),
+    };
+    let moved = MovePartition {
+        tp: TopicPartition {
+            topic: TopicId::from_random(0x1111 << 64),
+            partition: PartitionIndex(1),
+        },
+        epoch: LeaderEpoch(0),
+        to: BrokerId(3),
+    };
+    vec![
+        Command::RegisterBroker(RegisterBroker {
+            broker: None,
+            listeners: Vec::new(),
+            rack: None,
+            disk: Some(DiskId([9; 16])),
+            link: Some(link),
+        }),
+        Command::ReportProgress(ProgressReport {
+            incarnation: Incarnation(4),
+            stream: StreamId(4),
+            durable_end: Slot(3),
+            rows: Vec::new(),
+            rows_end: Slot(0),
+            holds_local: true,
+        }),
+        Command::DrainBroker(DrainBroker {
+            broker: BrokerId(1),
+            drain: true,
+        }),
+        Command::MovePartitions(vec![moved]),
+        Command::FenceBroker(Incarnation(3)),
+        Command::Resign(CoordinatorEpoch(7)),
+    ]
 }
 
 /// Partition 1 of the topic is owned by incarnation 2 by now, in epoch 0.
@@ -98,6 +151,7 @@ fn archive_commands() -> Vec<Command> {
         listeners: Vec::new(),
         rack: None,
         disk: None,
+        link: None,
     });
     vec![
         register,
@@ -107,6 +161,7 @@ fn archive_commands() -> Vec<Command> {
             durable_end: Slot(1 << 36),
             rows: Vec::new(),
             rows_end: Slot(0),
+            holds_local: false,
         }),
         commit(300, 0, 1),
         Command::AbandonSegment(key(301)),
@@ -148,6 +203,7 @@ fn before_the_archive() -> Vec<Stamped> {
         }],
         rack: Some("a".to_owned()),
         disk: Some(DiskId([7; 16])),
+        link: None,
     });
     let commands = vec![
         register.clone(),
@@ -183,6 +239,7 @@ fn before_the_archive() -> Vec<Stamped> {
                 partitions: vec![tp(0), tp(1)],
             }],
             rows_end: Slot(1 << 32),
+            holds_local: false,
         }),
         Command::ReleasePartitions(ReleasePartitions {
             incarnation: Incarnation(1),
@@ -313,14 +370,26 @@ fn the_golden_journal_has_these_bytes_and_replays() {
     let snapshot = encode_snapshot(&state).unwrap();
     if std::env::var_os("CI_FIRN_WRITE_GOLDEN").is_some() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
-        std::fs::write(format!("{dir}/journal-3.slot"), &bytes).unwrap();
-        std::fs::write(format!("{dir}/snapshot-3.bin"), &snapshot).unwrap();
+        std::fs::write(format!("{dir}/journal-4.slot"), &bytes).unwrap();
+        std::fs::write(format!("{dir}/snapshot-4.bin"), &snapshot).unwrap();
         return;
     }
     assert_eq!(bytes, GOLDEN_JOURNAL);
     assert_eq!(snapshot, GOLDEN_SNAPSHOT);
     assert_eq!(decode_slot(GOLDEN_JOURNAL).unwrap(), commands);
     assert_eq!(decode_snapshot(GOLDEN_SNAPSHOT).unwrap(), state);
+}
+
+/// What a cluster of one broker wrote leads to the same state as ever.
+#[test]
+fn the_journal_and_snapshot_of_one_broker_are_read() {
+    let commands = of_one_broker();
+    assert_eq!(decode_slot(JOURNAL_3).unwrap(), commands);
+    let mut state = State::default();
+    for stamped in &commands {
+        state.apply(stamped);
+    }
+    assert_eq!(decode_snapshot(SNAPSHOT_3).unwrap(), state);
 }
 
 /// A snapshot from before the archive says nothing of topics that had been deleted by then: there
@@ -366,7 +435,7 @@ fn the_golden_journal_gives_out_the_ids_it_always_gave_out() {
     });
     assert_eq!(blocks.collect::<Vec<_>>(), [ProducerId(0)]);
     let streams: Vec<_> = state.streams().iter().map(|(id, _)| id).collect();
-    assert_eq!(streams, [StreamId(1), StreamId(2), StreamId(3)]);
+    assert_eq!(streams, [1, 2, 3, 4].map(StreamId));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! - `topics.rs`: names, configs, creation and deletion
 //! - `ownership.rs`: brokers, epochs, RELEASE, RESUME (I4)
+//! - `moves.rs`: what owners are asked to give up, draining, who owns next
 //! - `windows.rs`: windows and state rows
 //! - `recovery.rs`: which streams wait for a seal and which partitions for a fold
 //! - `streams.rs`: durable prefixes, ends, floors (I7)
@@ -13,6 +14,7 @@
 //! - `offsets.rs`: committed offsets; the rows of groups stand here as `groups/` made them
 
 mod archive;
+mod moves;
 mod offsets;
 mod ownership;
 mod recovery;
@@ -31,12 +33,13 @@ use firn_proto::cluster::{
     AlterConfigs, BrokerImage, CreatedTopic, GrowTopic, NewTopic, ProducerIdBlock, Reply,
     TopicError, TopicKey, TopicRefusal,
 };
-use firn_proto::ids::{BrokerId, Incarnation, ProducerId, StreamId, TopicId};
+use firn_proto::ids::{BrokerId, CoordinatorEpoch, Incarnation, ProducerId, StreamId, TopicId};
 use firn_proto::topic_name::collision_key;
 
 pub use archive::{Archive, DeleteQueue, PartitionMap, Writer};
 pub use offsets::{GroupOffsets, OffsetRow, Offsets, TopicOffsets, offset_bytes};
 pub use streams::{CollectedTo, Phase, Stream, Streams};
+pub(crate) use topics::partition_at;
 pub use topics::{Deleting, PartitionMarks, Topic, Topics};
 
 use crate::command::{
@@ -59,6 +62,8 @@ pub struct State {
     pub(crate) archive: Archive,
     pub(crate) groups: BTreeMap<Arc<str>, KeptGroup>,
     pub(crate) offsets: Offsets,
+    /// The last term of the coordinator whose leader has said that it answers no more.
+    pub(crate) resigned: Option<CoordinatorEpoch>,
     /// How many partitions each live broker owns. Derived.
     pub(crate) owned: BTreeMap<BrokerId, usize>,
 }
@@ -123,6 +128,7 @@ impl Default for State {
             archive: Archive::default(),
             groups: BTreeMap::new(),
             offsets: Offsets::default(),
+            resigned: None,
             owned: BTreeMap::new(),
         }
     }
@@ -184,6 +190,19 @@ impl State {
                 self.report_collected(body, &mut effects);
                 Reply::Done
             }
+            Command::FenceBroker(incarnation) => {
+                self.end_incarnation(*incarnation, &mut effects);
+                Reply::Done
+            }
+            Command::DrainBroker(body) => {
+                self.drain(body, &mut effects);
+                Reply::Done
+            }
+            Command::MovePartitions(moves) => self.ask_moves(moves, &mut effects),
+            Command::Resign(epoch) => {
+                self.resign(*epoch, &mut effects);
+                Reply::Done
+            }
         };
         self.streams.settle();
         if effects.changed {
@@ -210,6 +229,11 @@ impl State {
     /// The live brokers.
     pub fn brokers(&self) -> &BTreeMap<BrokerId, Arc<BrokerImage>> {
         &self.brokers
+    }
+
+    /// The last term of the coordinator whose leader has said that it answers no more.
+    pub fn resigned(&self) -> Option<CoordinatorEpoch> {
+        self.resigned
     }
 
     /// The committed offsets.
@@ -310,7 +334,7 @@ impl State {
             results.push(Ok(self.topics.create(*id, topic, at_ms)));
             let partitions = usize::try_from(topic.partitions).unwrap_or(0);
             for index in 0..partitions {
-                let tp = topics::partition_at(*id, index);
+                let tp = partition_at(*id, index);
                 self.begin_first_epoch(tp, topic.owners.get(index).copied());
             }
             effects.topic(*id);
@@ -382,6 +406,13 @@ impl State {
         self.next.producer = ProducerId(first.0 + len);
         effects.changed = len > 0;
         Reply::ProducerIds(ProducerIdBlock { first, len })
+    }
+
+    fn resign(&mut self, epoch: CoordinatorEpoch, effects: &mut Effects) {
+        if self.resigned < Some(epoch) {
+            self.resigned = Some(epoch);
+            effects.changed = true;
+        }
     }
 
     fn put_group(&mut self, body: &PutGroup, at_ms: i64, effects: &mut Effects) -> Reply {

@@ -39,6 +39,8 @@ impl State {
             listeners: body.listeners.clone(),
             rack: body.rack.clone(),
             disk: body.disk,
+            link: body.link.clone(),
+            draining: false,
         };
         self.brokers.insert(broker, Arc::new(image));
         self.owned.insert(broker, 0);
@@ -49,6 +51,7 @@ impl State {
             floor: Slot(0),
             durable_end: Slot(0),
             phase: Phase::Live,
+            holds_local: false,
         };
         self.streams.open(stream, opened);
         self.archive.open_writer(incarnation);
@@ -83,19 +86,30 @@ impl State {
         self.owned.remove(&broker);
         self.streams.end(stream);
         let owns = |p: &PartitionImage| p.owner.is_some_and(|o| o.incarnation == incarnation);
-        for (id, topic) in self.topics.iter_mut() {
-            if !topic.image.partitions.iter().any(owns) {
-                continue;
-            }
-            for partition in &mut Arc::make_mut(&mut topic.image).partitions {
-                if owns(partition) {
-                    partition.owner = None;
-                }
-            }
-            effects.topic(id);
-        }
+        self.change_partitions(effects, owns, |partition| {
+            partition.owner = None;
+            partition.moving_to = None;
+        });
+        self.call_off_moves_to(broker, effects);
         effects.brokers = true;
         effects.changed = true;
+    }
+
+    /// Changes the partitions that are `meant`; topics without one are not copied.
+    pub(super) fn change_partitions(
+        &mut self,
+        effects: &mut Effects,
+        meant: impl Fn(&PartitionImage) -> bool,
+        change: impl Fn(&mut PartitionImage),
+    ) {
+        for (id, topic) in self.topics.iter_mut() {
+            if !topic.image.partitions.iter().any(&meant) {
+                continue;
+            }
+            let partitions = &mut Arc::make_mut(&mut topic.image).partitions;
+            partitions.iter_mut().filter(|p| meant(p)).for_each(&change);
+            effects.topic(id);
+        }
     }
 
     pub(super) fn seal_stream(
@@ -144,6 +158,7 @@ impl State {
             }
         }
         effects.changed |= self.streams.raise_rows_end(body.stream, body.rows_end);
+        effects.changed |= body.holds_local && self.streams.note_local(body.stream);
         Ok(())
     }
 
@@ -162,12 +177,19 @@ impl State {
         Reply::Assigned(results)
     }
 
+    /// Ends epochs where their owner says. Where it was asked to release a partition to a broker
+    /// that can take it, that begins the next epoch at once, for the end is known; else the
+    /// partition waits for whoever assigns it.
     pub(super) fn release(&mut self, body: &ReleasePartitions, effects: &mut Effects) -> Reply {
         let mut results = Vec::with_capacity(body.released.len());
         for released in &body.released {
             let checked = self.check_release(body.incarnation, released);
             if checked.is_ok() {
+                let next = self.move_target(released.end.tp);
                 self.release_one(released, effects);
+                if let Some(next) = next {
+                    self.begin_epoch(released.end.tp, &next, released.end.end_offset);
+                }
             }
             results.push(checked);
         }
@@ -363,31 +385,6 @@ impl State {
         Ok(())
     }
 
-    /// Evenly and stickily: back to the broker that had it unless others have clearly less.
-    fn next_owner(
-        &self,
-        tp: TopicPartition,
-        wanted: Option<BrokerId>,
-    ) -> Result<Arc<BrokerImage>, AssignmentError> {
-        let (partition, _) = self.topics.partition(tp).ok_or(AssignmentError::Unknown)?;
-        let id = match wanted {
-            Some(id) => id,
-            None => {
-                let total: usize = self.owned.values().sum::<usize>() + 1;
-                let fair = total.div_ceil(self.owned.len().max(1));
-                match self.owned.get(&partition.preferred) {
-                    Some(count) if *count < fair => partition.preferred,
-                    _ => {
-                        let least = self.owned.iter().min_by_key(|(id, count)| (**count, **id));
-                        *least.ok_or(AssignmentError::NoBroker)?.0
-                    }
-                }
-            }
-        };
-        let image = self.brokers.get(&id).ok_or(AssignmentError::NoBroker)?;
-        Ok(Arc::clone(image))
-    }
-
     /// Starts the epoch after the current one at `start_offset`.
     fn begin_epoch(
         &mut self,
@@ -435,6 +432,7 @@ impl State {
                 stream: owner.stream,
             });
             partition.preferred = owner.broker;
+            partition.moving_to = None;
             partition.windows.reserve_exact(1);
             partition.windows.push(Window {
                 epoch,
@@ -478,6 +476,7 @@ impl State {
             marks.released_end = Some(end_offset);
         }
         if let Some(partition) = partition_mut(&mut self.topics, tp) {
+            partition.moving_to = None;
             if let Some(owner) = partition.owner.take()
                 && let Some(count) = self.owned.get_mut(&owner.broker)
             {

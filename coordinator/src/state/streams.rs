@@ -41,6 +41,8 @@ pub struct Stream {
     pub durable_end: Slot,
     /// Where it is in its life.
     pub phase: Phase,
+    /// Its writer has acknowledged records before the bucket held them.
+    pub holds_local: bool,
 }
 
 impl Stream {
@@ -242,6 +244,13 @@ impl Streams {
         }
     }
 
+    /// Notes that only a disk may hold what the stream's writer acknowledged. False if that was
+    /// known.
+    pub(super) fn note_local(&mut self, id: StreamId) -> bool {
+        let stream = self.by_id.get_mut(&id);
+        stream.is_some_and(|stream| !std::mem::replace(&mut stream.holds_local, true))
+    }
+
     /// A window or state row names the slot from now on.
     pub(super) fn pin(&mut self, id: StreamId, slot: Slot) {
         *self.pins.entry(id).or_default().entry(slot).or_default() += 1;
@@ -313,6 +322,7 @@ mod tests {
             floor: Slot(0),
             durable_end: Slot(0),
             phase: Phase::Live,
+            holds_local: false,
         };
         streams.open(id, live);
         streams.raise_durable(id, Slot(10));

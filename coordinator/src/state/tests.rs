@@ -47,6 +47,7 @@ impl World {
             }],
             rack: None,
             disk: disk.map(|byte| DiskId([byte; 16])),
+            link: None,
         };
         match self.apply(Command::RegisterBroker(body)).reply {
             Reply::RegisterBroker(registered) => registered,
@@ -80,6 +81,7 @@ impl World {
             rows: rows.iter().map(row).collect(),
             // what was in flight when a row was taken lies below the slot that holds it
             rows_end: Slot(rows.iter().map(|(slot, _)| *slot).min().unwrap_or(0)),
+            holds_local: false,
         };
         self.apply(Command::ReportProgress(body));
     }
@@ -612,9 +614,7 @@ impl World {
     fn all_partitions(&self) -> Vec<TopicPartition> {
         let topics = self.state.topics.iter();
         topics
-            .flat_map(|(id, topic)| {
-                (0..topic.marks.len()).map(move |i| topics::partition_at(id, i))
-            })
+            .flat_map(|(id, topic)| (0..topic.marks.len()).map(move |i| partition_at(id, i)))
             .collect()
     }
 
@@ -748,6 +748,7 @@ impl World {
             durable_end: Slot(end),
             rows: rows.into_iter().collect(),
             rows_end: Slot(end.saturating_sub(u64::from(partition % 5))),
+            holds_local: false,
         }));
     }
 

@@ -307,7 +307,7 @@ impl Topics {
 }
 
 /// The partition of that topic at a place of its list.
-pub(super) fn partition_at(topic: TopicId, index: usize) -> TopicPartition {
+pub(crate) fn partition_at(topic: TopicId, index: usize) -> TopicPartition {
     TopicPartition {
         topic,
         partition: PartitionIndex(i32::try_from(index).unwrap_or(i32::MAX)),
@@ -320,6 +320,7 @@ fn unowned() -> PartitionImage {
         epoch: LeaderEpoch(-1),
         owner: None,
         preferred: BrokerId(-1),
+        moving_to: None,
         epochs: Vec::new(),
         windows: Vec::new(),
     }

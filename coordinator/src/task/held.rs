@@ -6,7 +6,7 @@ use std::sync::Arc;
 use firn_proto::cluster::{
     ArchivedRun, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember, Doomed,
     FetchTopicResult, FetchedOffsets, Garbage, GroupError, JoinedMember, ListedGroup, MapPart,
-    Reply, Request, TopicRefusal,
+    PartitionFold, Reply, Request, TopicRefusal,
 };
 use firn_proto::ids::PartitionIndex;
 use firn_proto::limits::{COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX};
@@ -17,8 +17,11 @@ pub(super) fn bytes_max_before(request: &Request) -> Option<usize> {
     match request {
         Request::AssignPartitions(_)
         | Request::ConfirmDeleted(_)
+        | Request::DrainBroker { .. }
+        | Request::FoldsOf(_)
         | Request::Heartbeat(_)
         | Request::LeaveBroker(_)
+        | Request::MovePartitions(_)
         | Request::PendingRecovery
         | Request::RegisterBroker(_)
         | Request::ReleasePartitions(_)
@@ -39,6 +42,7 @@ pub(super) fn bytes_max_before(request: &Request) -> Option<usize> {
 /// the reply alone keeps it.
 pub(super) fn bytes_of(reply: &Reply) -> usize {
     let more: usize = match reply {
+        Reply::Folds(folds) => folds.iter().map(fold).sum(),
         Reply::CreateTopics(results) => size_of_val(&results[..]) + refusals(results.iter()),
         Reply::DeleteTopics(results) => size_of_val(&results[..]) + refusals(results.iter()),
         Reply::Topics(results) => size_of_val(&results[..]) + refusals(results.iter()),
@@ -65,6 +69,11 @@ pub(super) fn bytes_of(reply: &Reply) -> usize {
         _ => 0,
     };
     size_of::<Reply>() + more
+}
+
+fn fold(fold: &Option<PartitionFold>) -> usize {
+    let ranges = fold.iter().map(|fold| size_of_val(&fold.ranges[..]));
+    size_of_val(fold) + ranges.sum::<usize>()
 }
 
 fn refusals<'a, T: 'a>(results: impl Iterator<Item = &'a Result<T, TopicRefusal>>) -> usize {

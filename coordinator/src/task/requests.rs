@@ -9,11 +9,11 @@ use firn_proto::cluster::{
     LeaveGroup, NewTopic, Reply, Request, SyncGroup, TopicError, TopicKey, TopicRefusal,
 };
 use firn_proto::env::Mono;
-use firn_proto::ids::TopicId;
+use firn_proto::ids::{BrokerId, TopicId};
 use firn_proto::limits::{ADMIN_WAIT_MAX, PRODUCER_ID_BLOCK};
 
 use super::Leader;
-use crate::command::{Command, IdentifiedTopic, ProducerIdsWanted};
+use crate::command::{Command, DrainBroker, IdentifiedTopic, ProducerIdsWanted};
 use crate::groups::CallId;
 
 /// A deletion whose answer waits until the names are free.
@@ -47,6 +47,12 @@ impl Leader {
             }
             Request::ResumePartitions(body) => {
                 self.command(call, Command::ResumePartitions(body));
+            }
+            Request::DrainBroker { broker, drain } => self.drain_broker(call, broker, drain),
+            Request::MovePartitions(moves) => self.command(call, Command::MovePartitions(moves)),
+            Request::FoldsOf(partitions) => {
+                let reply = Reply::Folds(self.state.folds_of(&partitions));
+                self.answer(call, reply);
             }
             Request::ReportProgress(body) => self.command(call, Command::ReportProgress(body)),
             Request::ConfirmDeleted(body) => self.command(call, Command::ConfirmDeleted(body)),
@@ -122,6 +128,16 @@ impl Leader {
             Ok(reply) => self.answer(call, reply),
             Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
         }
+    }
+
+    fn drain_broker(&mut self, call: CallId, broker: BrokerId, drain: bool) {
+        if self.state.brokers().contains_key(&broker) {
+            let body = DrainBroker { broker, drain };
+            self.command(call, Command::DrainBroker(body));
+            return;
+        }
+        let reason = format!("broker {broker} is not alive; see the list of live brokers");
+        self.send(call, Err(CoordinatorError::Refused(reason)));
     }
 
     fn create_topics(&mut self, call: CallId, topics: Vec<NewTopic>, validate_only: bool) {

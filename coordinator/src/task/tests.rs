@@ -49,6 +49,7 @@ fn register() -> Request {
         listeners: Vec::new(),
         rack: None,
         disk: None,
+        link: None,
     })
 }
 

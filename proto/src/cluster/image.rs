@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 
+use super::ownership::LinkAddress;
 use crate::ids::{
     BrokerId, ClusterId, DiskId, Incarnation, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId,
 };
@@ -63,6 +64,10 @@ pub struct BrokerImage {
     pub rack: Option<String>,
     /// Its local WAL directory.
     pub disk: Option<DiskId>,
+    /// Where other brokers reach it, if it can be reached by them.
+    pub link: Option<LinkAddress>,
+    /// Its partitions are to go elsewhere, and it gets no others.
+    pub draining: bool,
 }
 
 /// An advertised address of a broker.
@@ -125,6 +130,9 @@ pub struct PartitionImage {
     pub owner: Option<Ownership>,
     /// The broker that owns it or did last; ownership returns there if it can.
     pub preferred: BrokerId,
+    /// The owner is asked to release it, so that this broker may own it next. Only while it has an
+    /// owner.
+    pub moving_to: Option<BrokerId>,
     /// Where each epoch began, ascending in both (OffsetForLeaderEpoch).
     pub epochs: Vec<EpochStart>,
     /// The parts of streams that hold its rows, ascending by first offset.

@@ -44,17 +44,17 @@ pub use image::{
     TopicImage, Window,
 };
 pub use ownership::{
-    AssignPartitions, Assigned, AssignmentError, FoldRange, LinkAddress, PartitionEnd,
-    PartitionFold, ProgressReport, RegisterBroker, RegisteredBroker, ReleasePartition,
-    ReleasePartitions, ResumePartition, ResumePartitions, RowReport, SealStream, StreamError,
-    StreamToSeal,
+    AssignPartitions, Assigned, AssignmentError, FoldRange, LinkAddress, MovePartition,
+    PartitionEnd, PartitionFold, ProgressReport, RegisterBroker, RegisteredBroker,
+    ReleasePartition, ReleasePartitions, ResumePartition, ResumePartitions, RowReport, SealStream,
+    StreamError, StreamToSeal,
 };
 pub use topics::{
     AlterConfigs, ConfigChange, ConfirmDeleted, CreatedTopic, DeletedTopic, GrowTopic, NewTopic,
     ProducerIdBlock, TopicError, TopicRefusal,
 };
 
-use crate::ids::{Incarnation, TopicId};
+use crate::ids::{BrokerId, Incarnation, TopicId, TopicPartition};
 
 /// What a broker asks of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -75,6 +75,18 @@ pub enum Request {
     ReleasePartitions(ReleasePartitions),
     /// A restarted broker that kept its disk takes its last epochs up again (I4).
     ResumePartitions(ResumePartitions),
+    /// A broker shall own nothing any more, or may again.
+    DrainBroker {
+        /// Which.
+        broker: BrokerId,
+        /// Whether its partitions shall go elsewhere.
+        drain: bool,
+    },
+    /// Owners are asked to release partitions, so that others may own them.
+    MovePartitions(Vec<MovePartition>),
+    /// What the owners of these partitions have to fold before they append: the state with which
+    /// their epochs begin (I8).
+    FoldsOf(Vec<TopicPartition>),
     /// How far an owner's stream is durable and where its state rows stand.
     ReportProgress(ProgressReport),
     /// An owner has dropped deleted topics: it neither appends to nor serves them any more.
@@ -153,7 +165,8 @@ pub enum Reply {
     /// To [`Request::RegisterBroker`].
     RegisterBroker(RegisteredBroker),
     /// To requests that have nothing to tell but that they are durable:
-    /// [`Request::LeaveBroker`], [`Request::ConfirmDeleted`], [`Request::ReportCollected`].
+    /// [`Request::LeaveBroker`], [`Request::DrainBroker`], [`Request::ConfirmDeleted`],
+    /// [`Request::ReportCollected`].
     Done,
     /// To [`Request::StreamSealed`] and [`Request::ReportProgress`].
     Stream(Result<(), StreamError>),
@@ -169,6 +182,11 @@ pub enum Reply {
     Assigned(Vec<Result<Assigned, AssignmentError>>),
     /// To [`Request::ReleasePartitions`].
     Released(Vec<Result<(), AssignmentError>>),
+    /// To [`Request::MovePartitions`].
+    Moved(Vec<Result<(), AssignmentError>>),
+    /// To [`Request::FoldsOf`]: all windows before the one that is open now. `None` if there are
+    /// none, so that the epoch begins with nothing, or if nobody owns the partition.
+    Folds(Vec<Option<PartitionFold>>),
     /// To [`Request::CreateTopics`].
     CreateTopics(Vec<Result<CreatedTopic, TopicRefusal>>),
     /// To [`Request::DeleteTopics`].
@@ -208,7 +226,7 @@ pub enum Reply {
 }
 
 /// Why a request as a whole has no reply.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Error)]
 pub enum CoordinatorError {
     /// Nobody leads here now, or the leader resigned before its answer was durable. What was asked
     /// may or may not have happened. Ask again.
@@ -217,8 +235,9 @@ pub enum CoordinatorError {
     /// Too many requests wait already. Nothing happened. Ask again later.
     #[error("the coordinator has too many requests waiting; the request may be repeated")]
     Busy,
-    /// The request is too large for the journal. Nothing happened. Ask for less at a time.
-    #[error("the coordinator cannot do that in one step: {0}")]
+    /// What is asked for cannot be done, and why: it is too large for the journal, or names a
+    /// broker that is not there. Nothing happened.
+    #[error("the coordinator refuses: {0}")]
     Refused(String),
     /// The process is stopping.
     #[error("the coordinator has stopped")]

@@ -31,6 +31,8 @@ pub struct RegisterBroker {
     pub rack: Option<String>,
     /// Its local WAL directory, if it has one.
     pub disk: Option<DiskId>,
+    /// Where other brokers reach it, if they can.
+    pub link: Option<LinkAddress>,
 }
 
 /// The place a broker process got.
@@ -100,6 +102,8 @@ pub struct StreamToSeal {
     /// The disk that may hold more of it than the bucket: the one its writer showed, unless that
     /// stopped in order.
     pub disk: Option<DiskId>,
+    /// Its writer has acknowledged records before the bucket held them.
+    pub holds_local: bool,
 }
 
 /// What to read in order to learn where an epoch of a partition ended.
@@ -107,15 +111,16 @@ pub struct StreamToSeal {
 pub struct PartitionFold {
     /// The partition.
     pub tp: TopicPartition,
-    /// Its latest epoch, which has no end yet.
+    /// The epoch of the last window to read.
     pub epoch: LeaderEpoch,
-    /// The stream of that epoch's last window.
+    /// The stream of that window.
     pub stream: StreamId,
     /// The slot that holds its last durable state row; without one the fold starts from nothing.
     pub row: Option<SlotPosition>,
     /// The slots whose indexes come after the row, in the order to apply them.
     pub ranges: Vec<FoldRange>,
-    /// Where its owner said that the epoch ended, if it was released: the fold ends there too.
+    /// Where the epoch ended, if the journal says so already: its owner released it, or the next
+    /// one has begun. The fold ends there too.
     pub released_end: Option<i64>,
     /// The log start that is journalled. A state row may know a lower one.
     pub log_start: i64,
@@ -183,6 +188,17 @@ pub struct ResumePartition {
     pub end: PartitionEnd,
 }
 
+/// A partition that shall get another owner: its present one is asked to release it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MovePartition {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// Its epoch; a move of an earlier one is refused.
+    pub epoch: LeaderEpoch,
+    /// The broker that shall own it. Its present owner: it stays there after all.
+    pub to: BrokerId,
+}
+
 /// What an owner tells about its stream, about once a second while it writes.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ProgressReport {
@@ -198,6 +214,9 @@ pub struct ProgressReport {
     /// below this one, so that a fold starts here. A partition whose row was not written again has
     /// nothing in them.
     pub rows_end: Slot,
+    /// At some time this process has acknowledged records that only its local WAL held (acks=1, or
+    /// a topic with `firn.durability=local`).
+    pub holds_local: bool,
 }
 
 /// State rows that are durable in (or named by) one slot.
@@ -248,7 +267,7 @@ pub enum AssignmentError {
     /// The end lies below the start of the epoch, or differs from the released one.
     #[error("the end offset contradicts the journal")]
     EndContradicts,
-    /// No broker is alive that could own the partition.
+    /// No broker is alive that could own the partition, or the one named is not, or it drains.
     #[error("no live broker can own the partition")]
     NoBroker,
     /// The epoch named is not the partition's latest, or not in that stream.

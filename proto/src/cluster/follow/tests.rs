@@ -11,6 +11,7 @@ fn partition(epoch: i32) -> PartitionImage {
             stream: StreamId(1),
         }),
         preferred: BrokerId(1),
+        moving_to: None,
         epochs: Vec::new(),
         windows: Vec::new(),
     }

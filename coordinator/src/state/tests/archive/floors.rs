@@ -198,6 +198,7 @@ impl Cluster {
             durable_end: slot.next(),
             rows: vec![RowReport { slot, partitions }],
             rows_end: Slot(rows_end),
+            holds_local: false,
         }));
     }
 
