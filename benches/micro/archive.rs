@@ -15,7 +15,7 @@ use firn_proto::ids::{
     ClusterId, Incarnation, PartitionIndex, Slot, SlotPosition, StreamId, TopicPartition,
 };
 use firn_proto::limits::SLOT_BYTES_TARGET;
-use firn_proto::record::{BatchView, Codec};
+use firn_proto::record::BatchView;
 use firn_storage::archive::{Archiver, Unarchived};
 use firn_storage::bucket::{Bucket, BucketOptions, CreateOutcome, Purpose};
 use firn_storage::cache::{CachedObjects, MapCache, TailCache};
@@ -25,7 +25,7 @@ use firn_storage::state::{BatchFlags, Run, RunRef};
 use firn_tests::process::cpu_seconds;
 use tokio::runtime::Runtime;
 
-use crate::segment::{TOPIC, batches};
+use crate::segment::{SHAPES, TOPIC, batches};
 
 /// Each holds the same batches.
 const PARTITIONS: i32 = 4;
@@ -34,23 +34,21 @@ const STREAM: StreamId = StreamId(1);
 pub(crate) fn step(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("archive");
     group.sample_size(10);
-    for record_bytes in [100, 1024] {
-        for codec in [Codec::None, Codec::Lz4] {
-            let folder = tempfile::tempdir_in(".").unwrap();
-            let batches = batches(record_bytes, codec);
-            let mut archive = Archive::over(folder.path(), &batches);
-            let records = batches.iter().map(|batch| batch.header().record_count);
-            let records = records.sum::<i32>() as u64 * PARTITIONS as u64;
-            // as the goals are stated
-            group.throughput(match record_bytes {
-                100 => Throughput::Elements(records),
-                _ => Throughput::BytesDecimal(records * record_bytes as u64),
-            });
-            let name = format!("{record_bytes}B-{codec:?}");
-            group.bench_function(BenchmarkId::new("step", name), |bencher| {
-                bencher.iter_custom(|times| (0..times).map(|_| archive.write()).sum());
-            });
-        }
+    for (values, record_bytes, codec) in SHAPES {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let batches = batches(values, record_bytes, codec);
+        let mut archive = Archive::over(folder.path(), &batches);
+        let records = batches.iter().map(|batch| batch.header().record_count);
+        let records = records.sum::<i32>() as u64 * PARTITIONS as u64;
+        // as the goals are stated
+        group.throughput(match record_bytes {
+            100 => Throughput::Elements(records),
+            _ => Throughput::BytesDecimal(records * record_bytes as u64),
+        });
+        let name = format!("{record_bytes}B-{values:?}-{codec:?}");
+        group.bench_function(BenchmarkId::new("step", name), |bencher| {
+            bencher.iter_custom(|times| (0..times).map(|_| archive.write()).sum());
+        });
     }
     group.finish();
 }

@@ -19,36 +19,67 @@ const VALUE_BYTES: usize = 16 * 1024 * 1024;
 const BATCH_BYTES: usize = 64 * 1024;
 const NOW_MS: i64 = 1_700_000_000_000;
 
-/// Events as JSON, cut or filled up to `bytes`: words that repeat, and numbers that do not.
-fn value(at: i64, bytes: usize) -> Vec<u8> {
-    let mut value = Vec::with_capacity(bytes + 128);
-    let mut state = at.cast_unsigned();
-    while value.len() < bytes {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let event = format!(
-            "{{\"user\":{},\"path\":\"/shop/item/{}\",\"ms\":{},\"id\":\"{:016x}\"}},",
-            state >> 52,
-            (state >> 32) % 1000,
-            state % 250,
-            state
-        );
-        value.extend_from_slice(event.as_bytes());
-    }
-    value.truncate(bytes);
-    value
+/// What the values are like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Values {
+    /// Events as JSON: words that repeat, and numbers that do not.
+    Events,
+    /// Random capital letters, as Kafka's perf tool produces them: nothing repeats, but a letter has
+    /// less than five bits.
+    Letters,
+    /// Random bytes, as if encrypted.
+    Noise,
 }
 
+impl Values {
+    /// Value `at`, of `bytes` bytes.
+    fn value(self, at: i64, bytes: usize) -> Vec<u8> {
+        let mut value = Vec::with_capacity(bytes + 128);
+        let mut state = at.cast_unsigned();
+        while value.len() < bytes {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            match self {
+                Self::Events => {
+                    let event = format!(
+                        "{{\"user\":{},\"path\":\"/shop/item/{}\",\"ms\":{},\"id\":\"{:016x}\"}},",
+                        state >> 52,
+                        (state >> 32) % 1000,
+                        state % 250,
+                        state
+                    );
+                    value.extend_from_slice(event.as_bytes());
+                }
+                Self::Letters => value.push(b'A' + ((state >> 33) % 26) as u8),
+                Self::Noise => value.extend_from_slice(&state.to_be_bytes()[..4]),
+            }
+        }
+        value.truncate(bytes);
+        value
+    }
+}
+
+/// Values, their length, and the codec of their batches: what is measured.
+pub(crate) const SHAPES: [(Values, usize, Codec); 7] = [
+    (Values::Events, 100, Codec::None),
+    (Values::Events, 100, Codec::Lz4),
+    (Values::Letters, 100, Codec::None),
+    (Values::Events, 1024, Codec::None),
+    (Values::Events, 1024, Codec::Lz4),
+    (Values::Letters, 1024, Codec::None),
+    (Values::Noise, 1024, Codec::None),
+];
+
 /// Batches of one partition, from offset 0 on.
-pub(crate) fn batches(record_bytes: usize, codec: Codec) -> Vec<BatchView> {
+pub(crate) fn batches(values: Values, record_bytes: usize, codec: Codec) -> Vec<BatchView> {
     let per_batch = i64::try_from(BATCH_BYTES / record_bytes).unwrap();
     let count = i64::try_from(VALUE_BYTES / BATCH_BYTES).unwrap();
     (0..count)
         .map(|batch| {
             let mut builder = BatchBuilder::new(codec).base_offset(batch * per_batch);
             for at in batch * per_batch..(batch + 1) * per_batch {
-                let value = value(at, record_bytes);
+                let value = values.value(at, record_bytes);
                 let record = NewRecord {
                     timestamp: NOW_MS + at / 10,
                     value: Some(&value),
@@ -92,36 +123,34 @@ fn read(object: &Bytes, written: &Written<Vec<u8>>, target: TargetCodec) -> usiz
 pub(crate) fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("segment");
     group.sample_size(10);
-    for record_bytes in [100, 1024] {
-        for codec in [Codec::None, Codec::Lz4] {
-            let batches = batches(record_bytes, codec);
-            let records: i64 = batches
-                .iter()
-                .map(|batch| i64::from(batch.header().record_count))
-                .sum();
-            let name = format!("{record_bytes}B-{codec:?}");
-            // records, so that both goals are read off: × their size for bytes
-            group.throughput(Throughput::Elements(records.cast_unsigned()));
-            group.bench_function(BenchmarkId::new("write", &name), |bencher| {
-                bencher.iter(|| write(black_box(&batches)));
+    for (values, record_bytes, codec) in SHAPES {
+        let batches = batches(values, record_bytes, codec);
+        let records: i64 = batches
+            .iter()
+            .map(|batch| i64::from(batch.header().record_count))
+            .sum();
+        let name = format!("{record_bytes}B-{values:?}-{codec:?}");
+        // records, so that both goals are read off: × their size for bytes
+        group.throughput(Throughput::Elements(records.cast_unsigned()));
+        group.bench_function(BenchmarkId::new("write", &name), |bencher| {
+            bencher.iter(|| write(black_box(&batches)));
+        });
+        let written = write(&batches);
+        let object = Bytes::copy_from_slice(&written.sink);
+        group.bench_function(BenchmarkId::new("read", &name), |bencher| {
+            bencher.iter(|| read(black_box(&object), &written, TargetCodec::Producer));
+        });
+        group.bench_function(BenchmarkId::new("verify", &name), |bencher| {
+            bencher.iter(|| {
+                for ((run, group), found) in
+                    written.segment.row_groups().zip(&written.fingerprints.0)
+                {
+                    let range = group.byte_range();
+                    let stored = object.slice(range.start as usize..range.end as usize);
+                    verify_row_group(&stored, TOPIC, run.partition, group, *found).unwrap();
+                }
             });
-            let written = write(&batches);
-            let object = Bytes::copy_from_slice(&written.sink);
-            group.bench_function(BenchmarkId::new("read", &name), |bencher| {
-                bencher.iter(|| read(black_box(&object), &written, TargetCodec::Producer));
-            });
-            group.bench_function(BenchmarkId::new("verify", &name), |bencher| {
-                bencher.iter(|| {
-                    for ((run, group), found) in
-                        written.segment.row_groups().zip(&written.fingerprints.0)
-                    {
-                        let range = group.byte_range();
-                        let stored = object.slice(range.start as usize..range.end as usize);
-                        verify_row_group(&stored, TOPIC, run.partition, group, *found).unwrap();
-                    }
-                });
-            });
-        }
+        });
     }
     group.finish();
 }

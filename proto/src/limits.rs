@@ -195,6 +195,11 @@ pub const ROW_GROUP_RECORDS_MAX: usize =
 pub const SEGMENT_ROW_GROUPS_MAX: usize = 4096;
 /// A page of a column in a segment is closed when it has this many bytes, uncompressed.
 pub const SEGMENT_PAGE_BYTES_TARGET: usize = 128 * 1024;
+/// The values of a row group are stored as they are if zstd leaves more of their first page than
+/// this, in percent: then compressing and decompressing them costs CPU for little.
+pub const SEGMENT_SHRUNK_PERCENT_MAX: usize = 90;
+/// A first page that is shorter says nothing, and is compressed.
+pub const SEGMENT_SAMPLE_BYTES_MIN: usize = 16 * 1024;
 /// A column has no dictionary any more when it would be larger than this.
 pub const SEGMENT_DICTIONARY_BYTES: usize = 256 * 1024;
 /// Largest page of a segment that is read, uncompressed: it may hold one value of any length.
@@ -519,6 +524,10 @@ const _: () = assert!(
 const _: () = assert!(
     ROW_GROUP_RECORDS_MAX < i32::MAX as usize,
     "the records of a row group must be countable"
+);
+const _: () = assert!(
+    SEGMENT_SAMPLE_BYTES_MIN <= SEGMENT_PAGE_BYTES_TARGET && SEGMENT_SHRUNK_PERCENT_MAX < 100,
+    "a full page must tell whether compressing pays"
 );
 const _: () = assert!(
     SEGMENT_PAGE_BYTES_MAX

@@ -63,7 +63,8 @@ fn golden() -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-/// A segment of three partitions with ten batches of ten records each.
+/// A segment of three partitions with ten batches of ten records each. Those of the last do not
+/// compress.
 fn three_partitions() -> Vec<u8> {
     let origin = SegmentOrigin {
         cluster: ClusterId([1; 16]),
@@ -74,17 +75,34 @@ fn three_partitions() -> Vec<u8> {
     for partition in 0..3 {
         writer.begin_run(PartitionIndex(partition), 0, 99).unwrap();
         for batch in 0..10 {
-            writer.push(&ten_records(10 * batch)).unwrap();
+            let value = if partition < 2 { words } else { noise };
+            writer.push(&ten_records(10 * batch, value)).unwrap();
         }
     }
     writer.finish().unwrap().sink
 }
 
-fn ten_records(base_offset: i64) -> BatchView {
+fn words(_: i64) -> Vec<u8> {
+    vec![b'v'; 1000]
+}
+
+fn noise(offset: i64) -> Vec<u8> {
+    let mut state = offset.cast_unsigned();
+    let byte = |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(99);
+        (state >> 56) as u8
+    };
+    (0..1000).map(byte).collect()
+}
+
+fn ten_records(base_offset: i64, value: fn(i64) -> Vec<u8>) -> BatchView {
     let mut batch = BatchBuilder::new(Codec::Lz4).base_offset(base_offset);
-    for _ in 0..10 {
+    for offset in base_offset..base_offset + 10 {
+        let value = value(offset);
         let record = NewRecord {
-            value: Some(&[b'v'; 1000]),
+            value: Some(&value),
             ..NewRecord::default()
         };
         batch.push(&record).unwrap();

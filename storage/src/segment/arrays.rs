@@ -1,5 +1,5 @@
-//! The columns of records that are being gathered, as Arrow wants them: one array per column, and
-//! nothing per record.
+//! The columns of records that are being gathered, but for their values, as Arrow wants them: one
+//! array per column, and nothing per record.
 //!
 //! Architecture invariant: pure; knows records and columns, not batches.
 
@@ -29,7 +29,6 @@ pub(super) struct Arrays {
     header_ends: Vec<i32>,
     header_keys: Bytestrings,
     header_values: Bytestrings,
-    values: Bytestrings,
 }
 
 /// How long the columns are, to go back to.
@@ -49,7 +48,6 @@ impl Arrays {
             header_ends: vec![0],
             header_keys: Bytestrings::new(),
             header_values: Bytestrings::new(),
-            values: Bytestrings::new(),
         }
     }
 
@@ -57,18 +55,13 @@ impl Arrays {
         self.offsets.len()
     }
 
-    /// Bytes of keys, headers and values.
+    /// Bytes of keys and headers.
     pub(super) fn bytes(&self) -> usize {
-        let strings = [
-            &self.keys,
-            &self.header_keys,
-            &self.header_values,
-            &self.values,
-        ];
+        let strings = [&self.keys, &self.header_keys, &self.header_values];
         strings.iter().map(|column| column.bytes.len()).sum()
     }
 
-    /// Adds a record. A header key that is not UTF-8 is shown with replacement characters.
+    /// Adds a record, without its value. A header key that is not UTF-8 is shown with replacement characters.
     pub(super) fn push(&mut self, record: &Record<'_>) {
         self.offsets.push(record.offset);
         match micros(record.timestamp) {
@@ -93,7 +86,6 @@ impl Arrays {
             self.header_values.push(header.value);
         }
         self.header_ends.push(length(self.header_keys.len()));
-        self.values.push(record.value);
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -112,7 +104,6 @@ impl Arrays {
         self.header_ends.truncate(mark.rows + 1);
         self.header_keys.truncate(mark.headers);
         self.header_values.truncate(mark.headers);
-        self.values.truncate(mark.rows);
     }
 
     /// Hands the columns, in the order of the schema, to `write`, and begins again.
@@ -139,19 +130,16 @@ impl Arrays {
         let ends = OffsetBuffer::new(ScalarBuffer::from(ends));
         let headers = ListArray::try_new(Arc::new(element), ends, Arc::new(headers), None)?;
         let keys = Arc::new(self.keys.array()?);
-        let values = Arc::new(self.values.array()?);
-        let columns: [ArrayRef; 6] = [
+        let columns: [ArrayRef; 5] = [
             Arc::new(Int32Array::from_value(partition, rows)),
             Arc::new(Int64Array::from(offsets)),
             Arc::new(timestamps.with_timezone("UTC")),
             Arc::<BinaryArray>::clone(&keys) as ArrayRef,
             Arc::new(headers),
-            Arc::<BinaryArray>::clone(&values) as ArrayRef,
         ];
         let written = write(&columns);
         drop(columns);
         self.keys.reuse(keys);
-        self.values.reuse(values);
         written
     }
 }
@@ -227,7 +215,7 @@ impl Bytestrings {
         if let Ok(mut bytes) = bytes.into_vec::<u8>() {
             bytes.clear();
             // one large value must not keep its memory for ever
-            bytes.shrink_to(4 * super::write::GATHERED_BYTES);
+            bytes.shrink_to(4 * super::columns::GATHERED_BYTES);
             self.bytes = bytes;
         }
     }
@@ -240,7 +228,7 @@ fn length(len: usize) -> i32 {
 }
 
 const _: () = assert!(
-    2 * firn_proto::limits::BATCH_PLAIN_BYTES_MAX + super::write::GATHERED_BYTES
+    2 * firn_proto::limits::BATCH_PLAIN_BYTES_MAX + super::columns::GATHERED_BYTES
         < i32::MAX as usize,
     "what is gathered must fit the offsets of an array"
 );

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use firn_proto::limits::SEGMENT_DICTIONARY_BYTES;
 
 use super::fault::SegmentFault;
-use super::page::{Codec, PageHeader, PageKind, Pages};
+use super::page::{Codec, PageBytes, PageHeader, PageKind, Pages};
 use super::values::{Delta, Hybrid};
 
 /// What a column holds, as Parquet stores it.
@@ -37,7 +37,7 @@ pub(super) struct Leaf {
     physical: Physical,
     max: Level,
     /// The page that is being read, and how many levels are left in it.
-    page: Vec<u8>,
+    page: PageBytes,
     left: u32,
     repetition: Hybrid,
     definition: Hybrid,
@@ -56,7 +56,7 @@ enum Data {
 
 #[derive(Debug, Default)]
 struct Dictionary {
-    page: Vec<u8>,
+    page: PageBytes,
     entries: Vec<Range<usize>>,
 }
 
@@ -64,24 +64,23 @@ impl Leaf {
     /// What it holds in memory beside its chunk.
     pub(super) fn memory_bytes(&self) -> usize {
         let entries = self.dictionary.entries.capacity() * size_of::<Range<usize>>();
-        self.page.capacity() + self.dictionary.page.capacity() + entries
+        self.page.memory_bytes() + self.dictionary.page.memory_bytes() + entries
     }
 
     pub(super) fn new(
-        column: &'static str,
-        chunk: Bytes,
+        pages: Pages,
         physical: Physical,
         max_repetition: u32,
         max_definition: u32,
     ) -> Self {
         Self {
-            pages: Pages::new(column, chunk),
+            pages,
             physical,
             max: Level {
                 repetition: max_repetition,
                 definition: max_definition,
             },
-            page: Vec::new(),
+            page: PageBytes::default(),
             left: 0,
             repetition: Hybrid::default(),
             definition: Hybrid::default(),
@@ -122,7 +121,7 @@ impl Leaf {
                 if header.kind == PageKind::Data && u64::from(header.values) <= rows {
                     rows -= u64::from(header.values);
                 } else {
-                    self.begin_page(&header, &stored, codec)?;
+                    self.begin_page(&header, stored, codec)?;
                 }
                 continue;
             }
@@ -153,7 +152,7 @@ impl Leaf {
                 return Err(self.fault("fewer values than records"));
             }
             let (header, stored) = self.pages.next_page()?;
-            self.begin_page(&header, &stored, codec)?;
+            self.begin_page(&header, stored, codec)?;
         }
         self.left -= 1;
         let mut level = Level {
@@ -215,7 +214,7 @@ impl Leaf {
     fn begin_page(
         &mut self,
         header: &PageHeader,
-        stored: &[u8],
+        stored: Bytes,
         codec: &mut Codec,
     ) -> Result<(), SegmentFault> {
         if header.kind == PageKind::Dictionary {
@@ -261,7 +260,7 @@ impl Leaf {
 
 impl Dictionary {
     /// Takes a page of plain values apart.
-    fn new(page: Vec<u8>, values: u32, physical: Physical) -> Option<Self> {
+    fn new(page: PageBytes, values: u32, physical: Physical) -> Option<Self> {
         let mut entries: Vec<Range<usize>> = Vec::new();
         // each takes more than a byte
         if values as usize > SEGMENT_DICTIONARY_BYTES {

@@ -15,7 +15,7 @@
 //!
 //! - `map.rs`: [`Segment`], [`SegmentRun`], [`RowGroup`]: where everything is, for the segment map
 //! - `schema.rs`: the columns and how they are stored
-//! - `arrays.rs`: columns of records that are being gathered
+//! - `columns.rs`, `arrays.rs`, `value_chunk.rs`: columns of records that are being gathered
 //! - `table.rs`: the batch table
 //! - `write.rs`, `tally.rs`: [`SegmentWriter`]: batches into row groups
 //! - `footer.rs`: what a segment says of itself in its key-value metadata
@@ -35,6 +35,7 @@
 
 mod arrays;
 mod column;
+mod columns;
 mod fault;
 pub(crate) mod footer;
 mod map;
@@ -45,6 +46,7 @@ mod schema;
 mod search;
 pub(crate) mod table;
 mod tally;
+mod value_chunk;
 mod values;
 mod verify;
 mod write;

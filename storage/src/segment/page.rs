@@ -4,6 +4,8 @@
 //! Architecture invariant: pure; no call panics, and none takes more memory than
 //! [`SEGMENT_PAGE_BYTES_MAX`], whatever the bytes say.
 
+use std::ops::Deref;
+
 use bytes::Bytes;
 use firn_proto::limits::SEGMENT_PAGE_BYTES_MAX;
 use firn_proto::varint::{take_i32, take_i64, take_u64};
@@ -33,14 +35,54 @@ pub(super) struct PageHeader {
 pub(super) struct Pages {
     column: &'static str,
     chunk: Bytes,
+    /// They are stored as they are.
+    is_plain: bool,
     at: usize,
 }
 
+/// A page that is being read.
+#[derive(Debug)]
+pub(super) enum PageBytes {
+    /// As it lies in its chunk.
+    Stored(Bytes),
+    /// Decompressed, in memory that is used again.
+    Inflated(Vec<u8>),
+}
+
+impl PageBytes {
+    /// What it takes beside its chunk.
+    pub(super) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Stored(_) => 0,
+            Self::Inflated(page) => page.capacity(),
+        }
+    }
+}
+
+impl Default for PageBytes {
+    fn default() -> Self {
+        Self::Stored(Bytes::new())
+    }
+}
+
+impl Deref for PageBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Stored(page) => page,
+            Self::Inflated(page) => page,
+        }
+    }
+}
+
 impl Pages {
-    pub(super) fn new(column: &'static str, chunk: Bytes) -> Self {
+    /// The pages in `chunk`; `is_plain` if they are not compressed.
+    pub(super) fn new(column: &'static str, chunk: Bytes, is_plain: bool) -> Self {
         Self {
             column,
             chunk,
+            is_plain,
             at: 0,
         }
     }
@@ -64,13 +106,13 @@ impl Pages {
         Ok((header, self.chunk.slice(start..end)))
     }
 
-    /// Decompresses a page into `out`.
+    /// Puts a page as it was before it was compressed into `page`.
     pub(super) fn inflate(
         &self,
         header: &PageHeader,
-        stored: &[u8],
+        stored: Bytes,
         codec: &mut Codec,
-        out: &mut Vec<u8>,
+        page: &mut PageBytes,
     ) -> Result<(), SegmentFault> {
         if header.plain_len > SEGMENT_PAGE_BYTES_MAX {
             return Err(SegmentFault::TooLarge {
@@ -78,9 +120,22 @@ impl Pages {
                 bytes_max: SEGMENT_PAGE_BYTES_MAX,
             });
         }
+        if self.is_plain {
+            let is_whole = stored.len() == header.plain_len;
+            *page = PageBytes::Stored(stored);
+            return is_whole
+                .then_some(())
+                .ok_or_else(|| self.fault("length of a page that is not compressed"));
+        }
+        let mut out = match std::mem::take(page) {
+            PageBytes::Inflated(out) => out,
+            PageBytes::Stored(_) => Vec::new(),
+        };
         codec
-            .inflate(stored, header.plain_len, out)
-            .ok_or_else(|| self.fault("page does not decompress"))
+            .inflate(&stored, header.plain_len, &mut out)
+            .ok_or_else(|| self.fault("page does not decompress"))?;
+        *page = PageBytes::Inflated(out);
+        Ok(())
     }
 
     pub(super) fn fault(&self, what: &'static str) -> SegmentFault {

@@ -13,7 +13,7 @@ use super::arrays::MICROS;
 use super::column::{Leaf, Physical};
 use super::fault::SegmentFault;
 use super::map::RowGroup;
-use super::page;
+use super::page::{self, Pages};
 use super::schema::{LEAF_NAMES, LEAVES};
 use super::table::{Beyond, Row, RowReader, Trailer, take_kept};
 
@@ -272,13 +272,8 @@ impl Columns {
             value,
         ] = chunks;
         let leaf = |at: usize, chunk, physical, max_repetition, max_definition| {
-            Leaf::new(
-                LEAF_NAMES[at],
-                chunk,
-                physical,
-                max_repetition,
-                max_definition,
-            )
+            let pages = Pages::new(LEAF_NAMES[at], chunk, trailer.is_plain(at));
+            Leaf::new(pages, physical, max_repetition, max_definition)
         };
         Self {
             codec: page::Codec::new(),

@@ -15,6 +15,9 @@ use parquet::schema::types::{ColumnPath, TypePtr};
 /// Columns that have pages of their own: the six, of which the headers are two.
 pub(super) const LEAVES: usize = 7;
 
+/// The column of values among them, the last.
+pub(super) const VALUE_LEAF: usize = LEAVES - 1;
+
 /// What the leaves are called in faults, in the order of their chunks.
 pub(super) const LEAF_NAMES: [&str; LEAVES] = [
     "_kafka_partition",
@@ -48,8 +51,8 @@ pub(super) fn parquet_schema() -> Result<TypePtr, ParquetError> {
     parse_message_type(MESSAGE).map(Arc::new)
 }
 
-/// The same as Arrow has it.
-pub(super) fn arrow_schema() -> SchemaRef {
+/// As Arrow has it what is gathered in arrays: all but the values.
+pub(super) fn gathered_schema() -> SchemaRef {
     let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let element = Field::new("element", DataType::Struct(header_fields()), false);
     Arc::new(Schema::new(vec![
@@ -58,7 +61,6 @@ pub(super) fn arrow_schema() -> SchemaRef {
         Field::new("_kafka_timestamp", micros, true),
         Field::new("_kafka_key", DataType::Binary, true),
         Field::new("_kafka_headers", DataType::List(Arc::new(element)), false),
-        Field::new("_kafka_value", DataType::Binary, true),
     ]))
 }
 
@@ -70,8 +72,17 @@ pub(super) fn header_fields() -> Fields {
     ])
 }
 
-/// Pages of version 1, which every engine reads, zstd level 1, a page index. Values have neither a
-/// dictionary nor statistics: both cost CPU for each of them and say little.
+/// The level of zstd at which everything is compressed.
+pub(super) const ZSTD_LEVEL: i32 = 1;
+
+/// How pages are compressed.
+pub(super) fn zstd() -> Result<Compression, ParquetError> {
+    ZstdLevel::try_new(ZSTD_LEVEL).map(Compression::ZSTD)
+}
+
+/// Pages of version 1, which every engine reads, zstd level 1, a page index. Headers have no
+/// statistics, which cost CPU for each of them and say little. The values are written apart, with
+/// neither those nor a dictionary, for the same reason.
 pub(super) fn properties() -> Result<WriterProperties, ParquetError> {
     let column = |parts: &[&str]| {
         let parts = parts.iter().map(|part| (*part).to_owned());
@@ -79,22 +90,19 @@ pub(super) fn properties() -> Result<WriterProperties, ParquetError> {
     };
     let offset = column(&["_kafka_offset"]);
     let timestamp = column(&["_kafka_timestamp"]);
-    let value = column(&["_kafka_value"]);
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by("firn".to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_compression(zstd()?)
         .set_data_page_size_limit(SEGMENT_PAGE_BYTES_TARGET)
-        .set_dictionary_page_size_limit(SEGMENT_DICTIONARY_BYTES)
-        .set_column_dictionary_enabled(value.clone(), false)
-        .set_column_encoding(value.clone(), Encoding::PLAIN);
+        .set_dictionary_page_size_limit(SEGMENT_DICTIONARY_BYTES);
     for column in [offset, timestamp] {
         properties = properties
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
     }
     let headers = ["key", "value"].map(|leaf| column(&["_kafka_headers", "list", "element", leaf]));
-    for column in headers.into_iter().chain([value]) {
+    for column in headers {
         properties = properties.set_column_statistics_enabled(column, EnabledStatistics::None);
     }
     Ok(properties.build())

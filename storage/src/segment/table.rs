@@ -25,6 +25,8 @@ pub(super) use write::{Odd, TableRows};
 /// What the trailer of a batch table begins with.
 pub(super) const TABLE_MAGIC: [u8; 8] = *b"FIRNBTAB";
 pub(super) const TABLE_VERSION: u16 = 1;
+/// The version of a row group that has chunks without compression.
+pub(super) const TABLE_VERSION_PLAIN: u16 = 2;
 /// Length of the trailer.
 pub(crate) const TRAILER_BYTES: usize = 128;
 
@@ -50,13 +52,24 @@ pub(crate) struct Trailer {
     pub(crate) stored_len: u32,
     pub(super) plain_len: u32,
     pub(super) stored_crc: u32,
+    /// Chunks that are stored without compression, a bit for each leaf.
+    pub(super) plain_chunks: u8,
 }
 
 impl Trailer {
+    /// Whether the chunk of the leaf is stored without compression.
+    pub(super) fn is_plain(&self, leaf: usize) -> bool {
+        self.plain_chunks >> leaf & 1 == 1
+    }
+
     fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut out = Vec::with_capacity(TRAILER_BYTES);
         out.extend_from_slice(&TABLE_MAGIC);
-        out.extend_from_slice(&TABLE_VERSION.to_le_bytes());
+        let version = match self.plain_chunks {
+            0 => TABLE_VERSION,
+            _ => TABLE_VERSION_PLAIN,
+        };
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&[0; 2]);
         out.extend_from_slice(&self.partition.0.to_le_bytes());
         out.extend_from_slice(&self.topic.0);
@@ -75,6 +88,7 @@ impl Trailer {
         ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        out.push(self.plain_chunks);
         out.resize(TRAILER_BYTES - 4, 0);
         let crc = crc32c(&out);
         let mut trailer = [0; TRAILER_BYTES];
@@ -100,7 +114,7 @@ impl Trailer {
         let mut fields = Fields::new(&checked[TABLE_MAGIC.len()..]);
         let short = |_| SegmentFault::Table("trailer");
         let version = fields.u16().map_err(short)?;
-        if version != TABLE_VERSION {
+        if ![TABLE_VERSION, TABLE_VERSION_PLAIN].contains(&version) {
             return Err(SegmentFault::Version(version));
         }
         fields.take(2).map_err(short)?;
@@ -125,6 +139,10 @@ impl Trailer {
                 stored_len: fields.u32()?,
                 plain_len: fields.u32()?,
                 stored_crc: fields.u32()?,
+                plain_chunks: match version {
+                    TABLE_VERSION => 0,
+                    _ => fields.array::<1>()?[0],
+                },
             })
         };
         let trailer = read().map_err(short)?;

@@ -3,6 +3,7 @@
 mod hostile;
 mod parquet_view;
 pub(crate) mod random;
+mod values;
 
 use bytes::Bytes;
 use firn_proto::cluster::row_group_of;
@@ -13,7 +14,7 @@ use firn_proto::limits::{
 };
 use firn_proto::record::{
     Attributes, BatchBuilder, BatchHeader, BatchView, Codec, Compression, NewHeader, NewRecord,
-    assemble, crc32c, put_header,
+    Records, assemble, crc32c, put_header,
 };
 use firn_proto::varint::{put_i32, put_i64};
 
@@ -424,7 +425,7 @@ fn a_batch_that_cannot_be_decoded_comes_back_as_it_came() {
             records,
         )
     };
-    let large = vec![raw_record(0, 0, 0), vec![1; 2 * write::GATHERED_BYTES]];
+    let large = vec![raw_record(0, 0, 0), vec![1; 2 * columns::GATHERED_BYTES]];
     let batches = vec![
         good.clone(),
         // a record that ends too early behind a good one; no codec 6; not gzip; too large

@@ -6,31 +6,22 @@
 use std::io::Write;
 use std::mem;
 
-use arrow_array::ArrayRef;
-use arrow_schema::SchemaRef;
 use firn_proto::ids::{PartitionIndex, TopicId};
 use firn_proto::limits::{
     BATCH_PLAIN_BYTES_MAX, ROW_GROUP_BYTES_TARGET, ROW_GROUP_PLAIN_BYTES_TARGET,
     ROW_GROUP_RECORDS_TARGET, SEGMENT_ROW_GROUPS_MAX,
 };
 use firn_proto::record::{BatchHeader, BatchView, Records, decompress_into};
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
-use super::arrays::Arrays;
+use super::columns::{Columns, GATHERED_BYTES};
 use super::fault::EncodeError;
 use super::footer::{SegmentOrigin, key_values, map_value};
 use super::map::{RowGroup, Segment, SegmentRun};
-use super::schema::{LEAVES, arrow_schema, parquet_schema, properties};
+use super::schema::{parquet_schema, properties};
 use super::table::{Odd, TableRows, Trailer};
 use super::tally::Tally;
 use super::verify::{Fingerprint, Fingerprints};
-
-/// Columns are handed to their writers when they have this many bytes,
-pub(super) const GATHERED_BYTES: usize = 512 * 1024;
-/// or this many records.
-const GATHERED_ROWS: usize = 4096;
 
 /// Writes one segment: any number of runs, each with [`Self::begin_run`], its batches with
 /// [`Self::push`], and [`Self::end_run`]; at last [`Self::finish`].
@@ -39,10 +30,8 @@ const GATHERED_ROWS: usize = 4096;
 /// whose records it does not have.
 pub struct SegmentWriter<W: Write + Send> {
     file: SerializedFileWriter<Tally<W>>,
-    columns: ArrowRowGroupWriterFactory,
-    schema: SchemaRef,
+    columns: Columns,
     topic: TopicId,
-    arrays: Arrays,
     odd: Odd,
     /// Where compressed batches are inflated.
     plain: Vec<u8>,
@@ -75,9 +64,6 @@ struct OpenRun {
 }
 
 struct OpenGroup {
-    writers: Vec<ArrowColumnWriter>,
-    /// About what the columns take that were handed over.
-    column_bytes: usize,
     table: TableRows,
     records: usize,
     plain_bytes: u64,
@@ -95,13 +81,10 @@ impl<W: Write + Send> SegmentWriter<W> {
         for pair in key_values(origin) {
             file.append_key_value_metadata(pair);
         }
-        let schema = arrow_schema();
         Ok(Self {
-            columns: ArrowRowGroupWriterFactory::new(&file, SchemaRef::clone(&schema)),
+            columns: Columns::new(&file)?,
             file,
-            schema,
             topic: origin.topic,
-            arrays: Arrays::new(),
             odd: Odd::default(),
             plain: Vec::new(),
             run: None,
@@ -242,26 +225,23 @@ impl<W: Write + Send> SegmentWriter<W> {
                 return Err(EncodeError::RowGroups(self.row_groups));
             }
             run.group = Some(OpenGroup {
-                writers: Vec::new(),
-                column_bytes: 0,
                 table: TableRows::new(run.group_base),
                 records: 0,
                 plain_bytes: 0,
                 fingerprint: Fingerprint::default(),
             });
         }
+        let partition = run.run.partition.0;
         run.next_offset = header.last_offset() + 1;
         run.run.max_timestamp = run.run.max_timestamp.max(header.max_timestamp);
         let mut plain = mem::take(&mut self.plain);
-        let pushed = self.push_records(batch, &mut plain);
+        let pushed = self.push_records(batch, partition, &mut plain);
         // a batch of the largest kind must not keep its memory for ever
         plain.clear();
         plain.shrink_to(4 * GATHERED_BYTES);
         self.plain = plain;
         pushed?;
-        if self.arrays.rows() >= GATHERED_ROWS || self.arrays.bytes() >= GATHERED_BYTES {
-            self.hand_over()?;
-        }
+        self.columns.settle(partition)?;
         if self.is_group_full() {
             self.end_group()?;
         }
@@ -304,14 +284,19 @@ impl<W: Write + Send> SegmentWriter<W> {
         self.close_run()
     }
 
-    fn push_records(&mut self, batch: &BatchView, buffer: &mut Vec<u8>) -> Result<(), EncodeError> {
+    fn push_records(
+        &mut self,
+        batch: &BatchView,
+        partition: i32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
         let header = batch.header();
         let plain = header.attributes.codec().and_then(|codec| {
             let stored = batch.stored_records();
             decompress_into(codec, stored, BATCH_PLAIN_BYTES_MAX, buffer).ok()
         });
         let decoded = match plain {
-            Some(plain) if header.record_count >= 0 => self.fill(header, plain)?,
+            Some(plain) if header.record_count >= 0 => self.fill(header, plain, partition)?,
             _ => None,
         };
         let Some(open) = self.run.as_mut() else {
@@ -338,7 +323,12 @@ impl<W: Write + Send> SegmentWriter<W> {
 
     /// Adds the records to the columns, and what they do not hold to `odd`. The largest timestamp,
     /// or `None`, with nothing added, if the records cannot be decoded.
-    fn fill(&mut self, header: &BatchHeader, plain: &[u8]) -> Result<Option<i64>, EncodeError> {
+    fn fill(
+        &mut self,
+        header: &BatchHeader,
+        plain: &[u8],
+        partition: i32,
+    ) -> Result<Option<i64>, EncodeError> {
         let records = || Records::new(header, plain);
         // what is handed over cannot be taken back
         let large = plain.len() > GATHERED_BYTES;
@@ -346,64 +336,28 @@ impl<W: Write + Send> SegmentWriter<W> {
             return Ok(None);
         }
         self.odd.clear();
-        let mark = self.arrays.mark();
+        let mark = self.columns.mark();
         let mut max_timestamp = i64::MIN;
         for (index, record) in (0..).zip(records()) {
             let Ok(record) = record else {
-                self.arrays.back_to(mark);
+                self.columns.back_to(mark);
                 return Ok(None);
             };
             max_timestamp = max_timestamp.max(record.timestamp);
             self.odd.note(header, index, &record);
-            self.arrays.push(&record);
-            if large
-                && (self.arrays.bytes() >= GATHERED_BYTES || self.arrays.rows() >= GATHERED_ROWS)
-            {
-                self.hand_over()?;
+            self.columns.push(&record)?;
+            if large {
+                self.columns.settle(partition)?;
             }
         }
         Ok(Some(max_timestamp))
-    }
-
-    /// Hands the columns that were gathered to their writers.
-    fn hand_over(&mut self) -> Result<(), EncodeError> {
-        let Some(open) = self.run.as_mut() else {
-            return Ok(());
-        };
-        let Some(group) = open.group.as_mut() else {
-            return Ok(());
-        };
-        if self.arrays.rows() == 0 {
-            return Ok(());
-        }
-        if group.writers.is_empty() {
-            group.writers = self.columns.create_column_writers(self.row_groups)?;
-        }
-        let (schema, writers) = (&self.schema, &mut group.writers);
-        let write = |columns: &[ArrayRef]| -> Result<(), ParquetError> {
-            let mut writers = writers.iter_mut();
-            for (field, column) in schema.fields().iter().zip(columns) {
-                for leaf in compute_leaves(field, column)? {
-                    if let Some(writer) = writers.next() {
-                        writer.write(&leaf)?;
-                    }
-                }
-            }
-            Ok(())
-        };
-        self.arrays.take(open.run.partition.0, write)?;
-        let columns = group.writers.iter();
-        group.column_bytes = columns
-            .map(ArrowColumnWriter::get_estimated_total_bytes)
-            .sum();
-        Ok(())
     }
 
     fn is_group_full(&self) -> bool {
         let Some(group) = self.run.as_ref().and_then(|run| run.group.as_ref()) else {
             return false;
         };
-        group.column_bytes >= ROW_GROUP_BYTES_TARGET
+        self.columns.bytes() >= ROW_GROUP_BYTES_TARGET
             || group.table.len() >= ROW_GROUP_BYTES_TARGET
             || group.plain_bytes >= ROW_GROUP_PLAIN_BYTES_TARGET as u64
             || group.records >= ROW_GROUP_RECORDS_TARGET
@@ -411,7 +365,6 @@ impl<W: Write + Send> SegmentWriter<W> {
 
     /// Writes the row group that is open, if one is, and its batch table.
     fn end_group(&mut self) -> Result<(), EncodeError> {
-        self.hand_over()?;
         let Some(open) = self.run.as_mut() else {
             return Ok(());
         };
@@ -421,20 +374,10 @@ impl<W: Write + Send> SegmentWriter<W> {
         let byte_start = self.file.bytes_written() as u64;
         self.file.flush()?;
         self.file.inner_mut().begin_part();
-        let mut chunk_lens = [0; LEAVES];
-        // Parquet has no row groups without rows
-        if !group.writers.is_empty() {
-            let mut written = self.file.next_row_group()?;
-            for writer in group.writers {
-                writer.close()?.append_to_row_group(&mut written)?;
-            }
-            let metadata = written.close()?;
-            for (len, chunk) in chunk_lens.iter_mut().zip(metadata.columns()) {
-                *len = u32::try_from(chunk.compressed_size())
-                    .map_err(|_| EncodeError::TooLong("column of a row group"))?;
-            }
-            self.file.flush()?;
-        }
+        let chunks = self
+            .columns
+            .write_to(&mut self.file, open.run.partition.0)?;
+        self.file.flush()?;
         // a run is known to end only when it does; then its last row group covers the rest
         let last_offset = open.next_offset - 1;
         let records =
@@ -444,7 +387,8 @@ impl<W: Write + Send> SegmentWriter<W> {
             partition: open.run.partition,
             base_offset: open.group_base,
             last_offset,
-            chunk_lens,
+            chunk_lens: chunks.lens,
+            plain_chunks: chunks.plain,
             chunks_crc: self.file.inner().part_crc(),
             records,
             batches: 0,

@@ -40,7 +40,7 @@ fn victim() -> (Vec<u8>, Segment) {
 }
 
 /// Reads everything there is to read. An error ends it.
-fn read_all(bytes: &Bytes, group: &RowGroup) -> Result<usize, SegmentFault> {
+pub(super) fn read_all(bytes: &Bytes, group: &RowGroup) -> Result<usize, SegmentFault> {
     let open = || RowGroupReader::open(bytes, TOPIC, PARTITION, group);
     first_of_max(open()?, &(0..i64::MAX))?;
     first_at_or_after(open()?, NOON + 1_000_000, &(45..i64::MAX))?;
@@ -56,7 +56,7 @@ fn read_all(bytes: &Bytes, group: &RowGroup) -> Result<usize, SegmentFault> {
 }
 
 /// Sets the checksums of a row group right.
-fn cover(bytes: &mut [u8]) {
+pub(super) fn cover(bytes: &mut [u8]) {
     let at = bytes.len() - TRAILER_BYTES;
     let u32_at =
         |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
