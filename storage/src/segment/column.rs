@@ -30,6 +30,14 @@ pub(super) struct Level {
     pub(super) definition: u32,
 }
 
+impl Level {
+    /// Of a record whose list is empty.
+    const EMPTY: Self = Self {
+        repetition: 0,
+        definition: 0,
+    };
+}
+
 /// A column that has pages of its own.
 #[derive(Debug)]
 pub(super) struct Leaf {
@@ -132,6 +140,47 @@ impl Leaf {
             rows -= 1;
         }
         Ok(())
+    }
+
+    /// How many of the next records have an empty list for sure, in a column with repetition.
+    pub(super) fn empty_left(&self) -> u64 {
+        let peeked = match self.peeked {
+            Some(level) if level == Level::EMPTY => 1,
+            Some(_) => return 0,
+            None => 0,
+        };
+        let levels = [self.repetition.repeated(), self.definition.repeated()];
+        let empty = levels.map(|(count, level)| if level == 0 { count } else { 0 });
+        peeked + empty[0].min(empty[1]).min(u64::from(self.left))
+    }
+
+    /// Passes over `records` of those that are [`Self::empty_left`].
+    pub(super) fn pass_empty(&mut self, records: u64) {
+        let levels = records - u64::from(records > 0 && self.peeked.take().is_some());
+        self.repetition.pass(levels);
+        self.definition.pass(levels);
+        // no more than were left
+        self.left -= levels as u32;
+    }
+
+    /// How many of the next values are the same for sure, and that number, in a column without
+    /// levels.
+    pub(super) fn same_left(&self) -> Option<(u64, i64)> {
+        let Data::Indices(indices) = &self.data else {
+            return None;
+        };
+        let (count, index) = indices.repeated();
+        let number = number_of(self.dictionary.entry(Some(index))?);
+        Some((count.min(u64::from(self.left)), number))
+    }
+
+    /// Passes over `values` of those that are [`Self::same_left`].
+    pub(super) fn pass_same(&mut self, values: u64) {
+        if let Data::Indices(indices) = &mut self.data {
+            indices.pass(values);
+            // no more than were left
+            self.left -= values as u32;
+        }
     }
 
     /// The level that [`Self::level`] returns next; `None` behind the last.

@@ -249,7 +249,11 @@ struct Columns {
     header_value: Leaf,
     value: Leaf,
     partition_index: i64,
+    /// How many of the next records are known to be of the partition.
+    partition_left: u64,
     headers: Vec<u8>,
+    /// How many of the next records are known to have no headers.
+    headerless_left: u64,
 }
 
 impl Columns {
@@ -286,7 +290,9 @@ impl Columns {
             header_value: leaf(5, header_value, Physical::Bytes, 1, 2),
             value: leaf(6, value, Physical::Bytes, 0, 1),
             partition_index: i64::from(trailer.partition.0),
+            partition_left: 0,
             headers: Vec::new(),
+            headerless_left: 0,
         }
     }
 
@@ -312,8 +318,10 @@ impl Columns {
     /// Passes over the records that were passed over in the batch table.
     fn catch_up(&mut self) -> Result<(), SegmentFault> {
         let rows = std::mem::take(&mut self.behind);
+        let of_partition = rows.min(self.partition_left);
+        self.partition_left -= of_partition;
+        self.partition.skip(rows - of_partition, &mut self.codec)?;
         for leaf in [
-            &mut self.partition,
             &mut self.offset,
             &mut self.timestamp,
             &mut self.key,
@@ -346,9 +354,7 @@ impl Columns {
         let mut kept = KeptRecords::new(beyond, table);
         self.catch_up()?;
         for index in 0..u64::from(header.record_count.cast_unsigned()) {
-            if self.partition.next_number(&mut self.codec)? != Some(self.partition_index) {
-                return Err(self.partition.fault("another partition"));
-            }
+            self.check_partition()?;
             let (offset_delta, timestamp_delta) = self.next_deltas(&mut times)?;
             let header_count = self.next_headers()?;
             let fields = RecordFields {
@@ -370,6 +376,26 @@ impl Columns {
                 });
             }
         }
+        Ok(())
+    }
+
+    /// Whether the next record is of the partition. All of a row group are, as a rule in one run of
+    /// the column, which is looked at once.
+    fn check_partition(&mut self) -> Result<(), SegmentFault> {
+        if self.partition_left == 0 {
+            match self.partition.same_left() {
+                Some((left, partition)) if left > 0 && partition == self.partition_index => {
+                    self.partition.pass_same(left);
+                    self.partition_left = left;
+                }
+                _ => {
+                    let partition = self.partition.next_number(&mut self.codec)?;
+                    self.partition_left = u64::from(partition == Some(self.partition_index));
+                }
+            }
+        }
+        let left = self.partition_left.checked_sub(1);
+        self.partition_left = left.ok_or_else(|| self.partition.fault("another partition"))?;
         Ok(())
     }
 
@@ -396,6 +422,16 @@ impl Columns {
     /// Makes the headers of the next record in `headers`, and counts them.
     fn next_headers(&mut self) -> Result<usize, SegmentFault> {
         self.headers.clear();
+        if self.headerless_left == 0 {
+            let (keys, values) = (&mut self.header_key, &mut self.header_value);
+            self.headerless_left = keys.empty_left().min(values.empty_left());
+            keys.pass_empty(self.headerless_left);
+            values.pass_empty(self.headerless_left);
+        }
+        if let Some(left) = self.headerless_left.checked_sub(1) {
+            self.headerless_left = left;
+            return Ok(0);
+        }
         let mut count = 0;
         loop {
             let key = self.header_key.level(&mut self.codec)?;

@@ -31,7 +31,26 @@ impl Hybrid {
         })
     }
 
+    /// How often the next number is repeated for sure, and that number.
+    pub(super) fn repeated(&self) -> (u64, u32) {
+        (self.repeated, self.value)
+    }
+
+    /// Passes over `count` of the numbers that are [`Self::repeated`].
+    pub(super) fn pass(&mut self, count: u64) {
+        self.repeated = self.repeated.saturating_sub(count);
+    }
+
+    #[inline]
     pub(super) fn next(&mut self, page: &[u8]) -> Option<u32> {
+        if self.repeated > 0 {
+            self.repeated -= 1;
+            return Some(self.value);
+        }
+        self.next_of_run(page)
+    }
+
+    fn next_of_run(&mut self, page: &[u8]) -> Option<u32> {
         loop {
             if self.repeated > 0 {
                 self.repeated -= 1;
