@@ -21,12 +21,15 @@ mod store;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     Attributes, Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, PutPayload, Result,
@@ -251,7 +254,7 @@ impl Inner {
             None => 0..meta.size,
         };
         Ok(GetResult {
-            payload: GetResultPayload::File(file, path),
+            payload: GetResultPayload::Stream(read_in_one(file, path, range.clone())),
             meta,
             range,
             attributes: Attributes::default(),
@@ -318,6 +321,24 @@ impl Inner {
             Err(error) => Err(generic(&path, &error)),
         }
     }
+}
+
+/// The bytes of `range`, in one piece, when they are asked for. The memory is not filled with zeros
+/// first, as `GetResultPayload::File` would do.
+fn read_in_one(file: File, path: PathBuf, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+    let read = move || -> io::Result<Bytes> {
+        let mut file = file;
+        let length = range.end - range.start;
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        file.seek(SeekFrom::Start(range.start))?;
+        file.take(length).read_to_end(&mut bytes)?;
+        Ok(bytes.into())
+    };
+    let read = async move {
+        let read = tokio::task::spawn_blocking(read).await?;
+        read.map_err(|error| generic(&path, &error))
+    };
+    futures::stream::once(read).boxed()
 }
 
 /// The directories on the way to `root` that are not there, outermost first.
