@@ -20,7 +20,7 @@
 //! - `write.rs`, `tally.rs`: [`SegmentWriter`]: batches into row groups
 //! - `footer.rs`: what a segment says of itself in its key-value metadata
 //! - `page.rs`, `values.rs`, `column.rs`: reading the pages of one column
-//! - `read.rs`: [`RowGroupReader`]: row groups back into batches
+//! - `read.rs`, `read/columns.rs`: [`RowGroupReader`]: row groups back into batches
 //! - `search.rs`: the record for a timestamp
 //! - `verify.rs`: what was written against what went in
 //! - `map_page.rs`: older runs of a partition, as the segment map keeps them in the bucket
