@@ -108,7 +108,7 @@ fn main() {
     println!(
         "Firn: `{}`; Kafka: {}, heap 1 GiB, G1, defaults (acknowledges from the page cache); its\n\
          latency row with `log.flush.interval.messages=1`. Broker on core 0, clients on core 1.\n\
-         Archived rows: Firn with `{}`. Caught up and backfilled: nothing in memory before, Firn\n\
+         Archived rows: Firn with `{}`, but where requests are counted. Caught up and backfilled: nothing in memory before, Firn\n\
          from segments, Kafka from its log.\n",
         contender.firn_arguments(),
         firn_tests::kafka::VERSION,

@@ -26,6 +26,8 @@ pub(crate) struct Workload {
     pub(crate) record_bytes: u64,
     pub(crate) codec: &'static str,
     pub(crate) acks: &'static str,
+    /// The other settings of its producer.
+    pub(crate) producer: &'static [&'static str],
     /// Payload produced for one figure.
     pub(crate) bytes: u64,
 }
@@ -42,6 +44,9 @@ impl Workload {
     }
 }
 
+/// A producer that prefers throughput a little.
+const PRODUCER: &[&str] = &["batch.size=65536", "linger.ms=5"];
+
 /// The plain one comes first.
 pub(crate) const WORKLOADS: [Workload; 3] = [
     Workload {
@@ -49,6 +54,7 @@ pub(crate) const WORKLOADS: [Workload; 3] = [
         record_bytes: 1024,
         codec: "none",
         acks: "all",
+        producer: PRODUCER,
         bytes: 2048 * MEBIBYTE,
     },
     Workload {
@@ -56,6 +62,7 @@ pub(crate) const WORKLOADS: [Workload; 3] = [
         record_bytes: 100,
         codec: "none",
         acks: "all",
+        producer: PRODUCER,
         bytes: 1024 * MEBIBYTE,
     },
     Workload {
@@ -63,6 +70,7 @@ pub(crate) const WORKLOADS: [Workload; 3] = [
         record_bytes: 1024,
         codec: "lz4",
         acks: "all",
+        producer: PRODUCER,
         bytes: 2048 * MEBIBYTE,
     },
 ];
@@ -171,7 +179,8 @@ pub(crate) fn produce(
         .args(["--topic", topic, "--throughput", "-1"])
         .args(["--num-records", &records.to_string()])
         .args(["--record-size", &workload.record_bytes.to_string()])
-        .args(["--command-property", "batch.size=65536", "linger.ms=5"])
+        .arg("--command-property")
+        .args(workload.producer)
         .arg(format!("acks={}", workload.acks))
         .arg(format!("compression.type={}", workload.codec));
     Produced::parse(&run(command))

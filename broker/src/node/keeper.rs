@@ -23,7 +23,7 @@ use crate::kafka::seldom::Seldom;
 use crate::log_starts::LogStarts;
 use crate::partition::{Partitions, RowsDue};
 
-/// Writes checkpoints when they are due, reports progress about once a second while there is any,
+/// Writes checkpoints when they are due, reports progress every few seconds while there is any,
 /// and notices when the bucket takes nothing more.
 pub(super) struct Keeper {
     partitions: Arc<Partitions>,
@@ -44,7 +44,7 @@ pub(super) struct Keeper {
     /// Rows hold everything in slots below.
     rows_end: Slot,
     /// What was reported last.
-    reported: Slot,
+    reported: Reported,
     /// When the durable prefix moved last, or there was nothing to move.
     moved: (Slot, Mono),
     /// Why not everybody is served, if so.
@@ -93,6 +93,25 @@ impl UnreportedRows {
     }
 }
 
+/// What was reported, and when. Each report is an object of the journal, whatever it says: one in a
+/// second cost a tenth of what a busy broker puts.
+#[derive(Debug, Default)]
+struct Reported {
+    durable_end: Slot,
+    at: Option<Mono>,
+}
+
+impl Reported {
+    /// Whether there is something to tell, and enough of it, or for long enough: whoever takes over
+    /// looks for the end of the stream from what was told.
+    fn is_due(&self, durable_end: Slot, has_rows: bool, now: Mono) -> bool {
+        let slots = durable_end.0.saturating_sub(self.durable_end.0);
+        let is_news = slots > 0 || has_rows;
+        let has_waited = |at| now.since(at) >= REPORT_INTERVAL;
+        is_news && (slots >= REPORT_SLOTS || self.at.is_none_or(has_waited))
+    }
+}
+
 type Checkpoint = BoxFuture<'static, (Written, Result<DurableCheckpoint, WalError>)>;
 type Report = BoxFuture<'static, Result<Reply, CoordinatorError>>;
 
@@ -130,7 +149,7 @@ impl Keeper {
             lets_go: false,
             rows: unreported,
             rows_end: Slot(0),
-            reported: Slot(0),
+            reported: Reported::default(),
             moved,
             hampered: None,
             producers_refused: 0,
@@ -143,7 +162,7 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut checkpoint: Option<Checkpoint> = None;
         let mut report: Option<(ProgressReport, Report)> = None;
-        let mut tick = interval(REPORT_INTERVAL);
+        let mut tick = interval(LOOK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0u64;
         loop {
@@ -215,9 +234,14 @@ impl Keeper {
     /// their ends need none of these slots.
     fn report(&mut self) -> Option<(ProgressReport, Report)> {
         let durable_end = self.wal.status().durable_end;
-        if durable_end == self.reported && self.rows.is_empty() {
+        let now = self.clock.mono();
+        if !self
+            .reported
+            .is_due(durable_end, !self.rows.is_empty(), now)
+        {
             return None;
         }
+        self.reported.at = Some(now);
         let report = ProgressReport {
             incarnation: self.incarnation,
             stream: self.stream,
@@ -246,14 +270,17 @@ impl Keeper {
     fn on_reported(&mut self, told: &ProgressReport, reply: Result<Reply, CoordinatorError>) {
         match reply {
             Ok(Reply::Stream(Ok(()))) => {
-                self.reported = told.durable_end;
+                self.reported.durable_end = told.durable_end;
                 self.rows.remove(&told.rows);
             }
             Ok(other) => tracing::error!(
                 ?other,
                 "the coordinator refuses the progress of this broker"
             ),
-            Err(error) => tracing::warn!(%error, "progress was not reported"),
+            Err(error) => {
+                self.reported.at = None;
+                tracing::warn!(%error, "progress was not reported");
+            }
         }
     }
 
@@ -355,9 +382,13 @@ async fn poll<T>(in_flight: Option<&mut BoxFuture<'static, T>>) -> T {
     }
 }
 
-/// How often progress is reported while there is any.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Producers are looked through for expired ones every so many reports.
+/// How often it looks at the bucket, at producers and at what there is to report.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often progress is reported while there is any,
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// unless it is this many slots: a seal looks through these with two rounds of GETs.
+const REPORT_SLOTS: u64 = 64;
+/// Producers are looked through for expired ones every so many looks.
 const EXPIRY_TICKS: u64 = 600;
 /// In flight for this long without any becoming durable is worth saying.
 const STANDS_STILL: Duration = Duration::from_secs(10);
@@ -379,6 +410,23 @@ mod tests {
             slot: Slot(slot),
             partitions: partitions.iter().map(|partition| tp(*partition)).collect(),
         }
+    }
+
+    #[test]
+    fn progress_is_told_at_once_then_every_few_seconds_or_after_many_slots() {
+        let at = |seconds: u64| Mono(seconds * 1_000_000);
+        let mut reported = Reported::default();
+        assert!(!reported.is_due(Slot(0), false, at(0)), "there is none");
+        assert!(reported.is_due(Slot(1), false, at(0)));
+        reported.durable_end = Slot(1);
+        reported.at = Some(at(10));
+        assert!(!reported.is_due(Slot(1), false, at(99)), "nothing is new");
+        for (durable_end, has_rows) in [(Slot(2), false), (Slot(1), true)] {
+            assert!(!reported.is_due(durable_end, has_rows, at(14)));
+            assert!(reported.is_due(durable_end, has_rows, at(15)));
+        }
+        assert!(!reported.is_due(Slot(REPORT_SLOTS), false, at(11)));
+        assert!(reported.is_due(Slot(1 + REPORT_SLOTS), false, at(11)));
     }
 
     #[test]
