@@ -415,6 +415,39 @@ fn a_stop_abandons_the_segment_that_is_being_written() {
     world.stop();
 }
 
+/// What the coordinator knows is told when the journal holds it.
+#[test]
+fn while_the_bucket_is_away_the_status_says_so_in_time() {
+    let world = Running::start();
+    world.client().create_topic(TOPIC, PARTITIONS, &[KEPT]);
+    world.store.set_outage(true);
+    thread::scope(|scope| {
+        // waits for the journal, and the status behind it
+        scope.spawn(|| world.client().create_topic("later", 1, &[KEPT]));
+        let reason = wait::until("the status to be kept back", wait::PATIENCE, || {
+            let output = world.firn(&["status"]);
+            (!output.status.success()).then(|| String::from_utf8(output.stderr).unwrap())
+        });
+        assert!(reason.contains("the bucket"), "{reason}");
+        world.store.set_outage(false);
+    });
+    assert_eq!(world.archived(), [(0, 0, 0); 3]);
+    world.stop();
+}
+
+#[test]
+fn the_usage_of_a_bucket_without_a_cluster_says_that_there_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().display());
+    let output = Command::new(env!("CARGO_BIN_EXE_firn"))
+        .args(["bucket", "usage", "--bucket", &url])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("there is no cluster in"), "{said}");
+}
+
 #[test]
 fn whoever_asks_for_what_is_not_there_is_told_so() {
     let world = Running::start();

@@ -266,6 +266,8 @@ pub const ARCHIVE_PAUSE_MIN: Duration = Duration::from_secs(1);
 pub const ARCHIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often the archiver looks whether something is due.
 pub const ARCHIVE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long `firn archive status` waits for what the journal holds.
+pub const ARCHIVE_STATUS_MAX: Duration = Duration::from_secs(3);
 /// How long a stop waits until a segment that is being written is abandoned: else the next start
 /// collects it.
 pub const ARCHIVE_STOP_MAX: Duration = Duration::from_secs(5);

@@ -50,6 +50,8 @@ pub struct BucketContents {
     pub journal: Stored,
     /// Snapshots of its state.
     pub snapshots: Stored,
+    /// A cluster lives here, or has lived.
+    pub has_cluster: bool,
     /// Cluster id, claims, brokers, markers and scratch objects of the probe.
     pub other_meta: Stored,
     /// Objects that Firn does not know.
@@ -124,6 +126,7 @@ impl BucketContents {
     }
 
     fn kind_of_place(&mut self, place: Place) -> &mut Stored {
+        self.has_cluster |= matches!(place, Place::Cluster);
         match place {
             Place::WalSlot { .. } => &mut self.wal,
             Place::Checkpoint { .. } => &mut self.checkpoints,
@@ -225,6 +228,7 @@ mod tests {
             checkpoints: stored(1, 3),
             journal: stored(1, 4),
             snapshots: stored(1, 5),
+            has_cluster: true,
             other_meta: stored(2, 13),
             unknown: stored(1, 1000),
         }

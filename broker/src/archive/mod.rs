@@ -25,7 +25,7 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::{Incarnation, TopicId};
-use firn_proto::limits::{ARCHIVE_FLUSHES_MAX, ARCHIVE_STOP_MAX};
+use firn_proto::limits::{ARCHIVE_FLUSHES_MAX, ARCHIVE_STATUS_MAX, ARCHIVE_STOP_MAX};
 use firn_storage::archive::{ArchiveFault, ArchiveUsage, Archiver};
 use firn_storage::bucket::Bucket;
 use thiserror::Error;
@@ -60,6 +60,21 @@ pub enum NotArchived {
     /// Others wait already.
     #[error("too many wait for the archiver already, ask again later")]
     Busy,
+}
+
+/// Why nothing is said of the archive.
+#[derive(Debug, Error)]
+pub enum NoStatus {
+    /// The coordinator does not answer.
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+    /// What it knows is not in the bucket yet.
+    #[error(
+        "the bucket has not taken the latest changes for {} s, and nothing is told before it has: \
+         it is slow or away, /readyz and the log of the broker say more",
+        ARCHIVE_STATUS_MAX.as_secs()
+    )]
+    Late,
 }
 
 /// What was archived because somebody asked for it.
@@ -196,11 +211,12 @@ impl Archive {
     /// How far the archive of a topic is, or of all.
     ///
     /// # Errors
-    /// The coordinator does not answer.
-    pub async fn status(&self, topic: Option<TopicId>) -> Result<ArchiveStatus, CoordinatorError> {
-        let asked = Request::DescribeArchive(topic);
-        let Reply::Archives(archives) = self.0.coordinator.call(asked).await? else {
-            return Err(CoordinatorError::Stopped);
+    /// [`NoStatus`], in time for whoever waits.
+    pub async fn status(&self, topic: Option<TopicId>) -> Result<ArchiveStatus, NoStatus> {
+        let asked = self.0.coordinator.call(Request::DescribeArchive(topic));
+        let answer = timeout(ARCHIVE_STATUS_MAX, asked).await;
+        let Reply::Archives(archives) = answer.map_err(|_| NoStatus::Late)?? else {
+            return Err(CoordinatorError::Stopped.into());
         };
         let image = Arc::clone(&self.0.image.borrow());
         let now = self.0.clock.mono();

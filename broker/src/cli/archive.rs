@@ -58,7 +58,7 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<ExitCode, FirnError> {
 }
 
 fn status(args: &AskArgs) -> Result<ExitCode, FirnError> {
-    let answer = args.ask("GET", "/archive")?;
+    let answer = args.ask("GET", "/archive", || {})?;
     let status: ArchiveStatus = args.parse(&answer)?;
     match args.json {
         true => show(&answer.body),
@@ -69,12 +69,19 @@ fn status(args: &AskArgs) -> Result<ExitCode, FirnError> {
 
 fn flush(args: &AskArgs) -> Result<ExitCode, FirnError> {
     // a connection has an end, whatever is going on in it: then it is asked for once more
-    let mut answer = args.ask("POST", "/archive/flush")?;
+    let mut seconds = 0;
+    let mut on_second = || {
+        seconds += 1;
+        if is_told(seconds) {
+            args.tell_progress(seconds);
+        }
+    };
+    let mut answer = args.ask("POST", "/archive/flush", &mut on_second)?;
     for _ in 1..FLUSH_ASKS_MAX {
         if !answer.body.trim().is_empty() {
             break;
         }
-        answer = args.ask("POST", "/archive/flush")?;
+        answer = args.ask("POST", "/archive/flush", &mut on_second)?;
     }
     let flushed: FlushAnswer = args.parse(&answer)?;
     if args.json {
@@ -93,22 +100,38 @@ fn flush(args: &AskArgs) -> Result<ExitCode, FirnError> {
 }
 
 impl AskArgs {
-    fn ask(&self, method: &str, path: &str) -> Result<HttpAnswer, FirnError> {
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        on_sign: impl FnMut(),
+    ) -> Result<HttpAnswer, FirnError> {
         let path = match &self.topic {
             Some(topic) => format!("{path}?topic={topic}"),
             None => path.to_owned(),
         };
         let answer =
-            ask(&self.http, method, &path, PATIENCE).map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => self.failed(error),
-                _ => self.failed(format!(
-                    "{error}; name its HTTP address, HOST:PORT, with --http"
-                )),
+            ask(&self.http, method, &path, PATIENCE, on_sign).map_err(|error| {
+                match error.kind() {
+                    io::ErrorKind::UnexpectedEof => self.failed(error),
+                    _ => self.failed(format!(
+                        "{error}; name its HTTP address, HOST:PORT, with --http"
+                    )),
+                }
             })?;
         match answer.status {
             200 => Ok(answer),
             404 if self.topic.is_none() => Err(self.failed("this is not the HTTP door of firn")),
             _ => Err(self.failed(answer.body.trim())),
+        }
+    }
+
+    /// Says on stderr that a flush is at work, and how much is left for it or came meanwhile.
+    fn tell_progress(&self, seconds: u32) {
+        let status = self.ask("GET", "/archive", || {});
+        match status.and_then(|answer| self.parse(&answer)) {
+            Ok(status) => tell(&format_args!("{}", Progress(seconds, &status))),
+            Err(error) => tell(&format_args!("still archiving after {seconds} s: {error}")),
         }
     }
 
@@ -125,6 +148,33 @@ impl AskArgs {
 #[expect(clippy::print_stdout, reason = "the answer is what was asked for")]
 fn show(text: &dyn fmt::Display) {
     print!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "progress is no part of the answer")]
+fn tell(text: &dyn fmt::Display) {
+    eprintln!("{text}");
+}
+
+/// Whether whoever waits is told of this second: ever more seldom, and each minute in the end.
+fn is_told(second: u32) -> bool {
+    let often = second >= 5 && second.is_multiple_of(5) && (second / 5).is_power_of_two();
+    (second < 60 && often) || (second > 0 && second.is_multiple_of(60))
+}
+
+/// How far a flush is after so many seconds.
+struct Progress<'a>(u32, &'a ArchiveStatus);
+
+impl fmt::Display for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(seconds, status) = self;
+        let partitions = status.topics.iter().flat_map(|topic| &topic.partitions);
+        let left: u64 = partitions.filter_map(|p| p.unarchived_bytes).sum();
+        write!(
+            f,
+            "still archiving after {seconds} s, {} MiB are in no segment yet",
+            left.div_ceil(1024 * 1024)
+        )
+    }
 }
 
 /// The status, a line for each partition.
@@ -241,5 +291,11 @@ mod tests {
             serde_json::from_str::<ArchiveStatus>(&json).unwrap(),
             status
         );
+    }
+
+    #[test]
+    fn progress_is_told_ever_more_seldom() {
+        let told: Vec<u32> = (0..200).filter(|second| is_told(*second)).collect();
+        assert_eq!(told, [5, 10, 20, 40, 60, 120, 180]);
     }
 }

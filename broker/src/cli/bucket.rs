@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use firn_proto::env::{Entropy, SystemClock};
-use firn_storage::bucket::{Bucket, BucketOptions};
+use firn_storage::bucket::{Bucket, BucketError, BucketOptions};
 use firn_storage::contents::{BucketContents, Stored, contents};
 use serde::Serialize;
 
@@ -45,13 +45,20 @@ pub(super) fn run(args: &BucketArgs) -> Result<ExitCode, FirnError> {
     let BucketCommand::Usage(args) = &args.command;
     let what = format!("cannot look through {}", args.bucket);
     let found = runtime()?.block_on(look(&args.bucket));
-    let usage = Usage::of(&found.map_err(|reason| FirnError::failed(&what, reason))?);
+    let found = found.map_err(|reason| FirnError::failed(&what, reason))?;
+    let usage = Usage::of(&found);
     match args.json {
         true => {
             let json = serde_json::to_string(&usage).map_err(|e| FirnError::failed(&what, e))?;
             show(&format_args!("{json}\n"));
         }
         false => show(&usage),
+    }
+    if !found.has_cluster {
+        warn(&format_args!(
+            "there is no cluster in {}: check the bucket and the prefix\n",
+            args.bucket
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -61,8 +68,16 @@ async fn look(url: &str) -> Result<BucketContents, String> {
     let entropy = Arc::new(Entropy::from_os());
     let options = BucketOptions::of_process(false);
     let bucket = Bucket::connect(url, &options, clock, entropy).await;
-    let bucket = bucket.map_err(|error| error.to_string())?;
-    contents(&bucket).await.map_err(|error| error.to_string())
+    let bucket = bucket.map_err(reason)?;
+    contents(&bucket).await.map_err(reason)
+}
+
+/// Nothing is created here.
+fn reason(error: BucketError) -> String {
+    match error {
+        BucketError::NoSuchBucket { what } => format!("{what} does not exist: check its name"),
+        error => error.to_string(),
+    }
 }
 
 /// Objects and their bytes.
@@ -203,6 +218,14 @@ impl fmt::Display for Usage {
 #[expect(clippy::print_stdout, reason = "the usage is what was asked for")]
 fn show(text: &dyn fmt::Display) {
     print!("{text}");
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the table or JSON is all of the output"
+)]
+fn warn(text: &dyn fmt::Display) {
+    eprint!("firn: {text}");
 }
 
 #[cfg(test)]

@@ -11,12 +11,14 @@ pub(super) struct HttpAnswer {
     pub(super) body: String,
 }
 
-/// Asks the broker at `address`. It may say nothing for no longer than `patience`.
+/// Asks the broker at `address`. It may say nothing for no longer than `patience`; `on_sign` hears of
+/// each empty line that comes while there is no answer.
 pub(super) fn ask(
     address: &str,
     method: &str,
     path: &str,
     patience: Duration,
+    mut on_sign: impl FnMut(),
 ) -> io::Result<HttpAnswer> {
     let address = host_and_port(address);
     let mut socket = TcpStream::connect(address)?;
@@ -25,8 +27,25 @@ pub(super) fn ask(
     let request =
         format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
     socket.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    socket.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    let mut answer = Vec::new();
+    let mut socket = socket.take(ANSWER_BYTES_MAX);
+    let mut piece = [0; 16 * 1024];
+    let mut heard = 0;
+    loop {
+        match socket.read(&mut piece) {
+            Ok(0) => break,
+            Ok(len) => {
+                answer.extend_from_slice(piece.get(..len).unwrap_or_default());
+                let lines = empty_lines(&answer);
+                (heard..lines).for_each(|_| on_sign());
+                heard = heard.max(lines);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let answer = String::from_utf8(answer)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     if answer.is_empty() {
         let reason = "it closed the connection without an answer; its /readyz and its log say why";
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
@@ -35,6 +54,15 @@ pub(super) fn ask(
         let reason = "it does not speak HTTP";
         io::Error::new(io::ErrorKind::InvalidData, reason)
     })
+}
+
+/// How many empty lines are all that has come behind the head.
+fn empty_lines(answer: &[u8]) -> usize {
+    let end = b"\r\n\r\n";
+    let head = answer.windows(end.len()).position(|four| four == end);
+    let body = head.and_then(|head| answer.get(head + end.len()..));
+    let is_empty = |body: &&[u8]| body.iter().all(|byte| *byte == b'\n');
+    body.filter(is_empty).map_or(0, <[u8]>::len)
 }
 
 /// The address in what may be a URL, as a broker shows it when it starts.
@@ -58,6 +86,10 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Shutdown, TcpListener};
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -69,6 +101,33 @@ mod tests {
         ] {
             assert_eq!(host_and_port(address), "[::1]:8080");
         }
+    }
+
+    #[test]
+    fn whoever_waits_hears_of_each_empty_line() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (heard, signs) = mpsc::channel();
+        let broker = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.set_nodelay(true).unwrap();
+            let mut request = [0; 8];
+            socket.read_exact(&mut request).unwrap();
+            socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+            for _ in 0..2 {
+                socket.write_all(b"\n").unwrap();
+                signs.recv().unwrap();
+            }
+            socket.write_all(b"{}\n").unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            // what it sent and nobody read would reset the connection
+            io::copy(&mut socket, &mut io::sink()).unwrap();
+        });
+        let on_sign = || heard.send(()).unwrap();
+        let patience = Duration::from_secs(60);
+        let answer = ask(&address, "POST", "/", patience, on_sign).unwrap();
+        assert_eq!(answer.body, "\n\n{}\n");
+        broker.join().unwrap();
     }
 
     #[test]

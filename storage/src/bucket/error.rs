@@ -319,8 +319,11 @@ pub(super) enum Failure {
 /// Sorts an error of a read, list or delete.
 pub(super) fn sort(operation: Operation, key: &str, error: &StoreError) -> Failure {
     match error {
-        StoreError::NotFound { .. } if !detail(error).contains("NoSuchBucket") => Failure::Absent,
-        StoreError::NotFound { .. } => Failure::Lasting(BucketError::no_such_bucket()),
+        // A LIST says it in the words of the store alone.
+        error if detail(error).contains("NoSuchBucket") => {
+            Failure::Lasting(BucketError::no_such_bucket())
+        }
+        StoreError::NotFound { .. } => Failure::Absent,
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
             Failure::Lasting(denied(operation, key, error))
         }

@@ -124,6 +124,12 @@ impl FileStore {
         }
     }
 
+    /// Removes the directories from `folder` down that hold no file. What is not empty stays.
+    pub(super) async fn remove_empty(&self, folder: Path) -> Result<()> {
+        self.run(move |inner| inner.remove_empty(&inner.file_path(&folder)))
+            .await
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
@@ -309,6 +315,36 @@ impl Inner {
             }
         }
         Ok(found)
+    }
+
+    fn remove_empty(&self, directory: &FsPath) -> Result<()> {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(generic(directory, &error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|e| generic(directory, &e))?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.remove_empty(&entry.path())?;
+            }
+        }
+        match fs::remove_dir(directory) {
+            Ok(()) => {
+                // whoever needs it again makes it anew
+                self.synced().remove(directory);
+                Ok(())
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(generic(directory, &error)),
+        }
     }
 
     fn delete(&self, location: &Path) -> Result<()> {

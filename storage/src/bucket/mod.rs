@@ -94,6 +94,8 @@ struct Inner {
     counters: Counters,
     upload: Mutex<AttemptTimer>,
     download: Mutex<AttemptTimer>,
+    /// The directory behind a `file://` bucket.
+    directory: Option<FileStore>,
     /// What surrounds an S3 bucket.
     admin: Option<Admin>,
     /// Names the configuration that a passed probe speaks for.
@@ -132,6 +134,7 @@ impl Bucket {
             counters: Counters::new(),
             upload: Mutex::new(AttemptTimer::new()),
             download: Mutex::new(AttemptTimer::new()),
+            directory: None,
             admin: None,
             configuration: 0,
         }))
@@ -143,6 +146,15 @@ impl Bucket {
         if let Some(inner) = Arc::get_mut(&mut inner) {
             inner.admin = Some(admin);
             inner.configuration = configuration;
+        }
+        Self(inner)
+    }
+
+    /// Adds what only a directory has. Only before the bucket is shared.
+    fn with_directory(self, directory: FileStore) -> Self {
+        let mut inner = self.0;
+        if let Some(inner) = Arc::get_mut(&mut inner) {
+            inner.directory = Some(directory);
         }
         Self(inner)
     }
@@ -285,6 +297,30 @@ impl Bucket {
             });
         }
         Ok(found)
+    }
+
+    /// Removes the directory of a key prefix if no object is left in it, where there are directories.
+    /// Only for prefixes below which nothing is created any more that must last: an object that is
+    /// created there meanwhile may fail, or not survive a power loss.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn remove_empty_folder(&self, folder: &Key) -> Result<(), BucketError> {
+        let Some(directory) = &self.0.directory else {
+            return Ok(());
+        };
+        let removed = directory.remove_empty(self.path(folder)).await;
+        removed.map_err(
+            |error| match error::sort(Operation::Delete, folder.as_str(), &error) {
+                Failure::Lasting(error) => error,
+                Failure::Absent | Failure::Passing(_) => BucketError::Unavailable {
+                    operation: Operation::Delete,
+                    key: folder.to_string(),
+                    attempts: 1,
+                    detail: error::detail(&error),
+                },
+            },
+        )
     }
 
     /// Deletes objects. One that is not there counts as deleted.

@@ -99,13 +99,9 @@ impl Bucket {
             let key = directory.display().to_string();
             BucketError::directory(Operation::Create, key, &failure)
         })?;
-        Ok(Self::new(
-            Arc::new(store),
-            Path::default(),
-            BucketKind::File,
-            clock,
-            entropy,
-        ))
+        let shared = Arc::new(store.clone());
+        let bucket = Self::new(shared, Path::default(), BucketKind::File, clock, entropy);
+        Ok(bucket.with_directory(store))
     }
 
     async fn s3(

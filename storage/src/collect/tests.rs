@@ -8,7 +8,7 @@ use firn_proto::ids::{Incarnation, Slot, StreamId, TopicId};
 use super::*;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
 use crate::bucket::{BucketOptions, CreateOutcome, Operation};
-use crate::layout::{Place, SegmentName, everything};
+use crate::layout::{self, Place, SegmentName, everything};
 
 const STREAM: StreamId = StreamId(7);
 const TOPIC: TopicId = TopicId([3; 16]);
@@ -16,7 +16,7 @@ const TOPIC: TopicId = TopicId([3; 16]);
 struct World {
     bucket: Bucket,
     store: Option<FaultStore>,
-    _folder: Option<tempfile::TempDir>,
+    folder: Option<tempfile::TempDir>,
 }
 
 /// The same over memory and over a directory.
@@ -27,7 +27,7 @@ async fn worlds() -> [World; 2] {
     let memory = World {
         bucket: Bucket::from_store(Arc::new(store.clone()), clock.clone(), entropy.clone()),
         store: Some(store),
-        _folder: None,
+        folder: None,
     };
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}", folder.path().display());
@@ -37,7 +37,7 @@ async fn worlds() -> [World; 2] {
             .await
             .unwrap(),
         store: None,
-        _folder: Some(folder),
+        folder: Some(folder),
     };
     [memory, directory]
 }
@@ -253,6 +253,31 @@ async fn a_deleted_topic_leaves_nothing_and_takes_nothing_of_its_successor() {
             assert_eq!(world.keys().await, set(left));
         }
     }
+}
+
+/// A directory that is left over would be looked through by every list from then on.
+#[tokio::test]
+async fn the_directories_of_a_deleted_topic_go_unless_they_hold_a_file() {
+    let [_, world] = worlds().await;
+    let root = world.folder.as_ref().unwrap().path();
+    let table = root.join(layout::table("flights", TOPIC).as_str());
+    let pages = root.join(layout::map_pages(TOPIC).as_str());
+    // the second time for a writer that was late
+    for number in 0..2 {
+        let keys = [segment(1, number).key(), page_key(1, number)];
+        world.put(keys).await;
+        assert!(table.is_dir() && pages.is_dir());
+        delete_table(&world.bucket, "flights", TOPIC).await.unwrap();
+        assert!(!table.exists() && !pages.exists());
+    }
+    world.put([segment(1, 2).key()]).await;
+    std::fs::write(table.join("data/.tmp-1"), "a write that was cut off").unwrap();
+    delete_table(&world.bucket, "flights", TOPIC).await.unwrap();
+    assert!(table.is_dir());
+    assert_eq!(world.keys().await, BTreeSet::new());
+    delete_table(&world.bucket, "never archived", TopicId([9; 16]))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

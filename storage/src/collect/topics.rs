@@ -32,8 +32,8 @@ pub async fn delete_map_pages(
     delete_all(bucket, keys).await
 }
 
-/// Deletes everything of a topic that was deleted: its table with all segments, and its part of the
-/// segment map.
+/// Deletes everything of a topic that was deleted: its table with all segments, its part of the
+/// segment map, and the directories of both. Its id is never given out again.
 ///
 /// # Errors
 /// As [`delete_segments`]; [`BucketError::Unfit`] if objects come again and again.
@@ -42,8 +42,11 @@ pub async fn delete_table(
     topic_name: &str,
     topic: TopicId,
 ) -> Result<(), BucketError> {
-    empty(bucket, &layout::table(topic_name, topic)).await?;
-    empty(bucket, &layout::map_pages(topic)).await
+    for folder in [layout::table(topic_name, topic), layout::map_pages(topic)] {
+        empty(bucket, &folder).await?;
+        bucket.remove_empty_folder(&folder).await?;
+    }
+    Ok(())
 }
 
 /// Every topic that has a table in the bucket, also those that were deleted. About one LIST for each.

@@ -139,6 +139,27 @@ async fn a_missing_bucket_is_named_with_the_fix() {
     assert!(error.to_string().contains("--create-bucket"));
 }
 
+#[tokio::test]
+async fn a_list_of_a_missing_bucket_is_not_asked_for_again() {
+    let server = Server::start(Conditions::Atomic).await;
+    let (clock, entropy) = env();
+    let options = BucketOptions {
+        create_bucket: false,
+        ..options()
+    };
+    let url = server.url("logs");
+    let bucket = Bucket::connect(&url, &options, clock, entropy)
+        .await
+        .unwrap();
+    let listed = bucket.list(Purpose::Meta, &Key::listed(""), None, 10).await;
+    assert!(
+        matches!(listed, Err(BucketError::NoSuchBucket { .. })),
+        "{listed:?}"
+    );
+    let asked: u64 = bucket.usage().rows.iter().map(|row| row.requests).sum();
+    assert_eq!(asked, 1);
+}
+
 /// The one error of a store that no waiting mends and that is no refusal of rights.
 #[tokio::test]
 async fn a_bucket_name_that_no_store_takes_is_refused_at_once() {
