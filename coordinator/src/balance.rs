@@ -15,6 +15,9 @@ use crate::state::{State, partition_at};
 /// The next moves to ask for, so that with those under way there are at most `in_flight_max`.
 /// None, if all brokers that may own partitions own about the same number.
 pub fn moves(state: &State, in_flight_max: usize) -> Vec<MovePartition> {
+    if is_at_rest(state) {
+        return Vec::new();
+    }
     let mut plan = Plan::of(state);
     let room = in_flight_max.saturating_sub(plan.under_way);
     let mut moves = Vec::new();
@@ -33,6 +36,17 @@ pub fn moves(state: &State, in_flight_max: usize) -> Vec<MovePartition> {
         }
     }
     moves
+}
+
+/// Whether the brokers are even already, which is seen without a look at the partitions.
+fn is_at_rest(state: &State) -> bool {
+    let loads = |drains: bool| {
+        let brokers = state.brokers().values();
+        let meant = brokers.filter(move |broker| broker.draining == drains);
+        meant.map(|broker| state.owned_by(broker.broker))
+    };
+    let (most, least) = (loads(false).max(), loads(false).min());
+    loads(true).all(|owned| owned == 0) && most.unwrap_or(0) - least.unwrap_or(0) <= 1
 }
 
 /// Where all partitions are, counted as if those under way had arrived.

@@ -19,6 +19,7 @@ use firn_proto::cluster::{
 use firn_proto::codec::{self, CodecError};
 use firn_proto::ids::{
     BrokerId, CoordinatorEpoch, DiskId, Incarnation, PartitionIndex, Slot, StreamId, TopicId,
+    TopicPartition,
 };
 use firn_proto::limits::JOURNAL_COMMAND_BYTES_MAX;
 use thiserror::Error;
@@ -134,6 +135,8 @@ commands! {
     /// The leader of that epoch has stopped answering for good: its successor need not wait until
     /// nobody reads from it any more.
     26 v 1 Resign(CoordinatorEpoch),
+    /// Partitions wait for the disk of their last owner no longer.
+    27 v 1 ForceMove(Vec<TopicPartition>),
 }
 
 /// Body of [`Command::RegisterBroker`] in version 1: nobody else could reach the process.

@@ -101,7 +101,9 @@ fn state_lines(state: &State) -> Vec<String> {
             durable_end,
             phase,
             holds_local,
+            is_whole,
         } = stream;
+        let whole = if *is_whole { ", whole" } else { "" };
         let local = if *holds_local {
             ", acknowledged by its disk alone"
         } else {
@@ -109,7 +111,7 @@ fn state_lines(state: &State) -> Vec<String> {
         };
         format!(
             "stream {:016x} of broker {broker} incarnation {incarnation} disk {disk:?} floor {floor} \
-             durable to {durable_end} {phase:?}{local}",
+             durable to {durable_end} {phase:?}{local}{whole}",
             id.0
         )
     }));
@@ -280,6 +282,7 @@ mod tests {
             "FenceBroker(Incarnation(",
             "DrainBroker(DrainBroker { broker: BrokerId(",
             "MovePartitions([MovePartition { tp: ",
+            "ForceMove([TopicPartition {",
             "Resign(CoordinatorEpoch(7))",
             "the leader of epoch 7 has resigned",
             "fingerprint: Fingerprint(abababab",

@@ -15,7 +15,7 @@ use super::{Rows, RowsNow};
 use crate::state::{Archive, PartitionMarks, Phase, Stream, Topic};
 
 /// Brokers could not reach each other, and partitions did not move.
-pub(super) type RowsV3 = Rows<BrokerV3, StreamV3, TopicV3<PartitionMarks>, Archive>;
+pub(super) type RowsV3 = Rows<BrokerV3, StreamV3, TopicV3<MarksV3>, Archive>;
 
 /// Without an archive: what stands in its place is the length of a list that was always empty.
 pub(super) type RowsV2 = Rows<BrokerV3, StreamV3, TopicV3<MarksV2>, Vec<()>>;
@@ -61,6 +61,14 @@ struct PartitionV3 {
 }
 
 #[derive(Decode)]
+pub(super) struct MarksV3 {
+    row: Option<SlotPosition>,
+    released_end: Option<i64>,
+    log_start: i64,
+    archived_to: i64,
+}
+
+#[derive(Decode)]
 pub(super) struct MarksV2 {
     row: Option<SlotPosition>,
     released_end: Option<i64>,
@@ -92,6 +100,7 @@ impl From<StreamV3> for Stream {
             durable_end: stream.durable_end,
             phase: stream.phase,
             holds_local: false,
+            is_whole: stream.phase == Phase::Left,
         }
     }
 }
@@ -109,14 +118,28 @@ impl From<PartitionV3> for PartitionImage {
     }
 }
 
+impl From<MarksV3> for PartitionMarks {
+    /// No partition had come back into a stream in which rows of it could be reported late.
+    fn from(marks: MarksV3) -> Self {
+        Self {
+            row: marks.row,
+            released_end: marks.released_end,
+            log_start: marks.log_start,
+            archived_to: marks.archived_to,
+            rows_from: Slot(0),
+            is_forced: false,
+        }
+    }
+}
+
 impl From<MarksV2> for PartitionMarks {
     fn from(marks: MarksV2) -> Self {
-        Self {
+        Self::from(MarksV3 {
             row: marks.row,
             released_end: marks.released_end,
             log_start: 0,
             archived_to: marks.archived_to,
-        }
+        })
     }
 }
 

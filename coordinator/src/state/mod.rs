@@ -199,6 +199,7 @@ impl State {
                 Reply::Done
             }
             Command::MovePartitions(moves) => self.ask_moves(moves, &mut effects),
+            Command::ForceMove(partitions) => self.force_moves(partitions, &mut effects),
             Command::Resign(epoch) => {
                 self.resign(*epoch, &mut effects);
                 Reply::Done
@@ -229,6 +230,11 @@ impl State {
     /// The live brokers.
     pub fn brokers(&self) -> &BTreeMap<BrokerId, Arc<BrokerImage>> {
         &self.brokers
+    }
+
+    /// How many partitions a live broker owns.
+    pub(crate) fn owned_by(&self, broker: BrokerId) -> usize {
+        self.owned.get(&broker).copied().unwrap_or(0)
     }
 
     /// The last term of the coordinator whose leader has said that it answers no more.

@@ -1,4 +1,5 @@
-//! Where partitions go: what owners are asked to give up, brokers that drain, and who owns next.
+//! Where partitions go: what owners are asked to give up, brokers that drain, who owns next, and what
+//! an operator gives up.
 //!
 //! A partition is under way (`moving_to`) only while it has an owner, and only to another live
 //! broker that does not drain: whatever ends one of these calls the move off. A move never ends an
@@ -6,10 +7,12 @@
 
 use std::sync::Arc;
 
-use firn_proto::cluster::{AssignmentError, BrokerImage, MovePartition, PartitionImage, Reply};
+use firn_proto::cluster::{
+    AssignmentError, BrokerImage, ForcedMove, MovePartition, PartitionImage, Reply,
+};
 use firn_proto::ids::{BrokerId, TopicPartition};
 
-use super::windows::partition_mut;
+use super::windows::{marks_mut, partition_mut};
 use super::{Effects, State};
 use crate::command::DrainBroker;
 
@@ -67,6 +70,42 @@ impl State {
         }
     }
 
+    /// Partitions that wait for a disk wait no longer: what the bucket has of them is what is left.
+    pub(super) fn force_moves(
+        &mut self,
+        partitions: &[TopicPartition],
+        effects: &mut Effects,
+    ) -> Reply {
+        let mut results = Vec::with_capacity(partitions.len());
+        for tp in partitions {
+            let checked = self.check_force(*tp);
+            if checked.is_ok()
+                && let Some(marks) = marks_mut(&mut self.topics, *tp)
+            {
+                marks.is_forced = true;
+                effects.changed = true;
+            }
+            results.push(checked);
+        }
+        Reply::Forced(results)
+    }
+
+    fn check_force(&self, tp: TopicPartition) -> Result<ForcedMove, AssignmentError> {
+        let found = self.topics.partition(tp);
+        let (partition, marks) = found.ok_or(AssignmentError::Unknown)?;
+        let (Some(disk), Some(last)) = (self.waits_for(tp), partition.windows.last()) else {
+            return Err(AssignmentError::NotCurrent);
+        };
+        Ok(ForcedMove {
+            tp,
+            epoch: last.epoch,
+            stream: last.stream,
+            broker: partition.preferred,
+            disk,
+            known_end: last.first_offset.max(marks.archived_to),
+        })
+    }
+
     /// Who begins the next epoch as soon as the owner releases the partition.
     pub(super) fn move_target(&self, tp: TopicPartition) -> Option<Arc<BrokerImage>> {
         let (partition, _) = self.topics.partition(tp)?;
@@ -99,7 +138,7 @@ impl State {
             if broker.draining && !all_drain {
                 continue;
             }
-            let owned = self.owned.get(id).copied().unwrap_or(0);
+            let owned = self.owned_by(*id);
             brokers += 1;
             if least.is_none_or(|(fewest, _)| owned < fewest) {
                 least = Some((owned, *id));

@@ -52,6 +52,7 @@ impl State {
             durable_end: Slot(0),
             phase: Phase::Live,
             holds_local: false,
+            is_whole: false,
         };
         self.streams.open(stream, opened);
         self.archive.open_writer(incarnation);
@@ -167,7 +168,7 @@ impl State {
         let mut results = Vec::with_capacity(body.ended.len());
         for ended in &body.ended {
             let result = self
-                .check_ended(ended)
+                .check_ended(ended, body.to)
                 .and_then(|()| self.next_owner(ended.tp, body.to));
             results.push(result.map(|owner| {
                 effects.topic(ended.tp.topic);
@@ -334,13 +335,24 @@ impl State {
         }
     }
 
-    fn check_ended(&self, ended: &PartitionEnd) -> Result<(), AssignmentError> {
+    fn check_ended(
+        &self,
+        ended: &PartitionEnd,
+        to: Option<BrokerId>,
+    ) -> Result<(), AssignmentError> {
         let (_, marks, _) = self.current(ended)?;
         match marks.released_end {
-            Some(end) if end == ended.end_offset => Ok(()),
-            Some(_) => Err(AssignmentError::EndContradicts),
-            None if self.streams.sealed_end(ended.stream).is_some() => Ok(()),
-            None => Err(AssignmentError::NotEnded),
+            Some(end) if end == ended.end_offset => return Ok(()),
+            Some(_) => return Err(AssignmentError::EndContradicts),
+            None if self.streams.sealed_end(ended.stream).is_none() => {
+                return Err(AssignmentError::NotEnded);
+            }
+            None => {}
+        }
+        let shown = to.and_then(|to| self.brokers.get(&to)?.disk);
+        match self.waits_for(ended.tp) {
+            Some(disk) if shown != Some(disk) => Err(AssignmentError::WaitsForDisk),
+            _ => Ok(()),
         }
     }
 
@@ -362,7 +374,8 @@ impl State {
                     stream: window.stream,
                     slot,
                 };
-                let known = marks.row == Some(at);
+                let is_empty = released.end.end_offset == window.first_offset;
+                let known = marks.row == Some(at) && (marks.rows_from <= slot || is_empty);
                 let movable = self.row_may_move_once_durable(released.end.tp, at);
                 (known || movable)
                     .then_some(())
@@ -446,6 +459,8 @@ impl State {
         }
         if let Some(marks) = marks_mut(&mut self.topics, tp) {
             marks.released_end = None;
+            marks.rows_from = lowest_slot;
+            marks.is_forced = false;
         }
         self.settle_windows(tp, None);
         Assigned {

@@ -1,8 +1,8 @@
 //! What a takeover has to do: streams that wait for their seal, partitions that wait for a fold.
 //! Derived from the state, so that a new leader finds unfinished work by itself.
 
-use firn_proto::cluster::{FoldRange, PartitionFold, PartitionImage, StreamToSeal, Window};
-use firn_proto::ids::{Slot, TopicPartition};
+use firn_proto::cluster::{FoldRange, PartitionFold, PartitionImage, StreamToSeal};
+use firn_proto::ids::{DiskId, Slot, TopicPartition};
 
 use super::State;
 use super::streams::Phase;
@@ -46,7 +46,10 @@ impl State {
             let (partition, marks) = self.topics.partition(*tp)?;
             partition.owner?;
             let (open, before) = partition.windows.split_last()?;
-            self.fold(*tp, partition, before, marks, Some(open.first_offset))
+            if before.is_empty() && marks.row.is_none() {
+                return None;
+            }
+            self.fold(*tp, before.len(), Some(open.first_offset))
         });
         folds.collect()
     }
@@ -61,25 +64,24 @@ impl State {
         if marks.released_end.is_none() && self.streams.sealed_end(last.stream).is_none() {
             return None;
         }
-        let windows = &partition.windows;
-        self.fold(tp, partition, windows, marks, marks.released_end)
+        self.fold(tp, partition.windows.len(), marks.released_end)
     }
 
-    /// The fold of `windows`, the first ones of the partition; the last of them ends at `known_end`
-    /// if that is known.
+    /// The fold of the first `count` windows, the last of which ends at `known_end` if that is known.
+    /// Without any, all is in the row of the window that is open.
     fn fold(
         &self,
         tp: TopicPartition,
-        partition: &PartitionImage,
-        windows: &[Window],
-        marks: &PartitionMarks,
+        count: usize,
         known_end: Option<i64>,
     ) -> Option<PartitionFold> {
-        let last = windows.last()?;
+        let (partition, marks) = self.topics.partition(tp)?;
+        let windows = &partition.windows;
+        let last = windows.get(count.saturating_sub(1))?;
         // Windows before the one with the row are in the row already, which may be that of the
         // window that is open.
-        let first = row_window(&partition.windows, marks.row).unwrap_or(0);
-        let rest = windows.get(first..).unwrap_or_default();
+        let first = row_window(windows, marks.row).unwrap_or(0);
+        let rest = windows.get(first..count).unwrap_or_default();
         // Below the stream's `rows_end` nothing is in no row. The row itself knows which slot it is
         // the state after, if that is a later one. Where the window has its lowest slot does not
         // matter: producers are needed of archived slots too.
@@ -101,6 +103,21 @@ impl State {
             released_end: known_end,
             log_start: marks.log_start,
             archived_to: marks.archived_to,
+            waits_for: self.waits_for(tp),
         })
+    }
+
+    /// The disk without which the next epoch of a partition does not begin: the topic's records are
+    /// acknowledged before the bucket has them, and the last owner crashed.
+    pub(super) fn waits_for(&self, tp: TopicPartition) -> Option<DiskId> {
+        let topic = self.topics.find(tp.topic)?;
+        let (partition, marks) = self.topics.partition(tp)?;
+        let is_local = topic.image.is_local();
+        if !is_local || marks.is_forced || marks.released_end.is_some() {
+            return None;
+        }
+        let stream = self.streams.find(partition.windows.last()?.stream)?;
+        let is_over = stream.phase != Phase::Live && !stream.is_whole;
+        stream.disk.filter(|_| is_over)
     }
 }

@@ -43,6 +43,8 @@ pub struct Stream {
     pub phase: Phase,
     /// Its writer has acknowledged records before the bucket held them.
     pub holds_local: bool,
+    /// Its writer stopped in order, so that no disk holds more of it than the bucket.
+    pub is_whole: bool,
 }
 
 impl Stream {
@@ -201,6 +203,7 @@ impl Streams {
             && stream.phase == Phase::Live
         {
             stream.phase = Phase::Left;
+            stream.is_whole = true;
         }
     }
 
@@ -309,6 +312,14 @@ impl Streams {
 mod tests {
     use super::*;
 
+    impl Streams {
+        pub(crate) fn forget_how_sealed_ones_ended(&mut self) {
+            for stream in self.by_id.values_mut() {
+                stream.is_whole &= stream.phase == Phase::Left;
+            }
+        }
+    }
+
     /// A row in slot 8 is the state after an earlier one: whoever folds from it reads what was in
     /// flight when it was taken.
     #[test]
@@ -323,6 +334,7 @@ mod tests {
             durable_end: Slot(0),
             phase: Phase::Live,
             holds_local: false,
+            is_whole: false,
         };
         streams.open(id, live);
         streams.raise_durable(id, Slot(10));

@@ -13,7 +13,7 @@ use firn_proto::cluster::{
     TopicImage, TopicKey, TopicRefusal,
 };
 use firn_proto::ids::{
-    BrokerId, LeaderEpoch, PartitionIndex, SlotPosition, StreamId, TopicId, TopicPartition,
+    BrokerId, LeaderEpoch, PartitionIndex, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
 };
 use firn_proto::limits::{
     CLUSTER_PARTITIONS_MAX, TOPIC_CONFIG_BYTES_MAX, TOPIC_CONFIGS_MAX, TOPIC_PARTITIONS_MAX,
@@ -41,6 +41,11 @@ pub struct PartitionMarks {
     /// Its records below this offset are in segments or deleted. Only rises, and is never below the
     /// log start.
     pub archived_to: i64,
+    /// The latest window begins at or above this slot of its stream, so that a state row below is
+    /// not one of it: the partition may have been in that stream before.
+    pub rows_from: Slot,
+    /// The next epoch may begin although a disk may hold more of the latest one.
+    pub is_forced: bool,
 }
 
 /// A deleted topic that owners may still hold.

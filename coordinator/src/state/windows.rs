@@ -19,6 +19,8 @@ impl State {
             && self.row_may_move_once_durable(tp, at)
     }
 
+    /// The same of a row that is said to be durable by whoever wrote it. One that was written in an
+    /// earlier epoch in this stream is not of this one, however late it is told.
     pub(super) fn row_may_move_once_durable(&self, tp: TopicPartition, at: SlotPosition) -> bool {
         let Some((partition, marks)) = self.topics.partition(tp) else {
             return false;
@@ -26,6 +28,7 @@ impl State {
         let latest = partition.windows.last();
         let floor = self.streams.find(at.stream).map(|stream| stream.floor);
         latest.is_some_and(|window| window.stream == at.stream)
+            && marks.rows_from <= at.slot
             && floor.is_some_and(|floor| floor <= at.slot)
             && marks
                 .row

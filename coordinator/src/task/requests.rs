@@ -50,6 +50,9 @@ impl Leader {
             }
             Request::DrainBroker { broker, drain } => self.drain_broker(call, broker, drain),
             Request::MovePartitions(moves) => self.command(call, Command::MovePartitions(moves)),
+            Request::ForceMove(partitions) => {
+                self.command(call, Command::ForceMove(partitions));
+            }
             Request::FoldsOf(partitions) => {
                 let reply = Reply::Folds(self.state.folds_of(&partitions));
                 self.answer(call, reply);

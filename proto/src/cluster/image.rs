@@ -114,6 +114,15 @@ pub struct TopicImage {
 }
 
 impl TopicImage {
+    /// The config that says when records are acknowledged and visible: `bucket` or `local`.
+    pub const DURABILITY: &str = "firn.durability";
+
+    /// Whether its records are acknowledged and visible once its owner's local WAL has them.
+    pub fn is_local(&self) -> bool {
+        let value = self.configs.get(Self::DURABILITY);
+        value.is_some_and(|value| value == "local")
+    }
+
     /// The partition of that index.
     pub fn partition(&self, index: PartitionIndex) -> Option<&PartitionImage> {
         self.partitions.get(usize::try_from(index.0).ok()?)

@@ -44,7 +44,7 @@ pub use image::{
     TopicImage, Window,
 };
 pub use ownership::{
-    AssignPartitions, Assigned, AssignmentError, FoldRange, LinkAddress, MovePartition,
+    AssignPartitions, Assigned, AssignmentError, FoldRange, ForcedMove, LinkAddress, MovePartition,
     PartitionEnd, PartitionFold, ProgressReport, RegisterBroker, RegisteredBroker,
     ReleasePartition, ReleasePartitions, ResumePartition, ResumePartitions, RowReport, SealStream,
     StreamError, StreamToSeal,
@@ -87,6 +87,9 @@ pub enum Request {
     /// What the owners of these partitions have to fold before they append: the state with which
     /// their epochs begin (I8).
     FoldsOf(Vec<TopicPartition>),
+    /// Partitions of topics with `firn.durability=local` wait no longer for the disk of their last
+    /// owner, which died: what only that disk holds of them is lost.
+    ForceMove(Vec<TopicPartition>),
     /// How far an owner's stream is durable and where its state rows stand.
     ReportProgress(ProgressReport),
     /// An owner has dropped deleted topics: it neither appends to nor serves them any more.
@@ -187,6 +190,9 @@ pub enum Reply {
     /// To [`Request::FoldsOf`]: all windows before the one that is open now. `None` if there are
     /// none, so that the epoch begins with nothing, or if nobody owns the partition.
     Folds(Vec<Option<PartitionFold>>),
+    /// To [`Request::ForceMove`]: what is given up. A partition that waits for no disk is refused as
+    /// [`AssignmentError::NotCurrent`].
+    Forced(Vec<Result<ForcedMove, AssignmentError>>),
     /// To [`Request::CreateTopics`].
     CreateTopics(Vec<Result<CreatedTopic, TopicRefusal>>),
     /// To [`Request::DeleteTopics`].

@@ -126,6 +126,9 @@ pub struct PartitionFold {
     pub log_start: i64,
     /// Records below are in segments or deleted: their runs are not to be read from the WAL.
     pub archived_to: i64,
+    /// Only a process that shows this disk begins the next epoch, after it has put what is missing
+    /// in the bucket (RESUME): the topic has `firn.durability=local`.
+    pub waits_for: Option<DiskId>,
 }
 
 /// A part of a fold: rows of (the partition, `epoch`) in slots `from .. end` of a stream (I6).
@@ -197,6 +200,25 @@ pub struct MovePartition {
     pub epoch: LeaderEpoch,
     /// The broker that shall own it. Its present owner: it stays there after all.
     pub to: BrokerId,
+}
+
+/// What is given up of a partition that waits no longer for a disk. The next epoch begins at the end
+/// of what the bucket has; records from there on that only the disk holds are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ForcedMove {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// The epoch that ends.
+    pub epoch: LeaderEpoch,
+    /// The stream of its last window.
+    pub stream: StreamId,
+    /// The broker that wrote it.
+    pub broker: BrokerId,
+    /// The disk.
+    pub disk: DiskId,
+    /// Records below are in the bucket for certain. How many more are is known once the next epoch
+    /// begins.
+    pub known_end: i64,
 }
 
 /// What an owner tells about its stream, about once a second while it writes.
@@ -282,4 +304,11 @@ pub enum AssignmentError {
     /// No such topic or partition.
     #[error("there is no such partition")]
     Unknown,
+    /// The topic has `firn.durability=local`, its last owner crashed, and this is not about a broker
+    /// that shows that one's disk.
+    #[error(
+        "the partition waits for the disk of its last owner (firn.durability=local); start a broker \
+         with that disk, or force the move and lose what only it holds"
+    )]
+    WaitsForDisk,
 }

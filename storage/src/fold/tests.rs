@@ -478,6 +478,7 @@ impl World {
                 stream: StreamId(1),
                 row,
                 ranges: vec![range(3, 1, 0..end.0)],
+                waits_for: None,
                 released_end: None,
                 log_start: 0,
                 archived_to: 0,

@@ -182,6 +182,7 @@ async fn what_was_acknowledged_is_what_is_read_and_what_a_fold_finds() {
                 from: Slot(0),
                 end,
             }],
+            waits_for: None,
             released_end: None,
             log_start: 0,
             archived_to: 0,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use firn_proto::cluster::{
     ArchiveError, Doomed, PagedRelease, RaiseLogStart, RaiseLogStarts, Reply, SegmentKey,
 };
-use firn_proto::ids::{Incarnation, TopicId};
+use firn_proto::ids::{Incarnation, TopicId, TopicPartition};
 
-use super::super::windows::marks_mut;
+use super::super::windows::{marks_mut, partition_mut};
 use super::super::{Effects, State};
 use super::{Archive, PartitionMap, contradiction};
 
@@ -32,6 +32,7 @@ impl State {
             results.push(checked.map(|rises| {
                 if rises {
                     self.raise_one(start, at_ms);
+                    self.forget_epochs(start.tp, effects);
                     effects.changed = true;
                 }
                 effects.changed |= self.settle_windows(start.tp, Some(start.next));
@@ -116,6 +117,26 @@ impl State {
                 page: page.key,
             };
             self.archive.queue.push(what, leaving.due_ms);
+        }
+    }
+}
+
+impl State {
+    /// Epochs of which nothing is left go, so that a partition that moves for years has no more of
+    /// them than its records need. Whoever asks for one of them is told where the first that is left
+    /// begins, which is at or behind its end.
+    fn forget_epochs(&mut self, tp: TopicPartition, effects: &mut Effects) {
+        let Some((partition, marks)) = self.topics.partition(tp) else {
+            return;
+        };
+        let epochs = &partition.epochs;
+        let begun = epochs.partition_point(|epoch| epoch.start_offset <= marks.log_start);
+        let gone = begun.saturating_sub(1);
+        if gone > 0
+            && let Some(partition) = partition_mut(&mut self.topics, tp)
+        {
+            partition.epochs.drain(..gone);
+            effects.topic(tp.topic);
         }
     }
 }

@@ -270,6 +270,40 @@ fn a_floor_waits_for_what_is_not_archived() {
     assert_eq!(world.floor(one.stream), 18, "the rows are in slot 18");
 }
 
+/// The last epoch that begins at or below the log start stays: it has the record there.
+#[test]
+fn epochs_below_the_log_start_go() {
+    let mut world = World::default();
+    let one = world.register(1, None);
+    let tp = nth(world.create("a", 1).unwrap(), 0);
+    for (epoch, end_offset) in (0..3).zip([40, 50, 60]) {
+        let row = 5 + epoch as u64;
+        let released = end(tp, epoch, one.stream, end_offset);
+        world.release(&one, released, Some(row)).unwrap();
+        world.assign(released).unwrap();
+    }
+    let starts = |world: &World| {
+        let epochs = world.partition(tp).epochs.iter();
+        epochs
+            .map(|e| (e.epoch.0, e.start_offset))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(starts(&world), [(0, 0), (1, 40), (2, 50), (3, 60)]);
+    let next = at(one.stream, 20);
+    let is_shown = |world: &mut World, log_start| {
+        let before = world.partition(tp).clone();
+        world.raise(&one, tp, log_start, next, None).unwrap();
+        before.epochs != world.partition(tp).epochs
+    };
+    assert!(!is_shown(&mut world, 39));
+    assert!(is_shown(&mut world, 40));
+    assert_eq!(starts(&world), [(1, 40), (2, 50), (3, 60)]);
+    assert!(is_shown(&mut world, 59));
+    assert_eq!(starts(&world), [(2, 50), (3, 60)]);
+    assert!(is_shown(&mut world, 70));
+    assert_eq!(starts(&world), [(3, 60)]);
+}
+
 /// Nothing is ever archived of a partition that nobody writes to. Its owner says so.
 #[test]
 fn an_idle_partition_lets_go_of_slots_with_the_log_start_it_has() {

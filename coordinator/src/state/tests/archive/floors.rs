@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::snapshot::{decode_snapshot, encode_snapshot};
 
 /// A step of a random history. Numbers choose among what exists.
 #[derive(Clone, Debug)]
@@ -12,9 +15,18 @@ enum Turn {
     Start(u8, bool),
     Append(u8, u8),
     Report(u8),
-    /// State rows of what was appended up to so many slots before.
-    Checkpoint(u8, u8),
-    Release(u8),
+    /// State rows of what was appended up to so many slots before. With the flag the coordinator
+    /// hears of them later.
+    Checkpoint(u8, u8, bool),
+    /// A report that was told comes once more, out of order: its first answer was lost.
+    Repeat(u8),
+    /// An owner is asked to release a partition.
+    Move(u8, u8),
+    Drain(u8, bool),
+    /// A process is found dead. With the flag what has ended is taken over.
+    Fence(u8, bool),
+    /// With the flag the next epoch begins at once if it has not.
+    Release(u8, bool),
     /// Any process that ever was commits up to an append, under a new number or an old one.
     Commit(u8, [u8; 3], Option<u8>),
     Abandon(u8, u8),
@@ -25,11 +37,15 @@ enum Turn {
 fn turn() -> impl Strategy<Value = Turn> {
     let by = any::<u8>;
     prop_oneof![
-        2 => (0..2u8, any::<bool>()).prop_map(|(b, takes_over)| Turn::Start(b, takes_over)),
+        2 => (0..3u8, any::<bool>()).prop_map(|(b, takes_over)| Turn::Start(b, takes_over)),
         8 => (by(), 1..4u8).prop_map(|(tp, len)| Turn::Append(tp, len)),
         2 => by().prop_map(Turn::Report),
-        3 => (by(), 0..4u8).prop_map(|(b, lag)| Turn::Checkpoint(b, lag)),
-        1 => by().prop_map(Turn::Release),
+        3 => (by(), 0..4u8, any::<bool>()).prop_map(|(b, lag, l)| Turn::Checkpoint(b, lag, l)),
+        1 => by().prop_map(Turn::Repeat),
+        2 => (by(), 0..3u8).prop_map(|(tp, to)| Turn::Move(tp, to)),
+        1 => (0..3u8, any::<bool>()).prop_map(|(b, drain)| Turn::Drain(b, drain)),
+        1 => (0..3u8, any::<bool>()).prop_map(|(b, takes_over)| Turn::Fence(b, takes_over)),
+        3 => (by(), any::<bool>()).prop_map(|(tp, assigns)| Turn::Release(tp, assigns)),
         6 => (by(), any::<[u8; 3]>(), proptest::option::weighted(0.2, by()))
             .prop_map(|(who, to, number)| Turn::Commit(who, to, number)),
         1 => (by(), by()).prop_map(|(who, number)| Turn::Abandon(who, number)),
@@ -50,8 +66,17 @@ struct Append {
 #[derive(Clone, Debug, Default)]
 struct Log {
     appends: Vec<Append>,
-    /// How many of them are in its last state row.
+    /// How many of them are in the last state row that the coordinator knows.
     in_row: usize,
+    /// How many are in the last one that its owner wrote.
+    in_written: usize,
+}
+
+/// A report with state rows, and how many appends of which log are in them.
+#[derive(Clone, Debug)]
+struct Told {
+    report: ProgressReport,
+    rows: Vec<(usize, usize)>,
 }
 
 impl Log {
@@ -70,6 +95,9 @@ struct Cluster {
     /// The slots of each stream that were written.
     slots: BTreeMap<StreamId, u64>,
     rows_ends: BTreeMap<StreamId, u64>,
+    /// Reports that were not told, in order, and those that were.
+    late: Vec<Told>,
+    told: Vec<Told>,
     logs: [Log; 3],
     numbers: u64,
     entered: BTreeSet<SegmentKey>,
@@ -86,6 +114,8 @@ impl Cluster {
             processes: vec![one],
             slots: BTreeMap::new(),
             rows_ends: BTreeMap::new(),
+            late: Vec::new(),
+            told: Vec::new(),
             logs: Default::default(),
             numbers: 0,
             entered: BTreeSet::new(),
@@ -112,8 +142,28 @@ impl Cluster {
                     self.world.report(&broker, self.written(broker.stream), &[]);
                 }
             }
-            Turn::Checkpoint(by, lag) => self.checkpoint(by, lag),
-            Turn::Release(by) => self.release(by),
+            Turn::Checkpoint(by, lag, is_late) => self.checkpoint(by, lag, is_late),
+            Turn::Repeat(by) => {
+                if let Some(told) = pick(&self.told, by) {
+                    self.tell(&told);
+                }
+            }
+            Turn::Move(by, to) => self.ask(by, to),
+            Turn::Drain(broker, drain) => {
+                let broker = BrokerId(i32::from(broker));
+                let body = DrainBroker { broker, drain };
+                self.world.apply(Command::DrainBroker(body));
+            }
+            Turn::Fence(broker, takes_over) => {
+                let broker = self.world.state.brokers.get(&BrokerId(i32::from(broker)));
+                if let Some(incarnation) = broker.map(|broker| broker.incarnation) {
+                    self.world.apply(Command::FenceBroker(incarnation));
+                }
+                if takes_over {
+                    self.take_over();
+                }
+            }
+            Turn::Release(by, assigns) => self.release(by, assigns),
             Turn::Commit(by, to, number) => self.commit(by, to, number),
             Turn::Abandon(by, number) => {
                 let process = pick(&self.processes, by).unwrap();
@@ -144,10 +194,39 @@ impl Cluster {
                 .unwrap();
         }
         for fold in self.world.state.pending_folds() {
-            let log = &self.logs[fold.tp.partition.0 as usize];
+            let log = &mut self.logs[fold.tp.partition.0 as usize];
+            log.in_written = log.in_row;
             let end = end(fold.tp, fold.epoch.0, fold.stream, log.end());
-            self.world.assign(end).unwrap();
+            if self.world.assign(end).is_err() {
+                assert!(self.world.state.brokers.is_empty());
+            }
         }
+    }
+
+    fn ask(&mut self, by: u8, to: u8) {
+        let (_, tp) = self.tp(by);
+        let to = BrokerId(i32::from(to));
+        let image = self.world.partition(tp).clone();
+        let asked = MovePartition {
+            tp,
+            epoch: image.epoch,
+            to,
+        };
+        let reply = self.world.apply(Command::MovePartitions(vec![asked])).reply;
+        let Reply::Moved(results) = reply else {
+            panic!("{reply:?}")
+        };
+        let target = self.world.state.brokers.get(&to);
+        let may_go = target.is_some_and(|target| !target.draining);
+        let expected = match image.owner {
+            None => Err(AssignmentError::NotCurrent),
+            Some(owner) if owner.broker == to => Ok(None),
+            Some(_) if may_go => Ok(Some(to)),
+            Some(_) => Err(AssignmentError::NoBroker),
+        };
+        let moving_to = expected.unwrap_or(image.moving_to);
+        assert_eq!(results, [expected.map(drop)]);
+        assert_eq!(self.world.partition(tp).moving_to, moving_to);
     }
 
     fn append(&mut self, by: u8, len: u8) {
@@ -166,7 +245,7 @@ impl Cluster {
         }
     }
 
-    fn checkpoint(&mut self, by: u8, lag: u8) {
+    fn checkpoint(&mut self, by: u8, lag: u8, is_late: bool) {
         let alive = self.world.brokers();
         let Some(broker) = pick(&alive, by) else {
             return;
@@ -175,6 +254,7 @@ impl Cluster {
         let slot = self.write(broker.stream).slot;
         let rows_end = slot.0.saturating_sub(u64::from(lag)).max(known);
         let mut partitions = Vec::new();
+        let mut rows = Vec::new();
         for (index, log) in self.logs.iter_mut().enumerate() {
             let tp = nth(self.topic, index as i32);
             let owner = self.world.state.topics.partition(tp).unwrap().0.owner;
@@ -186,28 +266,54 @@ impl Cluster {
                 .take_while(|append| is_in(append))
                 .count();
             let is_own = owner.is_some_and(|owner| owner.stream == broker.stream);
-            if is_own && in_row > log.in_row {
-                log.in_row = in_row;
+            if is_own && in_row > log.in_written {
+                log.in_written = in_row;
                 partitions.push(tp);
+                rows.push((index, in_row));
             }
         }
         self.rows_ends.insert(broker.stream, rows_end);
-        self.world.apply(Command::ReportProgress(ProgressReport {
+        let report = ProgressReport {
             incarnation: broker.incarnation,
             stream: broker.stream,
             durable_end: slot.next(),
             rows: vec![RowReport { slot, partitions }],
             rows_end: Slot(rows_end),
             holds_local: false,
-        }));
+        };
+        self.late.push(Told { report, rows });
+        if !is_late {
+            let (due, late) = std::mem::take(&mut self.late)
+                .into_iter()
+                .partition(|told| told.report.stream == broker.stream);
+            self.late = late;
+            for told in &due {
+                self.tell(told);
+            }
+            self.told.extend(due);
+        }
     }
 
-    fn release(&mut self, by: u8) {
+    fn tell(&mut self, told: &Told) {
+        let body = told.report.clone();
+        let row = at(body.stream, body.rows[0].slot.0);
+        self.world.apply(Command::ReportProgress(body));
+        for (index, in_row) in &told.rows {
+            let tp = nth(self.topic, *index as i32);
+            let (_, marks) = self.world.state.topics.partition(tp).unwrap();
+            if marks.row == Some(row) {
+                self.logs[*index].in_row = *in_row;
+            }
+        }
+    }
+
+    fn release(&mut self, by: u8, assigns: bool) {
         let (index, tp) = self.tp(by);
         let image = self.world.partition(tp);
         let (epoch, Some(owner)) = (image.epoch, image.owner) else {
             return;
         };
+        let moving_to = image.moving_to;
         let row = self.write(owner.stream).slot;
         let released = end(tp, epoch.0, owner.stream, self.logs[index].end());
         let processes = self.processes.iter();
@@ -217,7 +323,12 @@ impl Cluster {
         let who = who.unwrap().clone();
         self.world.release(&who, released, Some(row.0)).unwrap();
         self.logs[index].in_row = self.logs[index].appends.len();
-        self.world.assign(released).unwrap();
+        self.logs[index].in_written = self.logs[index].in_row;
+        let owner = self.world.partition(tp).owner;
+        assert_eq!(owner.map(|owner| owner.broker), moving_to);
+        if assigns && moving_to.is_none() {
+            self.world.assign(released).unwrap();
+        }
     }
 
     /// Where the first offset lies that is at or behind `bound`, as the owner knows it.
@@ -327,7 +438,59 @@ impl Cluster {
                 assert!(image.windows.iter().any(holds), "I7: {append:?}");
             }
         }
+        self.check_moves();
         self.check_folds();
+        self.check_own_folds();
+    }
+
+    /// Whoever is asked to release owns, and whoever shall own lives and does not drain.
+    fn check_moves(&self) {
+        for tp in self.world.all_partitions() {
+            let image = self.world.partition(tp);
+            let brokers = &self.world.state.brokers;
+            if let Some(owner) = image.owner {
+                assert_eq!(brokers[&owner.broker].incarnation, owner.incarnation);
+            }
+            if let Some(to) = image.moving_to {
+                assert!(
+                    image.owner.is_some_and(|owner| owner.broker != to),
+                    "{image:?}"
+                );
+                assert!(!brokers[&to].draining, "{image:?}");
+            }
+        }
+    }
+
+    /// What an owner folds is all that was appended before its epoch and is in no state row.
+    fn check_own_folds(&self) {
+        let partitions = self.world.all_partitions();
+        let folds = self.world.state.folds_of(&partitions);
+        for ((log, tp), fold) in self.logs.iter().zip(&partitions).zip(&folds) {
+            let (image, marks) = self.world.state.topics.partition(*tp).unwrap();
+            let Some(open) = image.windows.last().filter(|_| image.owner.is_some()) else {
+                assert_eq!(*fold, None);
+                continue;
+            };
+            let before = log.appends.iter().filter(|a| a.epoch < open.epoch);
+            let end = before
+                .clone()
+                .next_back()
+                .map_or(0, |append| append.last_offset + 1);
+            assert_eq!(open.first_offset, end);
+            let Some(fold) = fold else {
+                assert_eq!((end, marks.row), (0, None));
+                continue;
+            };
+            assert_eq!(fold.released_end, Some(end));
+            assert_eq!(fold.row, marks.row);
+            for Append { at, epoch, .. } in before.skip(log.in_row) {
+                let mut ranges = fold.ranges.iter().filter(|range| range.epoch == *epoch);
+                let reads = ranges.any(|range| {
+                    range.stream == at.stream && (range.from..range.end).contains(&at.slot)
+                });
+                assert!(reads, "I8: {at} {fold:?}");
+            }
+        }
     }
 
     /// I9: contiguous up to where the partition is archived to, and nothing of it is to be deleted.

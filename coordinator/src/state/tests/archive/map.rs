@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::snapshot::{decode_snapshot, encode_snapshot};
 
 /// A step of a random history. Numbers choose among what exists.
 #[derive(Clone, Debug)]
