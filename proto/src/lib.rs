@@ -12,6 +12,7 @@ pub mod ids;
 pub mod journal;
 pub mod kafka;
 pub mod limits;
+pub mod link;
 pub mod record;
 pub mod topic_name;
 pub mod varint;

@@ -3,45 +3,20 @@
 
 #![allow(unsafe_code, clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
 use bytes::Bytes;
+use counting::asked as asked_so_far;
 use firn_proto::kafka::{ApiKey, Reader, Request, RequestHeader, Response, read_response_header};
 use firn_proto::limits::{DECODE_BYTES_FLOOR, DECODE_BYTES_MAX, DECODE_EXPANSION_MAX};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-/// Counts what each thread asks for.
-struct Counting;
-
-thread_local! {
-    static ASKED: Cell<usize> = const { Cell::new(0) };
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; the count is a thread's own cell
-// without a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ASKED.try_with(|asked| asked.set(asked.get().saturating_add(layout.size())));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 /// Decodes `frame` and checks what that cost. Whether it succeeds does not matter.
 fn decode(side: Side, api: ApiKey, version: i16, frame: Bytes, context: &str) {
     let budget = frame.len() * DECODE_EXPANSION_MAX + DECODE_BYTES_FLOOR;
     let allowed = budget.min(DECODE_BYTES_MAX) + 256;
-    let before = ASKED.with(Cell::get);
+    let before = asked_so_far();
     let mut reader = Reader::new(frame);
     match side {
         Side::Request => {
@@ -55,7 +30,7 @@ fn decode(side: Side, api: ApiKey, version: i16, frame: Bytes, context: &str) {
             }
         }
     }
-    let asked = ASKED.with(Cell::get) - before;
+    let asked = asked_so_far() - before;
     assert!(
         asked <= allowed,
         "{context}: {asked} bytes allocated, {allowed} allowed"
