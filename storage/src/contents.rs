@@ -136,7 +136,7 @@ impl BucketContents {
             Place::EpochClaim(_)
             | Place::Cluster
             | Place::ProbeMarker(_)
-            | Place::Broker(_)
+            | Place::Process(_)
             | Place::Scratch(_) => &mut self.other_meta,
         }
     }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_proto::cluster::{ArchivedRun, SegmentKey};
 use firn_proto::ids::{
-    BrokerId, ClusterId, CoordinatorEpoch, DiskId, Incarnation, LeaderEpoch, PartitionIndex,
-    ProducerEpoch, ProducerId, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
+    BrokerId, ClusterId, CoordinatorEpoch, DiskId, Fingerprint, Incarnation, LeaderEpoch,
+    PartitionIndex, ProducerEpoch, ProducerId, Slot, SlotPosition, StreamId, TopicId,
+    TopicPartition,
 };
 use firn_proto::journal::JournalPosition;
 use firn_proto::record::{
@@ -19,7 +20,7 @@ use firn_proto::record::{
 
 use crate::checkpoint;
 use crate::journal::record::{
-    EpochClaim, JournalIndex, Opening, Snapshot, decode_cluster, encode_cluster,
+    EpochClaim, JournalIndex, Opening, ProcessRecord, Snapshot, decode_cluster, encode_cluster,
 };
 use crate::segment::table::{TRAILER_BYTES, Trailer};
 use crate::segment::{
@@ -211,6 +212,12 @@ fn objects_of_the_coordinator_keep_their_bytes() {
         identity: Bytes::from_static(b"broker 1"),
     };
     assert_golden("epoch_v1.hex", &claim.encode());
+    let process = ProcessRecord {
+        cluster: CLUSTER,
+        fingerprint: Fingerprint([0xfe; 32]),
+        card: Bytes::from_static(b"broker 1"),
+    };
+    assert_golden("process_v1.hex", &process.encode());
     let snapshot = Snapshot {
         cluster: CLUSTER,
         covers: position(3, 40),

@@ -26,7 +26,8 @@ use bytes::Bytes;
 use crate::bucket::PROBE_PASSED;
 use crate::checkpoint::CHECKPOINT_MAGIC;
 use crate::journal::record::{
-    self, CLUSTER_MAGIC, EPOCH_MAGIC, EpochClaim, SNAPSHOT_MAGIC, Snapshot,
+    self, CLUSTER_MAGIC, EPOCH_MAGIC, EpochClaim, PROCESS_MAGIC, ProcessRecord, SNAPSHOT_MAGIC,
+    Snapshot,
 };
 use crate::layout::Place;
 use crate::segment::MAP_PAGE_MAGIC;
@@ -74,6 +75,7 @@ pub fn inspect(bytes: &Bytes, of_coordinator: OfCoordinator) -> Option<Inspectio
         Some(&SLOT_MAGIC) => slot::inspect(bytes, of_coordinator),
         Some(&CLUSTER_MAGIC) => inspect_cluster(bytes),
         Some(&EPOCH_MAGIC) => inspect_claim(bytes),
+        Some(&PROCESS_MAGIC) => inspect_process(bytes),
         Some(&SNAPSHOT_MAGIC) => inspect_snapshot(bytes, of_coordinator),
         Some(&SEGMENT_MAGIC) => local::inspect(bytes),
         Some(&IDENTITY_MAGIC) => local::inspect_identity(bytes),
@@ -162,6 +164,19 @@ fn inspect_claim(bytes: &Bytes) -> Inspection {
             page.field("epoch", claim.epoch);
             page.field("nonce", claim.nonce);
             page.field("identity", preview(&claim.identity));
+        }
+        Err(fault) => page.fault(fault),
+    }
+    page.finish()
+}
+
+fn inspect_process(bytes: &Bytes) -> Inspection {
+    let mut page = Page::new("what a process says of itself");
+    match ProcessRecord::decode(bytes) {
+        Ok(process) => {
+            page.field("cluster", process.cluster);
+            page.field("fingerprint", process.fingerprint);
+            page.field("card", preview(&process.card));
         }
         Err(fault) => page.fault(fault),
     }

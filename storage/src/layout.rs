@@ -10,7 +10,9 @@
 use std::fmt;
 
 use firn_proto::cluster::SegmentKey;
-use firn_proto::ids::{ClusterId, CoordinatorEpoch, Incarnation, Slot, StreamId, TopicId};
+use firn_proto::ids::{
+    ClusterId, CoordinatorEpoch, Fingerprint, Incarnation, Slot, StreamId, TopicId,
+};
 
 /// The key of an object, or of a folder of objects, below the root prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,8 +80,8 @@ pub enum Place {
     },
     /// Says that the full probe (I11) passed under the configuration with this hash.
     ProbeMarker(u64),
-    /// What one incarnation of a broker tells its peers about itself.
-    Broker(Incarnation),
+    /// What one process says of itself to the others.
+    Process(Fingerprint),
     /// A scratch object of the probe, under a random name.
     Scratch(u128),
 }
@@ -163,7 +165,7 @@ const MAP: &str = "meta/map";
 const EPOCH: &str = "meta/epoch";
 const CLUSTER: &str = "meta/cluster";
 const PROBE: &str = "meta/probe";
-const BROKER: &str = "meta/brokers";
+const PROCESS: &str = "meta/brokers";
 const SCRATCH: &str = "meta/scratch";
 
 impl Place {
@@ -193,7 +195,7 @@ impl Place {
                 format!("{MAP}/{}/{}", topic_hex(topic), file_name(page))
             }
             Self::ProbeMarker(hash) => format!("{PROBE}/{hash:016x}"),
-            Self::Broker(incarnation) => format!("{BROKER}/{:016x}", incarnation.0),
+            Self::Process(fingerprint) => format!("{PROCESS}/{fingerprint}"),
             Self::Scratch(name) => format!("{SCRATCH}/{name:032x}"),
         };
         Key(text.into())
@@ -235,7 +237,7 @@ impl Place {
                 page: parse_file_name(page)?,
             },
             ["meta", "probe", hash] => Self::ProbeMarker(hex(hash)?),
-            ["meta", "brokers", incarnation] => Self::Broker(Incarnation(hex(incarnation)?)),
+            ["meta", "brokers", fingerprint] => Self::Process(Fingerprint::parse(fingerprint)?),
             ["meta", "scratch", name] => Self::Scratch(u128::from_str_radix(name, 16).ok()?),
             _ => return None,
         })
@@ -316,9 +318,9 @@ pub fn epoch_claims() -> Key {
     Key(EPOCH.into())
 }
 
-/// The folder of what broker incarnations say about themselves.
-pub fn brokers() -> Key {
-    Key(BROKER.into())
+/// The folder of what processes say of themselves.
+pub fn processes() -> Key {
+    Key(PROCESS.into())
 }
 
 /// The folder of the probe's scratch objects, which may be deleted at any time.
@@ -416,7 +418,7 @@ mod tests {
                 },
             },
             Place::ProbeMarker(u64::MAX),
-            Place::Broker(Incarnation(3)),
+            Place::Process(Fingerprint([0xfe; 32])),
             Place::Scratch(u128::MAX - 1),
         ]
     }
@@ -442,7 +444,7 @@ mod tests {
                 "meta/cluster",
                 "meta/map/abababababababababababababababab/0000000000000005-0000000000000010",
                 "meta/probe/ffffffffffffffff",
-                "meta/brokers/0000000000000003",
+                "meta/brokers/fefefefefefefefefefefefefefefefefefefefefefefefefefefefefefefefe",
                 "meta/scratch/fffffffffffffffffffffffffffffffe",
             ]
         );

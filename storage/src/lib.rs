@@ -20,6 +20,7 @@ pub mod layout;
 mod listing;
 mod low_priority;
 pub mod map_pages;
+pub mod processes;
 pub mod read;
 pub mod segment;
 pub mod state;

@@ -4,7 +4,7 @@
 //! share one frame: magic, version, fields, and a CRC-32C of everything before it.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
+use firn_proto::ids::{ClusterId, CoordinatorEpoch, Fingerprint, Slot};
 use firn_proto::journal::JournalPosition;
 use thiserror::Error;
 
@@ -15,6 +15,8 @@ use crate::stream::fields::{Fields, Short, crc32c};
 pub const CLUSTER_MAGIC: [u8; 8] = *b"FIRNCLUS";
 /// What the claim to an epoch begins with.
 pub const EPOCH_MAGIC: [u8; 8] = *b"FIRNEPOC";
+/// What begins what a process says of itself.
+pub const PROCESS_MAGIC: [u8; 8] = *b"FIRNPROC";
 /// What a snapshot begins with.
 pub const SNAPSHOT_MAGIC: [u8; 8] = *b"FIRNSNAP";
 /// The version of each of these that this code writes, and the only one it reads.
@@ -159,6 +161,45 @@ impl EpochClaim {
             epoch,
             nonce,
             identity,
+        })
+    }
+}
+
+/// `meta/brokers/<fingerprint>`: what a process says of itself to the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessRecord {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The certificate by which others know it.
+    pub fingerprint: Fingerprint,
+    /// Who it is and how to reach it; the coordinator's own encoding.
+    pub card: Bytes,
+}
+
+impl ProcessRecord {
+    /// The bytes of the object.
+    pub fn encode(&self) -> Bytes {
+        let mut out = begin(PROCESS_MAGIC, 56 + self.card.len());
+        out.put_slice(&self.cluster.0);
+        out.put_slice(&self.fingerprint.0);
+        out.put_u64_le(self.card.len() as u64);
+        out.put_slice(&self.card);
+        finish(out)
+    }
+
+    /// Reads the object.
+    ///
+    /// # Errors
+    /// [`RecordFault`].
+    pub fn decode(bytes: &Bytes) -> Result<Self, RecordFault> {
+        let mut fields = open(bytes, PROCESS_MAGIC)?;
+        let cluster = ClusterId(fields.array()?);
+        let fingerprint = Fingerprint(fields.array()?);
+        let card = tail(&mut fields, bytes)?;
+        Ok(Self {
+            cluster,
+            fingerprint,
+            card,
         })
     }
 }

@@ -17,6 +17,14 @@ fn claim() -> EpochClaim {
     }
 }
 
+fn process() -> ProcessRecord {
+    ProcessRecord {
+        cluster: ClusterId([1; 16]),
+        fingerprint: Fingerprint([0xfe; 32]),
+        card: Bytes::from_static(b"broker 1"),
+    }
+}
+
 fn snapshot(floor: Option<JournalPosition>) -> Snapshot {
     Snapshot {
         cluster: ClusterId([1; 16]),
@@ -41,6 +49,7 @@ fn every_object_reads_back_what_was_written() {
     let cluster = ClusterId([7; 16]);
     assert_eq!(decode_cluster(&encode_cluster(cluster)), Ok(cluster));
     assert_eq!(EpochClaim::decode(&claim().encode()), Ok(claim()));
+    assert_eq!(ProcessRecord::decode(&process().encode()), Ok(process()));
     for floor in [None, Some(at(3, 4))] {
         assert_eq!(
             Snapshot::decode(&snapshot(floor).encode()),
@@ -57,11 +66,13 @@ fn every_flipped_bit_and_every_truncation_is_found() {
     for good in [
         encode_cluster(ClusterId([7; 16])),
         claim().encode(),
+        process().encode(),
         snapshot(Some(at(1, 1))).encode(),
     ] {
         let is_bad = |bytes: Bytes| {
             decode_cluster(&bytes).is_err()
                 && EpochClaim::decode(&bytes).is_err()
+                && ProcessRecord::decode(&bytes).is_err()
                 && Snapshot::decode(&bytes).is_err()
         };
         for bit in 0..good.len() * 8 {
