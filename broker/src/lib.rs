@@ -8,6 +8,7 @@ pub mod error;
 pub mod http;
 pub mod insist;
 pub mod kafka;
+pub mod link;
 pub mod log_starts;
 pub mod metrics;
 pub mod node;

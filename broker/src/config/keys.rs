@@ -177,6 +177,18 @@ pub static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "link.listener",
+        default: "auto",
+        about: "UDP address for links between the brokers of a cluster; auto is that of the first Kafka listener",
+        set: |c, v| {
+            let bind = match v {
+                "auto" | "" => None,
+                v => Some(bind_address(v)?),
+            };
+            set(&mut c.link, Ok(bind))
+        },
+    },
+    Key {
         name: "listeners",
         default: "",
         about: "Kafka listeners, NAME=PROTO://ADDR[,advertise=HOST:PORT], separated by ; or blanks",

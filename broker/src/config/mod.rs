@@ -196,6 +196,9 @@ pub struct Config {
     pub bucket: BucketConfig,
     /// The Kafka door; at least one.
     pub listeners: Vec<ListenerSpec>,
+    /// Where links to other brokers are bound (UDP); `None`: where the first Kafka listener is. What
+    /// others are told is the host of that and the port that was bound.
+    pub link: Option<SocketAddr>,
     /// The native door; reserved, not opened by this version.
     pub quic: Option<SocketAddr>,
     /// Health and metrics.
@@ -396,6 +399,7 @@ impl Config {
                 start_timeout: Duration::ZERO,
             },
             listeners: Vec::new(),
+            link: None,
             quic: None,
             http: None,
             insecure: false,

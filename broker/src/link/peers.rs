@@ -1,0 +1,213 @@
+//! How the coordinator of this process reaches those of others: over links, and for what the kernel
+//! knows better, over TCP and in `/proc`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use firn_coordinator::{
+    LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
+};
+use firn_proto::cluster::{BrokerImage, LinkAddress, Listener};
+use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
+use firn_proto::limits::{LINK_ASK_MAX, LINK_ASKED_AT_ONCE, LINK_PROBE_MAX};
+use firn_proto::link::Message;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use tokio::time::timeout;
+
+use super::follower::FollowerLink;
+use super::opening::{Introduction, open, unexpected};
+use super::registry::Registry;
+use super::transport::Transport;
+use super::{probe, process};
+
+/// The other processes of the cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct LinkPeers {
+    transport: Arc<dyn Transport>,
+    registry: Arc<Registry>,
+    me: Introduction,
+}
+
+impl LinkPeers {
+    /// As `me`, whose card is registered.
+    pub fn new(transport: Arc<dyn Transport>, registry: Arc<Registry>, me: Introduction) -> Self {
+        Self {
+            transport,
+            registry,
+            me,
+        }
+    }
+
+    async fn link(
+        self,
+        leader: LinkAddress,
+        epoch: CoordinatorEpoch,
+    ) -> Result<Box<dyn LeaderLink>, PeerError> {
+        let mut opened = open(self.transport, self.me, leader).await?;
+        match opened.ask(&Message::Follow(epoch)).await? {
+            Message::Following(led) if led == epoch => Ok(Box::new(FollowerLink::start(opened))),
+            message => Err(unexpected(&message)),
+        }
+    }
+
+    /// Asks a process for the leader.
+    async fn ask(self, to: LinkAddress) -> Result<PeerAnswer, PeerError> {
+        let mut opened = open(self.transport, self.me, to).await?;
+        match opened.ask(&Message::AskHeard).await? {
+            Message::Heard(Some(heard)) => Ok(PeerAnswer::Heard {
+                epoch: heard.epoch,
+                ago: heard.ago,
+            }),
+            Message::Heard(None) => Ok(PeerAnswer::NotHeard),
+            message => Err(unexpected(&message)),
+        }
+    }
+
+    /// Asks one of those who may be there.
+    async fn ask_one(self, process: Fingerprint, known: Option<LinkAddress>) -> PeerAnswer {
+        let asked = async {
+            let card = match self.registry.card(process).await {
+                Ok(None) => return PeerAnswer::Refused,
+                Ok(card) => card,
+                Err(error) => {
+                    tracing::debug!(%process, %error, "a peer is asked without its card");
+                    self.registry.known(process)
+                }
+            };
+            let listener = card.as_ref().and_then(|card| card.listeners.first());
+            let listener = listener.cloned();
+            if let Some(card) = &card
+                && process::is_gone(&card.process)
+            {
+                return PeerAnswer::Refused;
+            }
+            let Some(to) = card.map(|card| card.link.clone()).or(known) else {
+                return PeerAnswer::NoAnswer;
+            };
+            let asked = unless_refused(self.ask(to), listener).await;
+            asked.unwrap_or_else(|error| match error {
+                PeerError::Refused => PeerAnswer::Refused,
+                PeerError::NoAnswer | PeerError::NotLeading | PeerError::Rejected(_) => {
+                    tracing::debug!(%process, %error, "a peer does not say whom it has heard");
+                    PeerAnswer::NoAnswer
+                }
+            })
+        };
+        let answer = timeout(LINK_ASK_MAX, asked).await;
+        answer.unwrap_or(PeerAnswer::NoAnswer)
+    }
+
+    /// All that may be there, but for this process itself.
+    async fn others(&self, known: Vec<LinkAddress>) -> BTreeMap<Fingerprint, Option<LinkAddress>> {
+        let registered = match timeout(LINK_ASK_MAX, self.registry.registered()).await {
+            Ok(Ok(registered)) => registered,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "only peers that are known are asked");
+                Vec::new()
+            }
+            Err(_) => {
+                tracing::debug!("only peers that are known are asked: the bucket is slow");
+                Vec::new()
+            }
+        };
+        let registered = registered.into_iter().map(|process| (process, None));
+        let known = known.into_iter().map(|at| (at.fingerprint, Some(at)));
+        let mut others: BTreeMap<_, _> = registered.chain(known).collect();
+        others.remove(&self.me.card.link.fingerprint);
+        others
+    }
+}
+
+impl Peers for LinkPeers {
+    fn follow(
+        &self,
+        leader: ProcessCard,
+        epoch: CoordinatorEpoch,
+    ) -> BoxFuture<'static, Result<Box<dyn LeaderLink>, PeerError>> {
+        let peers = self.clone();
+        async move {
+            if process::is_gone(&leader.process) {
+                return Err(PeerError::Refused);
+            }
+            let listener = leader.listeners.first().cloned();
+            unless_refused(peers.link(leader.link, epoch), listener).await
+        }
+        .boxed()
+    }
+
+    fn ask_all(&self, known: Vec<LinkAddress>) -> BoxFuture<'static, Vec<PeerAnswer>> {
+        let peers = self.clone();
+        async move {
+            let others = peers.others(known).await;
+            let asked = others.into_iter();
+            let asked = asked.map(|(process, known)| peers.clone().ask_one(process, known));
+            let answers = stream::iter(asked).buffer_unordered(LINK_ASKED_AT_ONCE);
+            answers.collect().await
+        }
+        .boxed()
+    }
+
+    fn probe(&self, broker: Arc<BrokerImage>) -> BoxFuture<'static, Probed> {
+        let peers = self.clone();
+        async move {
+            let link = broker.link.clone();
+            let card = link
+                .as_ref()
+                .and_then(|at| peers.registry.known(at.fingerprint));
+            if card.is_some_and(|card| process::is_gone(&card.process)) {
+                return Probed::Refused;
+            }
+            let over_tcp = async {
+                match broker.listeners.first() {
+                    Some(listener) => probe::probe(listener).await,
+                    None => Probed::Silent,
+                }
+            };
+            let over_link = async {
+                let Some(to) = link else {
+                    return Probed::Silent;
+                };
+                match timeout(LINK_PROBE_MAX, peers.ask(to)).await {
+                    Ok(Ok(_)) => Probed::Answers,
+                    Ok(Err(_)) | Err(_) => Probed::Silent,
+                }
+            };
+            first_to_say(over_tcp, over_link).await
+        }
+        .boxed()
+    }
+
+    fn is_gone(&self, process: &ProcessProof) -> bool {
+        process::is_gone(process)
+    }
+}
+
+/// What the first of the two says that says anything.
+async fn first_to_say(
+    one: impl Future<Output = Probed>,
+    other: impl Future<Output = Probed>,
+) -> Probed {
+    tokio::pin!(one, other);
+    tokio::select! {
+        said = &mut one => match said {
+            Probed::Silent => other.await,
+            said => said,
+        },
+        said = &mut other => match said {
+            Probed::Silent => one.await,
+            said => said,
+        },
+    }
+}
+
+/// Waits for a link, unless the kernel says that nobody listens where the process takes clients.
+async fn unless_refused<T>(
+    linked: impl Future<Output = Result<T, PeerError>>,
+    listener: Option<Listener>,
+) -> Result<T, PeerError> {
+    tokio::select! {
+        linked = linked => linked,
+        true = probe::is_refused(listener.as_ref()) => Err(PeerError::Refused),
+    }
+}
