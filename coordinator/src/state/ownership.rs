@@ -9,7 +9,7 @@ use firn_proto::cluster::{
     ReleasePartitions, Reply, ResumePartitions, StreamError, TopicImage, Window,
 };
 use firn_proto::ids::{
-    BrokerId, ClusterId, Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId, TopicId,
+    BrokerId, ClusterId, DiskId, Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId, TopicId,
     TopicPartition,
 };
 
@@ -24,7 +24,8 @@ impl State {
         body: &RegisterBroker,
         effects: &mut Effects,
     ) -> Reply {
-        let broker = body.broker.unwrap_or_else(|| self.free_broker_id());
+        let known = body.broker.or_else(|| self.broker_of_disk(body.disk?));
+        let broker = known.unwrap_or_else(|| self.free_broker_id());
         if let Some(before) = self.brokers.get(&broker) {
             self.end_incarnation(before.incarnation, effects);
         }
@@ -274,10 +275,21 @@ impl State {
         self.streams.settle();
     }
 
-    fn live(&self, incarnation: Incarnation) -> Option<&Arc<BrokerImage>> {
+    pub(super) fn live(&self, incarnation: Incarnation) -> Option<&Arc<BrokerImage>> {
         self.brokers
             .values()
             .find(|broker| broker.incarnation == incarnation)
+    }
+
+    /// The id under which the disk was shown last, unless a process with another disk has it by now.
+    /// One with this disk is gone: whoever shows a disk holds its lock.
+    fn broker_of_disk(&self, disk: DiskId) -> Option<BrokerId> {
+        let shown = self.streams.iter().filter(|(_, s)| s.disk == Some(disk));
+        let broker = shown.last().map(|(_, stream)| stream.broker)?;
+        let holder = self.brokers.get(&broker);
+        holder
+            .is_none_or(|holder| holder.disk == Some(disk))
+            .then_some(broker)
     }
 
     fn free_broker_id(&self) -> BrokerId {

@@ -1,4 +1,5 @@
 mod archive;
+mod moves;
 
 use firn_proto::cluster::{
     CommitTopic, CommittedOffset, ConfirmDeleted, FetchOffsets, GroupError, Heartbeat, JoinGroup,

@@ -23,7 +23,8 @@ pub struct LinkAddress {
 /// A broker process that starts.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct RegisterBroker {
-    /// Its id, if configured; else the lowest that no live process has.
+    /// Its id, if configured; else the one under which its disk was shown last, or the lowest that
+    /// no live process has.
     pub broker: Option<BrokerId>,
     /// Where clients reach it.
     pub listeners: Vec<Listener>,

@@ -42,6 +42,20 @@ impl World {
         }
     }
 
+    fn register_any(&mut self, disk: Option<DiskId>) -> RegisteredBroker {
+        let body = RegisterBroker {
+            broker: None,
+            listeners: Vec::new(),
+            rack: None,
+            disk,
+            link: None,
+        };
+        match self.apply(Command::RegisterBroker(body)).reply {
+            Reply::RegisterBroker(registered) => registered,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn drain(&mut self, broker: i32, drain: bool) -> Applied {
         let broker = BrokerId(broker);
         self.apply(Command::DrainBroker(DrainBroker { broker, drain }))
@@ -293,6 +307,30 @@ fn what_a_fenced_process_holds_on_its_disk_is_said_with_its_stream() {
         assert_eq!(seals[0].holds_local, is_fenced && acks_local);
         assert_eq!(seals[0].disk.is_some(), is_fenced);
     }
+}
+
+/// Without a configured id a process that comes back with its disk is the broker that it was, and
+/// the one that held the disk before is gone.
+#[test]
+fn a_broker_without_a_configured_id_is_known_by_its_disk() {
+    let mut world = World::default();
+    let disk = |byte| Some(DiskId([byte; 16]));
+    let one = world.register_any(disk(1));
+    let two = world.register_any(disk(2));
+    let none = world.register_any(None);
+    assert_eq!([&one, &two, &none].map(|who| who.broker.0), [1, 2, 3]);
+    world.apply(Command::FenceBroker(one.incarnation));
+    let again = world.register_any(disk(2));
+    assert_eq!(again.broker, BrokerId(2), "though 1 is free");
+    assert!(world.state.live(two.incarnation).is_none());
+    assert_eq!(world.register_any(disk(1)).broker, BrokerId(1));
+    world.register(2, None);
+    assert_eq!(
+        world.register_any(disk(2)).broker,
+        BrokerId(4),
+        "2 is another now"
+    );
+    assert_eq!(world.register_any(None).broker, BrokerId(5));
 }
 
 #[test]

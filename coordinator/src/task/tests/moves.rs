@@ -1,0 +1,50 @@
+//! Drains and moves through the coordinator's loop.
+
+use firn_proto::cluster::{AssignmentError, MovePartition};
+use firn_proto::ids::TopicPartition;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn brokers_drain_and_partitions_are_asked_for_one_by_one() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    let image = coordinator.image();
+    registered(&coordinator).await;
+    let reply = coordinator.call(create("a", 1)).await;
+    let Ok(Reply::CreateTopics(created)) = reply else {
+        panic!("{reply:?}")
+    };
+    let tp = TopicPartition {
+        topic: created[0].as_ref().unwrap().id,
+        partition: PartitionIndex(0),
+    };
+    let drain = |broker| {
+        coordinator.call(Request::DrainBroker {
+            broker: BrokerId(broker),
+            drain: true,
+        })
+    };
+    assert_eq!(drain(1).await, Ok(Reply::Done));
+    settle().await;
+    assert!(image.borrow().brokers[&BrokerId(1)].draining);
+    let slots = bucket.slots();
+    let Err(CoordinatorError::Refused(reason)) = drain(9).await else {
+        panic!("nobody knows broker 9")
+    };
+    assert!(reason.contains("broker 9 is not alive"), "{reason}");
+    let asked = MovePartition {
+        tp,
+        epoch: LeaderEpoch(0),
+        to: BrokerId(9),
+    };
+    let moved = coordinator.call(Request::MovePartitions(vec![asked])).await;
+    let refused = Err(AssignmentError::NoBroker);
+    assert_eq!(moved, Ok(Reply::Moved(vec![refused])));
+    let folds = coordinator.call(Request::FoldsOf(vec![tp])).await;
+    assert_eq!(folds, Ok(Reply::Folds(vec![None])));
+    let forced = coordinator.call(Request::ForceMove(vec![tp])).await;
+    let refused = Err(AssignmentError::NotCurrent);
+    assert_eq!(forced, Ok(Reply::Forced(vec![refused])));
+    assert_eq!(bucket.slots(), slots, "refusals are not journalled");
+}
