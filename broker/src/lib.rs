@@ -13,5 +13,6 @@ pub mod log_starts;
 pub mod metrics;
 pub mod node;
 pub mod partition;
+pub mod recovery;
 pub mod retention;
 pub mod segment_map;

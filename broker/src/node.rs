@@ -4,12 +4,14 @@
 //! - `world.rs`: what a node takes from the world around it
 //! - `doors.rs`: its sockets
 //! - `bucket.rs`: the bucket at start
+//! - `drain.rs`: partitions go to other brokers before a stop
 //! - `parts.rs`: coordinator, local WAL, WAL, reader, each built from those before it
 //! - `takeover.rs`: who had the bucket before, and who takes it away
 //! - `reminder.rs`: when to say again that something is waited for
-//! - `recovery.rs`: what earlier processes of this broker left
+//! - `recovery.rs`: what the local WAL holds more of than the bucket
 //! - `lost.rs`: what of that cannot be brought back
-//! - `ownership.rs`: partitions that come and go
+//! - `ownership/`: partitions that come and go
+//! - `rows.rs`: state rows on their way into the stream, and to the coordinator
 //! - `archiver.rs`: what archives the partitions
 //! - `keeper.rs`: checkpoints, progress, and noticing that the bucket stands still
 //! - `sink.rs`: where the WAL tells what is durable
@@ -18,6 +20,7 @@
 mod archiver;
 mod bucket;
 mod doors;
+mod drain;
 mod figures;
 mod keeper;
 mod lost;
@@ -25,18 +28,18 @@ mod ownership;
 mod parts;
 mod recovery;
 mod reminder;
+mod rows;
 mod sink;
 mod takeover;
 mod world;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use firn_coordinator::{Coordinator, CoordinatorTask};
-use firn_proto::cluster::{RegisteredBroker, Request, RowReport};
+use firn_proto::cluster::{RegisteredBroker, Request};
 use firn_proto::env::Entropy;
 use firn_storage::bucket::{Bucket, BucketKind};
 use firn_storage::cache::TailCache;
@@ -65,14 +68,16 @@ use crate::kafka::memory::{FetchMemory, RequestMemory};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
+use crate::recovery::{DiskWaits, KnownStates, RecoveryDriver};
 use crate::retention::{PageWriter, Retainer};
 use crate::segment_map::SegmentMap;
 use doors::Doors;
 use figures::{BucketFigures, GarbageFigures, ReadFigures, RequestFigures, WalFigures};
 use keeper::Keeper;
-use ownership::Follower;
+use ownership::{Follower, Movers};
 use parts::{call, coordinator_ended, wal_ended};
 use recovery::Recovery;
+use rows::StateRows;
 use sink::NodeSink;
 pub use world::World;
 
@@ -98,14 +103,18 @@ struct Parts {
     registered: RegisteredBroker,
     partitions: Arc<Partitions>,
     wal: Wal,
+    rows: Arc<StateRows>,
+    known: Arc<KnownStates>,
+    /// The checkpoint objects that this process has written.
+    checkpoints: Arc<std::sync::Mutex<OwnCheckpoints>>,
+    /// Cancelled when the cluster has taken this process for dead.
+    fenced: CancellationToken,
 }
 
 /// What several parts know of the archive.
 struct Archive {
     segments: Arc<SegmentMap>,
     log_starts: LogStarts,
-    /// The checkpoint objects that this process has written.
-    checkpoints: Arc<std::sync::Mutex<OwnCheckpoints>>,
 }
 
 impl Archive {
@@ -122,7 +131,6 @@ impl Archive {
         Self {
             segments,
             log_starts,
-            checkpoints: Arc::default(),
         }
     }
 }
@@ -219,6 +227,10 @@ impl Node {
                 Err(reason) => coordinator_ended(&reason),
             },
             error = self.parts.wal.failed() => wal_ended(&error),
+            () = self.parts.fenced.cancelled() => FirnError::Fenced(
+                "the cluster has taken this process for dead, or another one was started with its \
+                 broker id".to_owned(),
+            ),
         }
     }
 
@@ -228,7 +240,7 @@ impl Node {
         takeover::name_successor(error, &self.config, &self.bucket).await
     }
 
-    /// Stops in order: no more connections and requests, everything that was taken in durable and
+    /// Stops in order: partitions to other brokers if there are any, no more connections and requests, everything that was taken in durable and
     /// answered, state rows written, the cluster left, the journal closed.
     ///
     /// # Errors
@@ -238,8 +250,15 @@ impl Node {
         self.shown.health.stopping();
         self.shown.metrics.ready.set(0);
         let patience = self.config.shutdown_timeout;
-        let stopped = timeout(patience, self.leave()).await;
-        stopped.unwrap_or_else(|_| {
+        let stopped = timeout(patience, async {
+            let (coordinator, own) = (&self.parts.coordinator, &self.parts.registered);
+            let draining = drain::drain(coordinator, own);
+            if timeout(patience / 2, draining).await.is_err() {
+                tracing::warn!("some partitions did not go to another broker in time");
+            }
+            self.leave().await
+        });
+        stopped.await.unwrap_or_else(|_| {
             let reason = format!(
                 "not done within {} s (shutdown.timeout.ms)",
                 patience.as_secs()
@@ -369,36 +388,31 @@ impl Starting {
         };
         shown.metrics.collect_from(read_figures);
 
-        stage("taking up what earlier processes left");
-        let recovery = Recovery {
-            bucket,
-            coordinator: &coordinator,
-            registered: &registered,
-            env: &env,
-            wal: &wal,
-            sink: &sink,
-            metrics: &shown.metrics,
-        };
-        let take_up = async {
-            tokio::select! {
-                taken_up = recovery.run(recovered) => taken_up,
-                ended = wal.failed() => Err(wal_ended(&ended)),
-            }
-        };
-        let taken_up =
-            bucket::while_it_answers(&config.bucket, bucket, &world.clock, take_up).await?;
-        for row in taken_up.rows {
-            partitions.open(row);
-        }
+        let checkpoints = Arc::default();
+        let rows = StateRows::new(
+            wal.clone(),
+            Arc::clone(&partitions),
+            Arc::clone(&checkpoints),
+        );
         let parts = Parts {
             coordinator,
             coordinator_task: Mutex::new(led.task),
             registered,
             partitions,
             wal,
+            rows: Arc::new(rows),
+            known: Arc::default(),
+            checkpoints,
+            fenced: CancellationToken::new(),
         };
+        stage("taking up what earlier processes left");
+        let take_up = self.take_up(bucket, &parts, &env, &sink, recovered);
+        let (follower, driver) =
+            bucket::while_it_answers(&config.bucket, bucket, &world.clock, take_up).await?;
         let archive = Archive::new(&parts, &reader, &world.entropy);
-        let keepers = self.keep(bucket, &parts, &archive, taken_up.reports).await;
+        let mut keepers = self.keep(bucket, &parts, &archive);
+        keepers.spawn(follower.run(parts.coordinator.image()));
+        keepers.spawn(driver.run());
         let archiver = self.archive(&parts, bucket, &reader);
         Ok(Assembled {
             context: self.context(&parts, archive, reader),
@@ -406,6 +420,64 @@ impl Starting {
             keepers,
             archiver,
         })
+    }
+
+    /// Takes up what earlier processes left: what only the disk of this one has; as leader, what no
+    /// disk is waited for; and in the end what this process owns.
+    async fn take_up(
+        &self,
+        bucket: &Bucket,
+        parts: &Parts,
+        env: &StreamEnv,
+        sink: &NodeSink,
+        recovered: Option<Recovered>,
+    ) -> Result<(Follower, RecoveryDriver), FirnError> {
+        let mut driver = RecoveryDriver {
+            bucket: bucket.clone(),
+            coordinator: parts.coordinator.clone(),
+            cluster: parts.registered.cluster,
+            incarnation: parts.registered.incarnation,
+            env: env.clone(),
+            known: Arc::clone(&parts.known),
+            disks: DiskWaits::new(self.config.recovery_disk_wait),
+        };
+        let movers = Movers {
+            bucket: bucket.clone(),
+            cluster: parts.registered.cluster,
+            incarnation: parts.registered.incarnation,
+            stream: parts.registered.stream,
+            coordinator: parts.coordinator.clone(),
+            partitions: Arc::clone(&parts.partitions),
+            rows: Arc::clone(&parts.rows),
+            wal: parts.wal.clone(),
+            known: Arc::clone(&parts.known),
+            env: env.clone(),
+        };
+        let mut follower = Follower::new(Arc::new(movers), parts.fenced.clone());
+        let take_up = async {
+            if let Some(recovered) = recovered {
+                let recovery = Recovery {
+                    bucket,
+                    coordinator: &parts.coordinator,
+                    registered: &parts.registered,
+                    env,
+                    wal: &parts.wal,
+                    sink,
+                    rows: &parts.rows,
+                    known: &parts.known,
+                    metrics: &self.shown.metrics,
+                };
+                recovery.run(recovered).await?;
+            }
+            driver.pass().await?;
+            follower.settle(&parts.coordinator.image()).await;
+            Ok::<_, FirnError>(())
+        };
+        tokio::select! {
+            taken_up = take_up => taken_up?,
+            ended = parts.wal.failed() => return Err(wal_ended(&ended)),
+        }
+        Ok((follower, driver))
     }
 
     /// Takes the journal over in a bucket that has proved itself. A local directory proves itself
@@ -453,30 +525,11 @@ impl Starting {
         })
     }
 
-    /// Opens partitions without a past, and keeps to the picture of the cluster from now on.
-    async fn keep(
-        &self,
-        bucket: &Bucket,
-        parts: &Parts,
-        archive: &Archive,
-        reports: Vec<RowReport>,
-    ) -> JoinSet<()> {
-        let image = parts.coordinator.image();
-        let mut follower = Follower {
-            partitions: Arc::clone(&parts.partitions),
-            coordinator: parts.coordinator.clone(),
-            incarnation: parts.registered.incarnation,
-            seen: BTreeMap::new(),
-            unconfirmed: Vec::new(),
-        };
-        let now = Arc::clone(&image.borrow());
-        follower.follow(&now).await;
-        let keeper = Keeper::new(parts, archive, self, reports);
+    fn keep(&self, bucket: &Bucket, parts: &Parts, archive: &Archive) -> JoinSet<()> {
         let mut keepers = JoinSet::new();
-        keepers.spawn(follower.run(image));
-        keepers.spawn(keeper.run());
+        keepers.spawn(Keeper::new(parts, archive, self).run());
         keepers.spawn(self.retainer(bucket, parts, archive).run());
-        keepers.spawn(self.collector(bucket, parts, archive).run());
+        keepers.spawn(self.collector(bucket, parts).run());
         keepers
     }
 
@@ -499,7 +552,7 @@ impl Starting {
         }
     }
 
-    fn collector(&self, bucket: &Bucket, parts: &Parts, archive: &Archive) -> Collector {
+    fn collector(&self, bucket: &Bucket, parts: &Parts) -> Collector {
         let counts = Arc::<CollectionCounts>::default();
         let figures = GarbageFigures(Arc::clone(&counts));
         self.shown.metrics.collect_from(figures);
@@ -507,7 +560,7 @@ impl Starting {
             bucket: bucket.clone(),
             coordinator: parts.coordinator.clone(),
             stream: parts.registered.stream,
-            checkpoints: Arc::clone(&archive.checkpoints),
+            checkpoints: Arc::clone(&parts.checkpoints),
             clock: Arc::clone(&self.world.clock),
             started: self.world.clock.mono(),
             orphans_after: self.config.collection_orphans_delay,

@@ -66,6 +66,21 @@ pub enum FoldError {
     NotContiguous(#[from] StateError),
 }
 
+impl FoldError {
+    /// Whether the bucket did not serve what is needed: trying again may help, and nothing is known
+    /// to be damaged.
+    pub fn is_of_bucket(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::Bucket(_))
+                | Self::Checkpoint(
+                    CheckpointReadError::Bucket(_)
+                        | CheckpointReadError::Slot(ReadError::Bucket(_))
+                )
+        )
+    }
+}
+
 /// Folds partitions through the windows that the coordinator named. The result has one state row
 /// for each of `folds`, in their order. `now_ms` is wall time and only says when producers were
 /// seen.

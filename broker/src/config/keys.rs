@@ -304,6 +304,12 @@ pub static KEYS: &[Key] = &[
         set: |c, v| set(&mut c.quic, address(v)),
     },
     Key {
+        name: "recovery.disk.wait.ms",
+        default: "5s",
+        about: "how long partitions of a dead broker wait for its local WAL, if that may hold records of acks=1 alone",
+        set: |c, v| set(&mut c.recovery_disk_wait, duration(v)),
+    },
+    Key {
         name: "shutdown.timeout.ms",
         default: "30s",
         about: "how long an orderly stop may take",

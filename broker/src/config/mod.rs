@@ -229,6 +229,8 @@ pub struct Config {
     pub retention_check_interval: Duration,
     /// Bytes of what is remembered of idempotent producers, in all partitions together.
     pub producer_memory_bytes: usize,
+    /// How long partitions of a dead broker wait for its local WAL.
+    pub recovery_disk_wait: Duration,
     /// How long an orderly stop may take.
     pub shutdown_timeout: Duration,
     /// Log lines.
@@ -444,6 +446,7 @@ impl Config {
             collection_orphans_delay: Duration::ZERO,
             retention_check_interval: Duration::ZERO,
             producer_memory_bytes: 0,
+            recovery_disk_wait: Duration::ZERO,
             shutdown_timeout: Duration::ZERO,
             log: LogConfig {
                 format: LogFormat::Plain,

@@ -58,6 +58,22 @@ pub fn endpoints(ctx: &Context, conn: &ConnectionState, image: &ClusterImage) ->
     endpoints
 }
 
+/// The broker that a client is told to send group calls to: any does, as all pass them on. It is
+/// this one, unless it is about to leave.
+pub fn group_endpoint(ctx: &Context, conn: &ConnectionState) -> Endpoint {
+    let image = ctx.image.borrow().clone();
+    let leaves = |broker: &BrokerImage| broker.incarnation == ctx.incarnation && broker.draining;
+    let stays = || {
+        let others = image.brokers.values().filter(|broker| !broker.draining);
+        others
+            .filter_map(|broker| endpoint(broker, &conn.listener.name))
+            .next()
+    };
+    let own = image.brokers.get(&ctx.broker);
+    let other = own.filter(|own| leaves(own)).and_then(|_| stays());
+    other.unwrap_or_else(|| own_endpoint(ctx, conn))
+}
+
 /// This broker, as a client of this connection reaches it.
 pub fn own_endpoint(ctx: &Context, conn: &ConnectionState) -> Endpoint {
     let advertised = &conn.listener.advertised;

@@ -1,21 +1,20 @@
 //! What a node does about its state while it runs: checkpoints when they are due, progress to the
 //! coordinator, and a word when the bucket takes nothing more.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_coordinator::Coordinator;
-use firn_proto::cluster::{CoordinatorError, ProgressReport, Reply, Request, RowReport};
+use firn_proto::cluster::{CoordinatorError, ProgressReport, Reply, Request};
 use firn_proto::env::{Clock, Mono};
-use firn_proto::ids::{Incarnation, Slot, SlotPosition, StreamId, TopicPartition};
-use firn_storage::collect::OwnCheckpoints;
-use firn_storage::wal::{DurableCheckpoint, Wal, WalError};
+use firn_proto::ids::{Incarnation, Slot, SlotPosition, StreamId};
+use firn_storage::wal::{Wal, WalError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::parts::wal_ended;
+use super::rows::StateRows;
 use super::{Archive, Parts, Starting};
 use crate::error::FirnError;
 use crate::http::Health;
@@ -34,15 +33,11 @@ pub(super) struct Keeper {
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
     producer_expiry_ms: i64,
-    /// The checkpoint objects of this process.
-    checkpoints: Arc<Mutex<OwnCheckpoints>>,
     log_starts: LogStarts,
+    has_local_wal: bool,
     /// What was archived leaves the WAL with the next report: rows behind it are durable.
     lets_go: bool,
-    /// Rows that are durable and not reported.
-    rows: UnreportedRows,
-    /// Rows hold everything in slots below.
-    rows_end: Slot,
+    rows: Arc<StateRows>,
     /// What was reported last.
     reported: Reported,
     /// When the durable prefix moved last, or there was nothing to move.
@@ -55,49 +50,12 @@ pub(super) struct Keeper {
     producers_line: Seldom,
 }
 
-/// The last durable row of each partition whose place the coordinator has not been told. A journal
-/// that takes nothing for hours leaves one entry per partition here, not one per checkpoint.
-#[derive(Debug, Default)]
-struct UnreportedRows(BTreeMap<TopicPartition, Slot>);
-
-impl UnreportedRows {
-    fn add(&mut self, row: RowReport) {
-        let rows = row.partitions.into_iter().map(|tp| (tp, row.slot));
-        self.0.extend(rows);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn reports(&self) -> Vec<RowReport> {
-        let mut by_slot: BTreeMap<Slot, Vec<TopicPartition>> = BTreeMap::new();
-        for (tp, slot) in &self.0 {
-            by_slot.entry(*slot).or_default().push(*tp);
-        }
-        let reports = by_slot.into_iter();
-        reports
-            .map(|(slot, partitions)| RowReport { slot, partitions })
-            .collect()
-    }
-
-    /// Forgets what was told, unless a newer row has come meanwhile.
-    fn remove(&mut self, told: &[RowReport]) {
-        for RowReport { slot, partitions } in told {
-            for tp in partitions {
-                if self.0.get(tp) == Some(slot) {
-                    self.0.remove(tp);
-                }
-            }
-        }
-    }
-}
-
 /// What was reported, and when. Each report is an object of the journal, whatever it says: one in a
 /// second cost a tenth of what a busy broker puts.
 #[derive(Debug, Default)]
 struct Reported {
     durable_end: Slot,
+    holds_local: bool,
     at: Option<Mono>,
 }
 
@@ -112,28 +70,14 @@ impl Reported {
     }
 }
 
-type Checkpoint = BoxFuture<'static, (Written, Result<DurableCheckpoint, WalError>)>;
+type Checkpoint = BoxFuture<'static, (bool, Result<(), WalError>)>;
 type Report = BoxFuture<'static, Result<Reply, CoordinatorError>>;
 
-/// What a checkpoint holds.
-struct Written {
-    partitions: Vec<TopicPartition>,
-    through: SlotPosition,
-    is_wanted: bool,
-}
-
 impl Keeper {
-    /// A keeper that begins with `rows` to report.
-    pub(super) fn new(
-        parts: &Parts,
-        archive: &Archive,
-        starting: &Starting,
-        rows: Vec<RowReport>,
-    ) -> Self {
+    /// A keeper of these parts.
+    pub(super) fn new(parts: &Parts, archive: &Archive, starting: &Starting) -> Self {
         let clock = Arc::clone(&starting.world.clock);
         let moved = (Slot(0), clock.mono());
-        let mut unreported = UnreportedRows::default();
-        rows.into_iter().for_each(|row| unreported.add(row));
         Self {
             partitions: Arc::clone(&parts.partitions),
             wal: parts.wal.clone(),
@@ -144,11 +88,10 @@ impl Keeper {
             health: Arc::clone(&starting.shown.health),
             producer_expiry_ms: i64::try_from(starting.config.producer_id_expiration.as_millis())
                 .unwrap_or(i64::MAX),
-            checkpoints: Arc::clone(&archive.checkpoints),
             log_starts: archive.log_starts.clone(),
+            has_local_wal: starting.config.wal_dir().is_some(),
             lets_go: false,
-            rows: unreported,
-            rows_end: Slot(0),
+            rows: Arc::clone(&parts.rows),
             reported: Reported::default(),
             moved,
             hampered: None,
@@ -170,9 +113,12 @@ impl Keeper {
                 rows = self.partitions.rows_due(), if checkpoint.is_none() => {
                     checkpoint = Some(self.checkpoint(rows));
                 }
-                (written, durable) = poll(checkpoint.as_mut()) => {
+                (is_wanted, written) = poll(checkpoint.as_mut()) => {
                     checkpoint = None;
-                    self.on_checkpoint(written, durable);
+                    match written {
+                        Ok(()) => self.lets_go |= is_wanted,
+                        Err(error) => tracing::warn!(%error, "a checkpoint was not written"),
+                    }
                 }
                 reply = poll(report.as_mut().map(|(_, reply)| reply)) => {
                     if let Some((told, _)) = report.take() {
@@ -195,50 +141,22 @@ impl Keeper {
     }
 
     fn checkpoint(&self, due: RowsDue) -> Checkpoint {
-        let wal = self.wal.clone();
-        async move {
-            let written = Written {
-                partitions: due.rows.iter().map(|row| row.tp).collect(),
-                through: due.through,
-                is_wanted: due.is_wanted,
-            };
-            (written, wal.push_checkpoint(&due.rows).await)
-        }
-        .boxed()
-    }
-
-    fn on_checkpoint(&mut self, written: Written, durable: Result<DurableCheckpoint, WalError>) {
-        match durable {
-            Ok(checkpoint) => {
-                self.partitions.on_pages_stored(&checkpoint.pages);
-                if let Some(object) = checkpoint.object {
-                    let own = self.checkpoints.lock();
-                    own.unwrap_or_else(PoisonError::into_inner).add(object);
-                }
-                self.rows.add(RowReport {
-                    slot: checkpoint.at.slot,
-                    partitions: written.partitions,
-                });
-                self.rows_end = written.through.slot.next();
-                self.lets_go |= written.is_wanted;
-            }
-            Err(error) => {
-                self.partitions.rows_failed(written.partitions);
-                tracing::warn!(%error, "a checkpoint was not written");
-            }
-        }
+        let rows = Arc::clone(&self.rows);
+        async move { (due.is_wanted, rows.write_due(due).await) }.boxed()
     }
 
     /// Tells the coordinator what is new: the durable end and the last rows; and behind that, since
     /// no slot is let go of that is not known to be durable, that partitions which are archived to
     /// their ends need none of these slots.
     fn report(&mut self) -> Option<(ProgressReport, Report)> {
+        let (rows, rows_end) = self.rows.reports();
+        // asked for behind the rows, so that it lies behind each
         let durable_end = self.wal.status().durable_end;
         let now = self.clock.mono();
-        if !self
-            .reported
-            .is_due(durable_end, !self.rows.is_empty(), now)
-        {
+        let holds_local = self.has_local_wal && self.partitions.has_acked_local();
+        // whoever takes over waits for the disk only if this is known
+        let is_urgent = holds_local && !self.reported.holds_local;
+        if !is_urgent && !self.reported.is_due(durable_end, !rows.is_empty(), now) {
             return None;
         }
         self.reported.at = Some(now);
@@ -246,9 +164,9 @@ impl Keeper {
             incarnation: self.incarnation,
             stream: self.stream,
             durable_end,
-            rows: self.rows.reports(),
-            rows_end: self.rows_end,
-            holds_local: false,
+            rows,
+            rows_end,
+            holds_local,
         };
         let coordinator = self.coordinator.clone();
         let request = Request::ReportProgress(report.clone());
@@ -271,7 +189,8 @@ impl Keeper {
         match reply {
             Ok(Reply::Stream(Ok(()))) => {
                 self.reported.durable_end = told.durable_end;
-                self.rows.remove(&told.rows);
+                self.reported.holds_local = told.holds_local;
+                self.rows.on_told(&told.rows);
             }
             Ok(other) => tracing::error!(
                 ?other,
@@ -345,8 +264,7 @@ impl Keeper {
 /// # Errors
 /// The WAL has ended.
 pub(super) async fn last_report(parts: &Parts) -> Result<ProgressReport, FirnError> {
-    let mut rows = Vec::new();
-    let mut rows_end = Slot(0);
+    let mut end = Slot(0);
     let next = parts.wal.next_durable();
     let last = next.slot.0.checked_sub(1).map(|slot| SlotPosition {
         slot: Slot(slot),
@@ -356,20 +274,18 @@ pub(super) async fn last_report(parts: &Parts) -> Result<ProgressReport, FirnErr
         .map(|last| parts.partitions.rows_after(last))
         .unwrap_or_default();
     if !states.is_empty() {
-        let partitions = states.iter().map(|row| row.tp).collect();
-        let pushed = parts.wal.push_checkpoint(&states).await;
-        rows.push(RowReport {
-            slot: pushed.map_err(|e| wal_ended(&e))?.at.slot,
-            partitions,
-        });
-        rows_end = next.slot;
+        let written = parts.rows.write_closed(&states).await;
+        written.map_err(|e| wal_ended(&e))?;
+        end = next.slot;
     }
+    // with those of partitions that have left and may not have been released yet
+    let (rows, rows_end) = parts.rows.reports();
     Ok(ProgressReport {
         incarnation: parts.registered.incarnation,
         stream: parts.registered.stream,
         durable_end: parts.wal.status().durable_end,
         rows,
-        rows_end,
+        rows_end: rows_end.max(end),
         holds_local: false,
     })
 }
@@ -396,21 +312,6 @@ const STANDS_STILL: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use firn_proto::ids::{PartitionIndex, TopicId};
-
-    fn tp(partition: i32) -> TopicPartition {
-        TopicPartition {
-            topic: TopicId::ZERO,
-            partition: PartitionIndex(partition),
-        }
-    }
-
-    fn row(slot: u64, partitions: &[i32]) -> RowReport {
-        RowReport {
-            slot: Slot(slot),
-            partitions: partitions.iter().map(|partition| tp(*partition)).collect(),
-        }
-    }
 
     #[test]
     fn progress_is_told_at_once_then_every_few_seconds_or_after_many_slots() {
@@ -427,28 +328,5 @@ mod tests {
         }
         assert!(!reported.is_due(Slot(REPORT_SLOTS), false, at(11)));
         assert!(reported.is_due(Slot(1 + REPORT_SLOTS), false, at(11)));
-    }
-
-    #[test]
-    fn while_nobody_hears_of_rows_only_the_last_of_each_partition_is_kept() {
-        let mut rows = UnreportedRows::default();
-        for slot in 0..10_000 {
-            rows.add(row(slot, &[0, 1]));
-        }
-        rows.add(row(10_000, &[1]));
-        assert_eq!(rows.0.len(), 2);
-        assert_eq!(rows.reports(), [row(9_999, &[0]), row(10_000, &[1])]);
-    }
-
-    #[test]
-    fn a_row_that_came_while_older_ones_were_told_is_told_next() {
-        let mut rows = UnreportedRows::default();
-        rows.add(row(4, &[0, 1]));
-        let told = rows.reports();
-        rows.add(row(5, &[1]));
-        rows.remove(&told);
-        assert_eq!(rows.reports(), [row(5, &[1])]);
-        rows.remove(&[row(5, &[1])]);
-        assert!(rows.is_empty());
     }
 }

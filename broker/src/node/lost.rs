@@ -1,6 +1,6 @@
 //! What a start says about records that acks=1 had acknowledged and that it cannot bring back: they
-//! were on a local disk alone, as acks=1 allows, and are reported, never passed over. A start without
-//! that disk cannot know whether there are any; the first one that has it again says.
+//! were on a local disk alone, as acks=1 allows, and are reported, never passed over. Who goes on
+//! without that disk cannot know whether there are any; the first start that has it again says.
 //!
 //! May not touch: which they are (`firn_storage::wal::local`), and anything that is still there.
 
@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::Path;
 
 use firn_proto::cluster::StreamToSeal;
-use firn_proto::ids::{DiskId, StreamId};
+use firn_proto::ids::StreamId;
 use firn_storage::wal::local::{LocalRow, LostRange, Recovered};
 
 use crate::metrics::Metrics;
@@ -61,24 +61,6 @@ fn ended_before(
     streams.filter(|stream| !waiting.contains(stream)).collect()
 }
 
-/// Says which of the processes that ended without stopping in order wrote to a disk that this
-/// start does not have, in one line.
-pub(super) fn report_absent_disks(ended: &[StreamToSeal], disk: Option<DiskId>) {
-    let absent = AbsentDisks::of(ended, disk);
-    if absent.0.is_empty() {
-        return;
-    }
-    tracing::error!(
-        absent = %absent,
-        this_start = %disk.map_or_else(|| "none".to_owned(), |disk| disk.to_string()),
-        "a process did not stop in order, and its local wal is not the one of this start (wal = \
-         another directory, another disk, or none): whether it had acknowledged records with acks=1 \
-         that it had not yet put into the bucket is not known here; the partitions go on without \
-         them. The first start with its directory again says whether there are any, and counts them \
-         by topic and offset"
-    );
-}
-
 /// Ranges of offsets, as many as a line of a log can take.
 struct Ranges<'a>(&'a [LostRange]);
 
@@ -95,30 +77,6 @@ impl fmt::Display for Ranges<'_> {
             None | Some(0) => Ok(()),
             Some(more) => write!(f, ", and {more} more"),
         }
-    }
-}
-
-/// Streams of crashed processes, with the disks that may hold more of them than the bucket.
-struct AbsentDisks<'a>(Vec<(&'a StreamToSeal, DiskId)>);
-
-impl<'a> AbsentDisks<'a> {
-    fn of(ended: &'a [StreamToSeal], disk: Option<DiskId>) -> Self {
-        let with_disk = ended.iter().filter_map(|ended| Some((ended, ended.disk?)));
-        Self(with_disk.filter(|(_, of)| Some(*of) != disk).collect())
-    }
-}
-
-impl fmt::Display for AbsentDisks<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (ended, disk)) in self.0.iter().enumerate() {
-            let separator = if at == 0 { "" } else { ", " };
-            let StreamToSeal { stream, broker, .. } = ended;
-            write!(
-                f,
-                "{separator}disk {disk} of broker {broker} (stream {stream})"
-            )?;
-        }
-        Ok(())
     }
 }
 
@@ -172,27 +130,5 @@ mod tests {
         let before = ended_before(streams(), &[waits]);
         assert_eq!(before, BTreeSet::from([StreamId(3)]));
         assert!(ended_before(streams().filter(|s| s.0 == 4), &[waits]).is_empty());
-    }
-
-    #[test]
-    fn a_disk_is_absent_unless_this_start_shows_it() {
-        let ended = |stream, disk: Option<u8>| StreamToSeal {
-            stream: StreamId(stream),
-            broker: BrokerId(1),
-            floor: Slot(0),
-            durable_end: Slot(0),
-            disk: disk.map(|byte| DiskId([byte; 16])),
-            holds_local: false,
-        };
-        let seals = [ended(4, Some(7)), ended(5, None), ended(6, Some(8))];
-        for (disk, absent) in [(None, 2), (Some(7), 1), (Some(9), 2)] {
-            let disk = disk.map(|byte| DiskId([byte; 16]));
-            assert_eq!(AbsentDisks::of(&seals, disk).0.len(), absent, "{disk:?}");
-        }
-        let shown = AbsentDisks::of(&seals, Some(DiskId([7; 16]))).to_string();
-        assert!(
-            shown.contains("stream 6") && !shown.contains("stream 4"),
-            "{shown}"
-        );
     }
 }

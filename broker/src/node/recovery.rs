@@ -1,32 +1,33 @@
-//! What a start does about earlier processes of this broker, before anything is served: their
-//! streams are sealed, their partitions folded, what only the local disk has is put again, and the
-//! next epochs begin (I4).
+//! What a start does about its own disk, before anything is served: streams of earlier processes of
+//! which the local WAL may hold more than the bucket are sealed and folded, what only the disk has is
+//! put again, and the next epochs begin here (I4). Everything else that dead processes left is taken
+//! over by the process that holds the coordinator (`recovery/`).
 //!
 //! Every step may be repeated after a crash: what is done is found in the journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    AssignPartitions, Assigned, AssignmentError, PartitionEnd, PartitionFold, PartitionImage,
-    RegisteredBroker, ReleasePartition, ReleasePartitions, Reply, Request, ResumePartition,
-    ResumePartitions, RowReport, SealStream, StreamToSeal,
+    PartitionEnd, PartitionImage, RegisteredBroker, ReleasePartition, ReleasePartitions, Reply,
+    Request, ResumePartition, ResumePartitions, StreamToSeal,
 };
-use firn_proto::ids::{LeaderEpoch, Slot};
+use firn_proto::ids::{LeaderEpoch, StreamId};
 use firn_storage::bucket::Bucket;
 use firn_storage::fold::fold;
 use firn_storage::state::StateRow;
-use firn_storage::stream::{SealSpec, StreamEnv, StreamName, seal};
+use firn_storage::stream::StreamEnv;
 use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recovered};
 use firn_storage::wal::{FairKey, Wal};
-use futures::{StreamExt, TryStreamExt};
 
-use super::lost::{report_absent_disks, report_lost, report_settled};
+use super::lost::{report_lost, report_settled};
 use super::parts::{call, unexpected, wal_ended};
+use super::rows::StateRows;
 use super::sink::NodeSink;
 use crate::error::FirnError;
 use crate::metrics::Metrics;
+use crate::recovery::{Beginner, Folded, KnownStates, RecoveryError, seal_and_report};
 
 /// What recovery works with.
 pub(super) struct Recovery<'a> {
@@ -36,131 +37,70 @@ pub(super) struct Recovery<'a> {
     pub(super) env: &'a StreamEnv,
     pub(super) wal: &'a Wal,
     pub(super) sink: &'a NodeSink,
+    pub(super) rows: &'a StateRows,
+    pub(super) known: &'a KnownStates,
     pub(super) metrics: &'a Metrics,
 }
 
-/// A partition whose last epoch has ended.
-struct Folded {
-    /// The state at its end.
-    row: StateRow,
-    /// What ends, by name.
-    end: PartitionEnd,
-}
-
-impl Folded {
-    /// The epoch of `fold` ended with `row`. One that a process released before it died ended where
-    /// that said, and nowhere else.
-    fn of(fold: &PartitionFold, row: StateRow) -> Result<Self, FirnError> {
-        let PartitionFold {
-            tp, epoch, stream, ..
-        } = *fold;
-        let end_offset = row.end_offset;
-        if let Some(released) = fold.released_end.filter(|end| *end != end_offset) {
-            let reason = format!(
-                "epoch {epoch} of {tp} was released at offset {released}, and its records end at {end_offset}"
-            );
-            return Err(FirnError::failed(CONTRADICTION, reason));
-        }
-        let end = PartitionEnd {
-            tp,
-            epoch,
-            stream,
-            end_offset,
-        };
-        Ok(Self { row, end })
-    }
-}
-
-/// What this broker owns after a start, to be opened.
-#[derive(Default)]
-pub(super) struct TakenUp {
-    /// The states with which the new epochs begin. They lie in this process's stream.
-    pub(super) rows: Vec<StateRow>,
-    /// Where they lie, to be reported.
-    pub(super) reports: Vec<RowReport>,
-}
-
 impl Recovery<'_> {
-    /// Takes up everything that earlier processes left. `local` is what the local disk holds.
-    pub(super) async fn run(&self, local: Option<Recovered>) -> Result<TakenUp, FirnError> {
-        let disk = local.as_ref().map(Recovered::disk);
-        report_absent_disks(&self.registered.seals, disk);
-        self.seal_ended().await?;
-        let mut folded = self.fold_ended().await?;
-        let mut lost = Vec::new();
-        if let Some(local) = &local {
-            (folded, lost) = self.put_missing_again(folded, local).await?;
-            report_lost(&lost, &local.quarantine(), self.metrics);
-            report_settled(local, &self.registered.seals, &lost);
-        }
-        let taken_up = self.begin_epochs(folded).await?;
-        if let Some(local) = local {
-            forget(local, lost).await?;
-        }
-        Ok(taken_up)
+    /// Takes up what `local`, the local disk, may hold more of than the bucket. Epochs that begin here
+    /// leave their states in `known`.
+    pub(super) async fn run(&self, local: Recovered) -> Result<(), FirnError> {
+        let (ended, streams) = self.of_disk(&local);
+        self.seal_ended(ended).await?;
+        let folded = self.fold_ended(&streams).await?;
+        let (folded, lost) = self.put_missing_again(folded, &local).await?;
+        report_lost(&lost, &local.quarantine(), self.metrics);
+        report_settled(&local, &self.registered.seals, &lost);
+        let beginner = Beginner {
+            coordinator: self.coordinator,
+            incarnation: self.registered.incarnation,
+            known: self.known,
+        };
+        beginner.begin(folded, Some(self.registered.broker)).await?;
+        forget(local, lost).await
     }
 
-    /// Seals the streams of processes that have ended and tells the journal where they end.
-    async fn seal_ended(&self) -> Result<(), FirnError> {
-        futures::stream::iter(&self.registered.seals)
-            .map(|ended| self.seal_one(ended))
-            .buffer_unordered(SEALS_AT_ONCE)
-            .try_collect::<Vec<()>>()
-            .await?;
+    /// The streams that wait for their seal and were written with this disk, and all of which it
+    /// holds something.
+    fn of_disk(&self, local: &Recovered) -> (Vec<StreamToSeal>, BTreeSet<StreamId>) {
+        let seals = self.registered.seals.iter();
+        let of_disk = seals.filter(|ended| ended.disk == Some(local.disk()));
+        let ended: Vec<_> = of_disk.copied().collect();
+        let held = local.rows().iter().map(|row| row.stream);
+        let streams = ended.iter().map(|ended| ended.stream).chain(held).collect();
+        (ended, streams)
+    }
+
+    async fn seal_ended(&self, ended: Vec<StreamToSeal>) -> Result<(), RecoveryError> {
+        let cluster = self.registered.cluster;
+        for ended in ended {
+            seal_and_report(self.bucket, self.coordinator, cluster, ended, self.env).await?;
+        }
         Ok(())
     }
 
-    async fn seal_one(&self, ended: &StreamToSeal) -> Result<(), FirnError> {
-        let stream = StreamName::wal(self.registered.cluster, ended.stream);
-        let spec = SealSpec {
-            stream,
-            floor: ended.floor,
-            from: ended.durable_end.max(ended.floor),
-        };
-        let sealed = seal(self.bucket, spec, self.env)
-            .await
-            .map_err(|e| FirnError::failed("cannot take over from the last process", e))?;
-        tracing::info!(%stream, end = sealed.end.0, "the stream of an ended process is sealed");
-        self.report_sealed(ended, sealed.end).await
-    }
-
-    async fn report_sealed(&self, ended: &StreamToSeal, end: Slot) -> Result<(), FirnError> {
-        let stream = ended.stream;
-        let sealed = Request::StreamSealed(SealStream { stream, end });
-        match call(self.coordinator, sealed).await? {
-            Reply::Stream(Ok(())) => Ok(()),
-            Reply::Stream(Err(error)) => Err(FirnError::failed(CONTRADICTION, error)),
-            _ => Err(unexpected("StreamSealed")),
-        }
-    }
-
-    /// Learns where every partition of a sealed stream ended.
-    async fn fold_ended(&self) -> Result<Vec<Folded>, FirnError> {
-        let Reply::PendingRecovery { folds, .. } =
+    /// Learns where the partitions of these streams ended.
+    async fn fold_ended(&self, streams: &BTreeSet<StreamId>) -> Result<Vec<Folded>, FirnError> {
+        let Reply::PendingRecovery { mut folds, .. } =
             call(self.coordinator, Request::PendingRecovery).await?
         else {
             return Err(unexpected("PendingRecovery"));
         };
+        folds.retain(|fold| streams.contains(&fold.stream));
         if folds.is_empty() {
             return Ok(Vec::new());
         }
         tracing::info!(
             partitions = folds.len(),
-            "folding partitions of ended processes"
+            "folding partitions of the local wal"
         );
-        let rows = fold(
-            self.bucket,
-            self.registered.cluster,
-            &folds,
-            self.env.clock.wall_ms(),
-        )
-        .await
-        .map_err(|e| FirnError::failed("cannot learn where partitions ended", e))?;
-        folds
-            .iter()
-            .zip(rows)
-            .map(|(fold, row)| Folded::of(fold, row))
-            .collect()
+        let now_ms = self.env.clock.wall_ms();
+        let rows = fold(self.bucket, self.registered.cluster, &folds, now_ms);
+        let rows = rows.await.map_err(RecoveryError::from)?;
+        let folded = folds.iter().zip(rows);
+        let folded = folded.map(|(fold, row)| Folded::of(fold, row));
+        Ok(folded.collect::<Result<_, _>>()?)
     }
 
     /// Puts what only the local disk has into this process's stream, with the same offsets, epoch
@@ -273,7 +213,8 @@ impl Recovery<'_> {
 
     /// Ends the epochs that were resumed: nothing more is appended in them (I4, RELEASE).
     async fn release(&self, rows: Vec<StateRow>) -> Result<Vec<Folded>, FirnError> {
-        let at = self.checkpoint(&rows).await?;
+        let at = self.rows.write_closed(&rows).await;
+        let at = at.map_err(|e| wal_ended(&e))?;
         let ends: Vec<PartitionEnd> = rows
             .iter()
             .map(|row| PartitionEnd {
@@ -304,76 +245,6 @@ impl Recovery<'_> {
         }
         Ok(folded)
     }
-
-    /// Begins the next epochs with this broker as owner, and writes their state rows into its
-    /// stream, in front of any append. Partitions that have gone meanwhile are left out.
-    async fn begin_epochs(&self, folded: Vec<Folded>) -> Result<TakenUp, FirnError> {
-        let mut taken_up = TakenUp::default();
-        for some in chunks(folded) {
-            let request = Request::AssignPartitions(AssignPartitions {
-                ended: some.iter().map(|folded| folded.end).collect(),
-                to: Some(self.registered.broker),
-            });
-            let Reply::Assigned(results) = call(self.coordinator, request).await? else {
-                return Err(unexpected("AssignPartitions"));
-            };
-            for (folded, result) in some.into_iter().zip(results) {
-                match result {
-                    Ok(assigned) => {
-                        taken_up
-                            .rows
-                            .push(begun(folded.row, &assigned, self.registered)?);
-                    }
-                    // deleted while this start was under way
-                    Err(error @ AssignmentError::Unknown) => {
-                        tracing::info!(partition = %folded.end.tp, %error, "partition not taken up");
-                    }
-                    // a start that went on would leave it without an owner
-                    Err(error) => {
-                        let what = format!("cannot begin the next epoch of {}", folded.end.tp);
-                        return Err(FirnError::failed(what, error));
-                    }
-                }
-            }
-        }
-        if !taken_up.rows.is_empty() {
-            let slot = self.checkpoint(&taken_up.rows).await?;
-            let partitions = taken_up.rows.iter().map(|row| row.tp).collect();
-            taken_up.reports.push(RowReport { slot, partitions });
-        }
-        Ok(taken_up)
-    }
-
-    async fn checkpoint(&self, rows: &[StateRow]) -> Result<Slot, FirnError> {
-        let pushed = self.wal.push_checkpoint(rows).await;
-        Ok(pushed.map_err(|e| wal_ended(&e))?.at.slot)
-    }
-}
-
-/// The state with which the next epoch begins, if it is this process's: one that was started with
-/// the same broker id meanwhile has taken its place.
-fn begun(
-    mut row: StateRow,
-    assigned: &Assigned,
-    registered: &RegisteredBroker,
-) -> Result<StateRow, FirnError> {
-    if (assigned.owner, assigned.stream) != (registered.incarnation, registered.stream) {
-        return Err(FirnError::Fenced(format!(
-            "epoch {} of {} went to incarnation {} of broker {}, and this is incarnation {}",
-            assigned.epoch,
-            assigned.tp,
-            assigned.owner.0,
-            registered.broker.0,
-            registered.incarnation.0
-        )));
-    }
-    assert_eq!(
-        row.end_offset, assigned.start_offset,
-        "I4: epoch {} of {} must begin where the last one ended",
-        assigned.epoch, assigned.tp
-    );
-    row.begin_epoch(assigned.epoch);
-    Ok(row)
 }
 
 /// Where an epoch ended that another one followed. Of one that the journal knows no end of,
@@ -390,61 +261,5 @@ async fn forget(local: Recovered, lost: Vec<LocalRow>) -> Result<(), FirnError> 
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(FirnError::disk(what, error)),
         Err(error) => Err(FirnError::failed(what, error)),
-    }
-}
-
-/// Cuts a list into requests that the journal can take one at a time.
-fn chunks<T>(list: Vec<T>) -> impl Iterator<Item = Vec<T>> {
-    let mut rest = list.into_iter();
-    std::iter::from_fn(move || {
-        let chunk: Vec<T> = rest.by_ref().take(PARTITIONS_PER_REQUEST).collect();
-        (!chunk.is_empty()).then_some(chunk)
-    })
-}
-
-const CONTRADICTION: &str = "the journal contradicts the bucket";
-/// Streams that are sealed at the same time.
-const SEALS_AT_ONCE: usize = 8;
-/// Partitions that one request names.
-const PARTITIONS_PER_REQUEST: usize = 2_000;
-
-#[cfg(test)]
-mod tests {
-    use firn_proto::ids::{
-        BrokerId, ClusterId, Incarnation, LeaderEpoch, PartitionIndex, StreamId, TopicId,
-        TopicPartition,
-    };
-
-    use super::*;
-
-    #[test]
-    fn an_epoch_that_went_to_another_process_is_not_begun() {
-        let tp = TopicPartition {
-            topic: TopicId([1; 16]),
-            partition: PartitionIndex(0),
-        };
-        let registered = RegisteredBroker {
-            cluster: ClusterId::ZERO,
-            broker: BrokerId(1),
-            incarnation: Incarnation(4),
-            stream: StreamId(9),
-            seals: Vec::new(),
-        };
-        let ours = Assigned {
-            tp,
-            epoch: LeaderEpoch(3),
-            owner: Incarnation(4),
-            stream: StreamId(9),
-            start_offset: 0,
-        };
-        let row = || StateRow::new(tp, LeaderEpoch(2));
-        let begun_here = begun(row(), &ours, &registered).unwrap();
-        assert_eq!(begun_here.epoch, LeaderEpoch(3));
-        let owner = Incarnation(5);
-        let stream = StreamId(10);
-        for theirs in [Assigned { owner, ..ours }, Assigned { stream, ..ours }] {
-            let refused = begun(row(), &theirs, &registered);
-            assert!(matches!(refused, Err(FirnError::Fenced(_))), "{theirs:?}");
-        }
     }
 }

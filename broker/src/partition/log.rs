@@ -38,6 +38,8 @@ pub struct PartitionLog<W> {
     /// There is no room for one more producer until those that wrote last at this wall time may be
     /// forgotten.
     full_until_ms: i64,
+    /// Nothing is appended any more; what is in flight still becomes durable and is answered.
+    stopped: bool,
     closed: bool,
 }
 
@@ -206,6 +208,7 @@ impl<W> PartitionLog<W> {
             in_flight: VecDeque::new(),
             ahead: BTreeMap::new(),
             full_until_ms: i64::MIN,
+            stopped: false,
             closed: false,
         }
     }
@@ -260,7 +263,7 @@ impl<W> PartitionLog<W> {
     /// # Errors
     /// [`Refusal`]: the batch must not be stored.
     pub fn plan(&self, header: &BatchHeader, acks: Acks) -> Result<Plan, Refusal> {
-        if self.closed {
+        if self.closed || self.stopped {
             return Err(Refusal::NotOwner);
         }
         if let Some(known) = self.check_sequence(header)? {
@@ -305,7 +308,7 @@ impl<W> PartitionLog<W> {
         now_ms: i64,
     ) {
         assert!(
-            !self.closed && planned.base_offset == self.next_offset,
+            !self.closed && !self.stopped && planned.base_offset == self.next_offset,
             "I4: a batch of {} at offset {} is appended behind offset {}",
             self.durable.tp,
             planned.base_offset,
@@ -460,6 +463,12 @@ impl<W> PartitionLog<W> {
         };
         let applied = applied.or(self.durable.after);
         found.map(|found| found.at).or_else(|| applied.map(behind))
+    }
+
+    /// Takes nothing any more, for good: the epoch is about to end by RELEASE (I4). What is in flight
+    /// becomes durable and is answered, and readers are served until the log is closed.
+    pub fn stop(&mut self) {
+        self.stopped = true;
     }
 
     /// Takes nothing any more: the epoch is over. Everybody who waits is to be told so; their

@@ -6,12 +6,14 @@
 //! - `refusals.rs`: which refused batch of a producer has to come first (pure)
 //! - `waiters.rs`: long polls (pure); `wait.rs` parks their tasks
 //! - `set.rs`: all partitions of the broker; `sink.rs` connects them with the WAL
+//! - `moves.rs`: partitions that come from other brokers and go to them, many at a time
 //! - this file: one partition, its pure parts behind a short lock
 //!
 //! Architecture invariant: no lock here is held over an await, an idle partition has no task, and
 //! nothing here reads the bucket or knows a Kafka message.
 
 mod log;
+mod moves;
 mod producers;
 mod refusals;
 mod set;
@@ -19,6 +21,7 @@ mod sink;
 mod wait;
 mod waiters;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_proto::ids::{LeaderEpoch, SlotPosition, TopicPartition};
@@ -210,6 +213,9 @@ impl Partition {
         };
         let entry = self.entry(batch, &planned, acks);
         self.shared.push(entry, permit)?;
+        if acks == Acks::Local {
+            self.shared.takes_local.store(true, Ordering::Relaxed);
+        }
         let (waiter, state) = self.receipt(&log, &planned, header.max_timestamp, acks);
         log.commit(&planned, header.max_timestamp, waiter, now_ms);
         if let Some(producer) = planned.producer {
@@ -285,6 +291,16 @@ impl Partition {
         self.lock().bounds()
     }
 
+    /// Takes no batch any more, for good: what is on its way becomes durable and is answered.
+    pub fn stop(&self) {
+        self.lock().stop();
+    }
+
+    /// Whether everything that was appended is durable.
+    pub fn is_settled(&self) -> bool {
+        self.lock().is_settled()
+    }
+
     /// Whether this broker has stopped owning it in this epoch.
     pub fn is_closed(&self) -> bool {
         self.lock().is_closed()
@@ -354,6 +370,11 @@ impl Partition {
     /// The state after every slot up to `after`, or up to a later one that has been applied.
     fn state_row(&self, after: SlotPosition) -> StateRow {
         self.lock().state_row(after)
+    }
+
+    /// The state as it was opened: no slot of this process has been applied.
+    fn opened_row(&self) -> StateRow {
+        self.lock().durable().clone()
     }
 
     fn on_page_stored(&self, base_offset: i64, place: PagePlace) {

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     /// The last slot that every partition has taken in.
     applied: Mutex<Option<SlotPosition>>,
     refusals: Mutex<Refusals>,
+    /// Whether a batch was taken that is acknowledged by the local WAL alone.
+    pub(super) takes_local: AtomicBool,
     /// Whether any are remembered, so that in good times nobody takes the lock. Who refuses a batch
     /// and who stores the next one of its producer follow each other.
     any_refused: AtomicBool,
@@ -46,10 +48,10 @@ pub(super) struct Shared {
 
 /// The partitions that this broker owns.
 pub struct Partitions {
-    shared: Arc<Shared>,
-    open: RwLock<BTreeMap<TopicPartition, Arc<Partition>>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) open: RwLock<BTreeMap<TopicPartition, Arc<Partition>>>,
     waits: Arc<FetchWaits>,
-    tail: Arc<TailCache>,
+    pub(super) tail: Arc<TailCache>,
     due: Mutex<Due>,
     rows_wanted: Notify,
 }
@@ -87,6 +89,7 @@ impl Partitions {
             wal: RwLock::default(),
             applied: Mutex::default(),
             refusals: Mutex::default(),
+            takes_local: AtomicBool::new(false),
             any_refused: AtomicBool::new(false),
         };
         Self {
@@ -131,18 +134,6 @@ impl Partitions {
         }
         self.bound_producers();
         partition
-    }
-
-    /// Owns a partition no longer. Whoever waits for it is told NOT_LEADER_OR_FOLLOWER.
-    pub fn close(&self, tp: TopicPartition) -> Option<Arc<Partition>> {
-        let closed = self
-            .open
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&tp)?;
-        self.let_go(std::slice::from_ref(&closed));
-        self.tail.remove(tp);
-        Some(closed)
     }
 
     /// Owns nothing any more: the stream was fenced, or the broker stops.
@@ -260,6 +251,11 @@ impl Partitions {
             return None;
         }
         self.rows()
+    }
+
+    /// Whether this process may have acknowledged a batch by its local WAL alone (acks=1).
+    pub fn has_acked_local(&self) -> bool {
+        self.shared.takes_local.load(Ordering::Relaxed)
     }
 
     /// The state rows of all partitions that have changed since their last one, and of those whose
@@ -437,7 +433,7 @@ impl Partitions {
         }
     }
 
-    fn let_go(&self, closed: &[Arc<Partition>]) {
+    pub(super) fn let_go(&self, closed: &[Arc<Partition>]) {
         for partition in closed {
             partition.close();
         }

@@ -2,7 +2,7 @@
 //! Derived from the state, so that a new leader finds unfinished work by itself.
 
 use firn_proto::cluster::{FoldRange, PartitionFold, PartitionImage, StreamToSeal};
-use firn_proto::ids::{DiskId, Slot, TopicPartition};
+use firn_proto::ids::{DiskId, Slot, StreamId, TopicPartition};
 
 use super::State;
 use super::streams::Phase;
@@ -104,7 +104,15 @@ impl State {
             log_start: marks.log_start,
             archived_to: marks.archived_to,
             waits_for: self.waits_for(tp),
+            disk: self.disk_behind(last.stream, known_end),
         })
+    }
+
+    /// The disk that may hold more of a window than the bucket; none of one whose end is known.
+    fn disk_behind(&self, stream: StreamId, known_end: Option<i64>) -> Option<DiskId> {
+        let stream = self.streams.find(stream)?;
+        let may_hold_more = known_end.is_none() && stream.holds_local && !stream.is_whole;
+        stream.disk.filter(|_| may_hold_more)
     }
 
     /// The disk without which the next epoch of a partition does not begin: the topic's records are

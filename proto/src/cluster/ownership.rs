@@ -130,6 +130,9 @@ pub struct PartitionFold {
     /// Only a process that shows this disk begins the next epoch, after it has put what is missing
     /// in the bucket (RESUME): the topic has `firn.durability=local`.
     pub waits_for: Option<DiskId>,
+    /// The disk that may hold more of the last window than the bucket, of what acks=1 acknowledged:
+    /// it is waited for, but not for long.
+    pub disk: Option<DiskId>,
 }
 
 /// A part of a fold: rows of (the partition, `epoch`) in slots `from .. end` of a stream (I6).

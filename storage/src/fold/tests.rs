@@ -482,6 +482,7 @@ impl World {
                 released_end: None,
                 log_start: 0,
                 archived_to: 0,
+                disk: None,
             })
             .collect()
     }

@@ -5,8 +5,8 @@
 //!   A share group (2, v6) is INVALID_REQUEST.
 //! - v4: several keys in one request (KIP-699).
 //!
-//! Every broker passes group calls on to the coordinator, so the answer is this broker itself, at
-//! the address of the listener the client came in on.
+//! Every broker passes group calls on to the coordinator, so the answer is this broker itself, or
+//! another one once it is about to leave, at the address of the listener the client came in on.
 
 use firn_proto::error_code::ErrorCode;
 use firn_proto::kafka::find_coordinator::{
@@ -62,7 +62,7 @@ fn coordinator(ctx: &Context, conn: &ConnectionState, key_type: i8, key: String)
             ..Coordinator::default()
         };
     }
-    let own = view::own_endpoint(ctx, conn);
+    let own = view::group_endpoint(ctx, conn);
     Coordinator {
         key,
         node_id: own.node_id,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use firn_proto::cluster::{ClusterImage, NewTopic, Reply, Request, TopicImage, TopicKey};
 use firn_proto::error_code::ErrorCode;
-use firn_proto::ids::TopicId;
+use firn_proto::ids::{BrokerId, TopicId};
 use firn_proto::kafka::metadata::{
     MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
     MetadataResponseTopic,
@@ -178,6 +178,8 @@ fn shown(image: &ClusterImage, topic: &TopicImage, operations: bool) -> Metadata
     let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| {
         let leader_id = view::leader(partition);
         let replicas = view::replicas(image, topic, partition);
+        let is_live = |id: &i32| image.brokers.contains_key(&BrokerId(*id));
+        let (live, offline): (Vec<i32>, _) = replicas.iter().copied().partition(is_live);
         MetadataResponsePartition {
             error_code: if leader_id < 0 {
                 ErrorCode::LeaderNotAvailable
@@ -187,9 +189,9 @@ fn shown(image: &ClusterImage, topic: &TopicImage, operations: bool) -> Metadata
             partition_index: index,
             leader_id,
             leader_epoch: partition.epoch.0,
-            isr_nodes: replicas.clone(),
+            isr_nodes: live,
+            offline_replicas: offline,
             replica_nodes: replicas,
-            offline_replicas: Vec::new(),
         }
     });
     MetadataResponseTopic {

@@ -70,8 +70,16 @@ pub fn partition(
             leader: Some((owner.broker.0, image.epoch.0)),
         });
     }
+    // Opened in an earlier epoch, it has been given up since and ends before what the others know.
     let open = ctx.partitions.find(topic.id, index);
-    open.ok_or_else(|| ErrorCode::NotLeaderOrFollower.into())
+    open.filter(|open| open.epoch() == image.epoch)
+        .ok_or_else(|| ErrorCode::NotLeaderOrFollower.into())
+}
+
+/// The other broker that owns a partition and the epoch in which it does, to be told to a client
+/// that is refused here.
+pub fn other_leader(ctx: &Context, topic: &TopicImage, index: i32) -> Option<(i32, i32)> {
+    leader(topic, index).filter(|(leader, _)| *leader != ctx.broker.0)
 }
 
 /// Who owns a partition according to the published picture, to be told to a client.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_proto::cluster::TopicImage;
+use firn_proto::cluster::{ClusterImage, TopicImage};
 use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{PartitionIndex, TopicId, TopicPartition};
@@ -144,6 +144,31 @@ pub fn kept_bytes(request: &ProduceRequest) -> usize {
     request.topic_data.iter().map(topic).sum()
 }
 
+/// A topic as the request named it.
+#[derive(Clone, Copy)]
+struct TopicName<'a> {
+    name: &'a str,
+    id: TopicId,
+}
+
+impl TopicName<'_> {
+    fn find<'i>(&self, image: &'i ClusterImage) -> Option<&'i Arc<TopicImage>> {
+        match self.id {
+            TopicId::ZERO => image.topic_named(self.name),
+            id => image.topic(id),
+        }
+    }
+}
+
+/// The other broker that leads a partition, if one does.
+fn leader_of(ctx: &Context, topic: &TopicImage, index: i32) -> Option<LeaderIdAndEpoch> {
+    let leader = locate::other_leader(ctx, topic, index);
+    leader.map(|(leader_id, leader_epoch)| LeaderIdAndEpoch {
+        leader_id,
+        leader_epoch,
+    })
+}
+
 impl Producing<'_> {
     async fn topic(&self, data: TopicProduceData) -> PendingTopic {
         let image = self.ctx.image.borrow().clone();
@@ -177,12 +202,8 @@ impl Producing<'_> {
         let appended = self.append(topic, index, records).await;
         appended.map_err(|refused| {
             let elsewhere = refused.code == ErrorCode::NotLeaderOrFollower;
-            let leader = locate::leader(topic, index).filter(|_| elsewhere);
-            let leader = leader.map(|(leader_id, leader_epoch)| LeaderIdAndEpoch {
-                leader_id,
-                leader_epoch,
-            });
-            answer::refused(index, refused, leader)
+            let leader = elsewhere.then(|| leader_of(self.ctx, topic, index));
+            answer::refused(index, refused, leader.flatten())
         })
     }
 
@@ -297,12 +318,16 @@ impl PendingProduce {
         }
         let mut responses = Vec::with_capacity(self.topics.len());
         for topic in self.topics {
+            let named = TopicName {
+                name: &topic.name,
+                id: topic.id,
+            };
             let mut partition_responses = Vec::with_capacity(topic.partitions.len());
             for partition in topic.partitions {
                 let left = self
                     .timeout
                     .saturating_sub(ctx.clock.mono().since(self.began));
-                partition_responses.push(partition.finish(left).await);
+                partition_responses.push(partition.finish(ctx, named, left).await);
             }
             responses.push(TopicProduceResponse {
                 name: topic.name,
@@ -339,14 +364,25 @@ impl PendingProduce {
 }
 
 impl PendingPartition {
-    async fn finish(self, left: Duration) -> PartitionProduceResponse {
+    async fn finish(
+        self,
+        ctx: &Context,
+        named: TopicName<'_>,
+        left: Duration,
+    ) -> PartitionProduceResponse {
         let receipt = match self.outcome {
             Ok(receipt) => receipt,
             Err(refused) => return refused,
         };
         match timeout(left, receipt.wait()).await {
             Ok(Ok(appended)) => answer::appended(self.index, appended),
-            Ok(Err(error)) => answer::refused(self.index, error.into(), None),
+            // The partition went to another broker while the batch was on its way.
+            Ok(Err(error)) => {
+                let image = ctx.image.borrow().clone();
+                let topic = named.find(&image);
+                let leader = topic.and_then(|topic| leader_of(ctx, topic, self.index));
+                answer::refused(self.index, error.into(), leader)
+            }
             Err(_) => {
                 let late = "not durable in time; the batch is kept, so send it again";
                 let refused = Refused::because(ErrorCode::RequestTimedOut, late);

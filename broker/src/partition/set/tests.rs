@@ -243,7 +243,7 @@ async fn a_slot_of_a_partition_that_was_closed_is_passed_by() {
     let (kept, closed) = (broker.open(0), broker.open(1));
     let receipt = broker.append(&kept, plain(1)).await;
     let lost = broker.append(&closed, plain(1)).await;
-    broker.partitions.close(tp(1));
+    broker.partitions.close(&[tp(1)]);
     broker.make_durable();
     assert_eq!(receipt.wait().await.unwrap().base_offset, 0);
     assert_eq!(lost.wait().await, Err(Refusal::NotOwner));
@@ -759,7 +759,7 @@ async fn a_clock_that_is_set_back_keeps_nobody_from_being_forgotten() {
 async fn a_partition_that_closes_while_a_slot_becomes_visible_leaves_no_tail_behind() {
     let broker = Broker::new();
     let partition = broker.open(0);
-    broker.partitions.close(tp(0));
+    broker.partitions.close(&[tp(0)]);
     let bytes = plain(1).into_bytes();
     let batch = TailBatch {
         base_offset: 0,

@@ -186,6 +186,7 @@ async fn what_was_acknowledged_is_what_is_read_and_what_a_fold_finds() {
             released_end: None,
             log_start: 0,
             archived_to: 0,
+            disk: None,
         })
         .collect();
     let folded = fold(&broker.bucket, CLUSTER, &folds, 5).await.unwrap();
