@@ -40,6 +40,18 @@ pub enum ObjectError {
 pub(super) type Answer = Result<Bytes, ObjectError>;
 pub(super) type Flight = Shared<oneshot::Receiver<Answer>>;
 
+/// A block that was fetched.
+#[derive(Clone, Debug)]
+struct Flown {
+    block: Bytes,
+    /// It, and what the same GET has brought behind it: without a copy, since all are slices of
+    /// what came.
+    onward: Bytes,
+}
+
+type BlockAnswer = Result<Flown, ObjectError>;
+type BlockFlight = Shared<oneshot::Receiver<BlockAnswer>>;
+
 /// Reads objects through a cache. Cheap to clone.
 #[derive(Clone)]
 pub struct CachedObjects(pub(super) Arc<Inner>);
@@ -47,7 +59,7 @@ pub struct CachedObjects(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) bucket: Bucket,
     pub(super) cache: Arc<dyn ObjectCache>,
-    flights: Mutex<BTreeMap<BlockKey, Flight>>,
+    flights: Mutex<BTreeMap<BlockKey, BlockFlight>>,
     permits: Arc<Semaphore>,
     purpose: Purpose,
     hits: AtomicU64,
@@ -113,7 +125,13 @@ impl CachedObjects {
         self.0
             .misses
             .fetch_add(missing.len() as u64, Ordering::Relaxed);
-        let mut fetched = self.fetch(&missing).await?.into_iter();
+        let fetched = self.fetch(&missing).await?;
+        if missing.len() == keys.len()
+            && let Some(bytes) = fetched.first().and_then(|first| of_one_get(first, &range))
+        {
+            return Ok(bytes);
+        }
+        let mut fetched = fetched.into_iter().map(|flown| flown.block);
         let blocks: Vec<Bytes> = found
             .into_iter()
             .map(|f| f.or_else(|| fetched.next()).unwrap_or_default())
@@ -174,7 +192,7 @@ impl CachedObjects {
     }
 
     /// The bytes of blocks of one object, which are in order, from the bucket.
-    async fn fetch(&self, missing: &[BlockKey]) -> Result<Vec<Bytes>, ObjectError> {
+    async fn fetch(&self, missing: &[BlockKey]) -> Result<Vec<Flown>, ObjectError> {
         let mut flights = Vec::with_capacity(missing.len());
         for blocks in gets(missing) {
             let all_flying = self.joined(blocks);
@@ -197,23 +215,27 @@ impl CachedObjects {
             fetched.push(match answer {
                 Ok(answer) => answer?,
                 // The task that fetched died with its runtime or panicked: ask on our own.
-                Err(_) => self.0.get(&key.object, key.block, 1).await?,
+                Err(_) => {
+                    let block = self.0.get(&key.object, key.block, 1).await?;
+                    let onward = block.clone();
+                    Flown { block, onward }
+                }
             });
         }
         Ok(fetched)
     }
 
     /// The flights of `blocks`, if all of them are being fetched already.
-    fn joined(&self, blocks: &[BlockKey]) -> Option<Vec<Flight>> {
+    fn joined(&self, blocks: &[BlockKey]) -> Option<Vec<BlockFlight>> {
         let flights = self.0.flights();
         blocks.iter().map(|key| flights.get(key).cloned()).collect()
     }
 
     /// Joins the flights of `blocks` (neighbours) that are on their way, and starts one for the
     /// stretch of the others.
-    fn start(&self, blocks: &[BlockKey], permit: OwnedSemaphorePermit) -> Vec<Flight> {
+    fn start(&self, blocks: &[BlockKey], permit: OwnedSemaphorePermit) -> Vec<BlockFlight> {
         let mut flights = self.0.flights();
-        let mut senders: Vec<(BlockKey, oneshot::Sender<Answer>)> = Vec::new();
+        let mut senders: Vec<(BlockKey, oneshot::Sender<BlockAnswer>)> = Vec::new();
         let mut joined = Vec::with_capacity(blocks.len());
         for key in blocks {
             if let Some(flight) = flights.get(key) {
@@ -239,12 +261,12 @@ impl CachedObjects {
 }
 
 impl Inner {
-    fn flights(&self) -> MutexGuard<'_, BTreeMap<BlockKey, Flight>> {
+    fn flights(&self) -> MutexGuard<'_, BTreeMap<BlockKey, BlockFlight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches the stretch from the first to the last of `blocks`, keeps it, and tells who waits.
-    async fn fly(&self, blocks: Vec<(BlockKey, oneshot::Sender<Answer>)>) {
+    async fn fly(&self, blocks: Vec<(BlockKey, oneshot::Sender<BlockAnswer>)>) {
         let landing = Landing {
             inner: self,
             keys: blocks.iter().map(|(k, _)| k.clone()).collect(),
@@ -254,15 +276,16 @@ impl Inner {
         };
         let (object, first, last) = (first.object.clone(), first.block, last.block);
         let answer = self.get(&object, first, last - first + 1).await;
-        let answers: Vec<Answer> = blocks
+        let answers: Vec<BlockAnswer> = blocks
             .iter()
             .map(|(key, _)| {
                 let body = answer.clone()?;
-                let bytes = slice(&body, u64::from(key.block - first) * BLOCK, BLOCK);
-                if !bytes.is_empty() {
-                    self.cache.insert(key.clone(), bytes.clone());
+                let onward = slice(&body, u64::from(key.block - first) * BLOCK, u64::MAX);
+                let block = slice(&onward, 0, BLOCK);
+                if !block.is_empty() {
+                    self.cache.insert(key.clone(), block.clone());
                 }
-                Ok(bytes)
+                Ok(Flown { block, onward })
             })
             .collect();
         // First out of the map, then the answers: who finds no flight finds the cache.
@@ -318,6 +341,12 @@ fn gets(missing: &[BlockKey]) -> impl Iterator<Item = &[BlockKey]> {
     missing
         .chunk_by(|a, b| b.block == a.block + 1)
         .flat_map(|stretch| stretch.chunks(BLOCKS_PER_GET))
+}
+
+/// The bytes of `range`, if the GET that brought the first of its blocks has brought all of them.
+fn of_one_get(first: &Flown, range: &Range<u64>) -> Option<Bytes> {
+    let bytes = slice(&first.onward, range.start % BLOCK, range.end - range.start);
+    (bytes.len() as u64 == range.end - range.start).then_some(bytes)
 }
 
 /// The bytes of `range` out of the blocks it touches. One block is sliced, several are copied.

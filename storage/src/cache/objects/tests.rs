@@ -137,6 +137,18 @@ async fn neighbours_are_fetched_in_one_get_and_only_once() {
 }
 
 #[tokio::test]
+async fn what_one_get_brings_is_not_copied() {
+    let world = World::new(2 * MIB, 64 * MIB).await;
+    let object = key(0);
+    let read = || world.objects.read(&object, 0..2 * MIB as u64);
+    let (one, other) = tokio::join!(read(), read());
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!(one, world.body);
+    assert_eq!(one.as_ptr(), other.as_ptr(), "both have what came");
+    assert_eq!(world.gets(), 1);
+}
+
+#[tokio::test]
 async fn readers_of_one_block_share_one_get() {
     let world = World::new(MIB, 64 * MIB).await;
     let key = key(0);
