@@ -16,6 +16,7 @@
 mod creating;
 mod direct;
 mod disk;
+mod reading;
 mod store;
 
 use std::collections::BTreeSet;
@@ -28,8 +29,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use object_store::path::Path;
 use object_store::{
     Attributes, Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, PutPayload, Result,
@@ -37,6 +38,7 @@ use object_store::{
 
 use creating::Creating;
 use disk::{Directory, Disk, LocalDisk};
+use reading::Buffers;
 
 use super::error::{Effect, StoreFailure, UnclearKind};
 
@@ -57,6 +59,7 @@ struct Inner {
     poisoned: AtomicBool,
     /// What is linked and perhaps not durable yet.
     creating: Creating,
+    buffers: Buffers,
 }
 
 impl fmt::Debug for FileStore {
@@ -99,6 +102,7 @@ impl FileStore {
             synced: Mutex::new(BTreeSet::new()),
             poisoned: AtomicBool::new(false),
             creating: Creating::default(),
+            buffers: Buffers::default(),
         })))
     }
 
@@ -259,8 +263,16 @@ impl Inner {
             })?,
             None => 0..meta.size,
         };
+        // Here and now, as a thread that waits for the disk is at hand.
+        let payload = if options.head || range.end - range.start > reading::BYTES_MAX {
+            GetResultPayload::Stream(read_in_one(file, path, range.clone()))
+        } else {
+            let read = self.buffers.read(&file, range.clone());
+            let bytes = read.map_err(|error| generic(&path, &error))?;
+            GetResultPayload::Stream(stream::iter([Ok(bytes)]).boxed())
+        };
         Ok(GetResult {
-            payload: GetResultPayload::Stream(read_in_one(file, path, range.clone())),
+            payload,
             meta,
             range,
             attributes: Attributes::default(),

@@ -6,6 +6,9 @@
 //! is kept here until it is asked for, since a cache that is small beside a range would have dropped
 //! its first blocks when the last ones come.
 //!
+//! What lies in a local directory is in the page cache of the kernel, which needs no second one here:
+//! such a range is read as it is, and neither looked for in the cache nor put there.
+//!
 //! The memory of GETs under way and of what was fetched ahead is bounded, each on its own.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,9 +22,8 @@ use futures::FutureExt;
 use futures::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::block::BlockKey;
 use super::objects::{Answer, BLOCK, CachedObjects, Flight, ObjectError, assemble, keys, slice};
-use crate::bucket::Purpose;
+use crate::bucket::{BucketKind, Purpose};
 use crate::layout::Key;
 
 const KIB: usize = 1024;
@@ -262,6 +264,9 @@ impl Inner {
     /// The range from the cache, and in one GET from the first block to the last that it has not.
     async fn load(&self, span: &Span, past_cache: bool) -> Answer {
         let range = span.start..span.end;
+        if self.objects.0.bucket.kind() == BucketKind::File {
+            return self.get(&span.object, range).await;
+        }
         let cache = &self.objects.0.cache;
         let keys = keys(&span.object, &range);
         let mut blocks = match past_cache {
@@ -278,11 +283,15 @@ impl Inner {
             return Ok(assemble(&blocks, &range));
         };
         let missing = keys.get(first..=last).unwrap_or_default();
-        let body = self.get(&span.object, missing).await?;
+        let first_block = missing.first().map_or(0, |key| u64::from(key.block));
+        let stretch = first_block * BLOCK..(first_block + missing.len() as u64) * BLOCK;
+        let body = self.get(&span.object, stretch).await?;
         for (at, key) in missing.iter().enumerate() {
             let bytes = slice(&body, at as u64 * BLOCK, BLOCK);
             if !bytes.is_empty() {
                 cache.insert(key.clone(), bytes);
+                // A block is copied; whoever is served on this thread waits for one of them.
+                tokio::task::yield_now().await;
             }
         }
         if missing.len() == keys.len() {
@@ -300,10 +309,8 @@ impl Inner {
         Ok(assemble(&blocks, &range))
     }
 
-    async fn get(&self, object: &Key, blocks: &[BlockKey]) -> Answer {
+    async fn get(&self, object: &Key, range: Range<u64>) -> Answer {
         self.gets.fetch_add(1, Ordering::Relaxed);
-        let first = blocks.first().map_or(0, |key| u64::from(key.block));
-        let range = first * BLOCK..(first + blocks.len() as u64) * BLOCK;
         let bucket = &self.objects.0.bucket;
         let got = bucket.get_range(self.purpose, object, range);
         got.await?.ok_or_else(|| ObjectError::Gone(object.clone()))

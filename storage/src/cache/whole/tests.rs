@@ -196,3 +196,23 @@ async fn wrong_bytes_in_the_cache_are_replaced() {
     assert_eq!(world.read(0..MIB).await, world.body);
     assert_eq!(world.gets(), 2);
 }
+
+/// The kernel keeps what was read of a file.
+#[tokio::test]
+async fn what_lies_in_a_directory_is_not_kept_once_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SystemClock::new());
+    let bucket = Bucket::directory(folder.path(), clock, Arc::new(Entropy::from_seed(1))).unwrap();
+    let body: Vec<u8> = (0..3 * MIB).map(|at| (at % 251) as u8).collect();
+    let pieces = vec![body.clone().into()];
+    bucket.create_once(Purpose::Archive, &key(), pieces).await;
+    let objects = CachedObjects::new(bucket, Arc::new(MapCache::new(64 * MIB)));
+    let ranges = WholeRanges::new(objects.clone(), Purpose::ReadSegment);
+    for gets in 1..=2 {
+        let read = ranges.read(&key(), 7..2 * MIB as u64).await.unwrap();
+        assert!(read == body[7..2 * MIB]);
+        assert_eq!((ranges.reads().gets, objects.memory_bytes()), (gets, 0));
+    }
+    let beyond = ranges.read(&key(), 2 * MIB as u64..9 * MIB as u64).await;
+    assert!(beyond.unwrap() == body[2 * MIB..]);
+}
