@@ -6,6 +6,8 @@
 //! Architecture invariant: pure; no call panics, and memory is bounded by two pages, whatever the
 //! bytes say.
 
+mod run;
+
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -28,14 +30,6 @@ pub(super) enum Physical {
 pub(super) struct Level {
     pub(super) repetition: u32,
     pub(super) definition: u32,
-}
-
-impl Level {
-    /// Of a record whose list is empty.
-    const EMPTY: Self = Self {
-        repetition: 0,
-        definition: 0,
-    };
 }
 
 /// A column that has pages of its own.
@@ -142,47 +136,6 @@ impl Leaf {
         Ok(())
     }
 
-    /// How many of the next records have an empty list for sure, in a column with repetition.
-    pub(super) fn empty_left(&self) -> u64 {
-        let peeked = match self.peeked {
-            Some(level) if level == Level::EMPTY => 1,
-            Some(_) => return 0,
-            None => 0,
-        };
-        let levels = [self.repetition.repeated(), self.definition.repeated()];
-        let empty = levels.map(|(count, level)| if level == 0 { count } else { 0 });
-        peeked + empty[0].min(empty[1]).min(u64::from(self.left))
-    }
-
-    /// Passes over `records` of those that are [`Self::empty_left`].
-    pub(super) fn pass_empty(&mut self, records: u64) {
-        let levels = records - u64::from(records > 0 && self.peeked.take().is_some());
-        self.repetition.pass(levels);
-        self.definition.pass(levels);
-        // no more than were left
-        self.left -= levels as u32;
-    }
-
-    /// How many of the next values are the same for sure, and that number, in a column without
-    /// levels.
-    pub(super) fn same_left(&self) -> Option<(u64, i64)> {
-        let Data::Indices(indices) = &self.data else {
-            return None;
-        };
-        let (count, index) = indices.repeated();
-        let number = number_of(self.dictionary.entry(Some(index))?);
-        Some((count.min(u64::from(self.left)), number))
-    }
-
-    /// Passes over `values` of those that are [`Self::same_left`].
-    pub(super) fn pass_same(&mut self, values: u64) {
-        if let Data::Indices(indices) = &mut self.data {
-            indices.pass(values);
-            // no more than were left
-            self.left -= values as u32;
-        }
-    }
-
     /// The level that [`Self::level`] returns next; `None` behind the last.
     pub(super) fn peek(&mut self, codec: &mut Codec) -> Result<Option<Level>, SegmentFault> {
         if self.peeked.is_none() && (self.left > 0 || !self.pages.is_empty()) {
@@ -196,13 +149,7 @@ impl Leaf {
         if let Some(level) = self.peeked.take() {
             return Ok(level);
         }
-        while self.left == 0 {
-            if self.pages.is_empty() {
-                return Err(self.fault("fewer values than records"));
-            }
-            let (header, stored) = self.pages.next_page()?;
-            self.begin_page(&header, stored, codec)?;
-        }
+        self.load(codec)?;
         self.left -= 1;
         let mut level = Level {
             repetition: 0,
@@ -220,6 +167,18 @@ impl Leaf {
             return Err(self.fault("level"));
         }
         Ok(level)
+    }
+
+    /// Begins the next page with levels, unless there are some left of this one.
+    fn load(&mut self, codec: &mut Codec) -> Result<(), SegmentFault> {
+        while self.left == 0 {
+            if self.pages.is_empty() {
+                return Err(self.fault("fewer values than records"));
+            }
+            let (header, stored) = self.pages.next_page()?;
+            self.begin_page(&header, stored, codec)?;
+        }
+        Ok(())
     }
 
     /// The value behind the level just taken.
@@ -240,7 +199,8 @@ impl Leaf {
         }
     }
 
-    fn number(&mut self) -> Result<i64, SegmentFault> {
+    /// The number behind the level just taken.
+    pub(super) fn number(&mut self) -> Result<i64, SegmentFault> {
         let fault = |what| self.pages.fault(what);
         match &mut self.data {
             Data::Delta(delta) => delta.next(&self.page).ok_or_else(|| fault("number")),

@@ -1,5 +1,6 @@
 //! Row groups back into batches.
 
+mod beyond;
 mod columns;
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use super::column::Leaf;
 use super::fault::SegmentFault;
 use super::map::RowGroup;
 use super::table::{Beyond, Row, RowReader, Trailer};
-use columns::{Columns, Times};
+use beyond::Times;
+use columns::Columns;
 
 /// How a batch is to be compressed that is made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +119,11 @@ impl RowGroupReader {
             self.columns.pass(&row);
         }
         Ok(())
+    }
+
+    /// Whether there is no other batch.
+    pub fn is_behind_last(&self) -> bool {
+        self.peeked.is_none() && self.rows.is_behind_last()
     }
 
     /// The next batch, or `None` behind the last.

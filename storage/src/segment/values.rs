@@ -31,16 +31,6 @@ impl Hybrid {
         })
     }
 
-    /// How often the next number is repeated for sure, and that number.
-    pub(super) fn repeated(&self) -> (u64, u32) {
-        (self.repeated, self.value)
-    }
-
-    /// Passes over `count` of the numbers that are [`Self::repeated`].
-    pub(super) fn pass(&mut self, count: u64) {
-        self.repeated = self.repeated.saturating_sub(count);
-    }
-
     #[inline]
     pub(super) fn next(&mut self, page: &[u8]) -> Option<u32> {
         if self.repeated > 0 {
@@ -64,6 +54,28 @@ impl Hybrid {
                 return Some(value as u32);
             }
             self.next_run(page)?;
+        }
+    }
+
+    /// The number that comes next, and how often it does in a row, as far as one run says.
+    pub(super) fn run(&mut self, page: &[u8]) -> Option<(u32, u64)> {
+        while self.repeated == 0 && self.packed == 0 {
+            self.next_run(page)?;
+        }
+        match self.repeated {
+            // the width is at most 32
+            0 => Some((bits(page, self.bit, self.width) as u32, 1)),
+            repeated => Some((self.value, repeated)),
+        }
+    }
+
+    /// Passes over `count` of the numbers that [`Self::run`] has found.
+    pub(super) fn pass(&mut self, count: u64) {
+        if self.repeated > 0 {
+            self.repeated = self.repeated.saturating_sub(count);
+        } else if count > 0 {
+            self.packed = self.packed.saturating_sub(1);
+            self.bit += self.width as usize;
         }
     }
 

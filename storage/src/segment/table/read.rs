@@ -71,6 +71,11 @@ impl RowReader {
         &self.rows
     }
 
+    /// Whether all its rows were read.
+    pub(in crate::segment) fn is_behind_last(&self) -> bool {
+        self.batches_left == 0
+    }
+
     /// The next row, if there is one.
     pub(in crate::segment) fn next_row(&mut self) -> Result<Option<Row>, SegmentFault> {
         if self.batches_left == 0 {
