@@ -65,9 +65,10 @@ impl Buffers {
     fn take(&self, len: usize) -> Vec<u8> {
         let len = len.next_multiple_of(GRAIN_BYTES);
         let mut kept = self.kept();
+        let lens = kept.buffers.iter().map(Vec::len).enumerate();
         // who counts `len` bytes must not hold many times that
-        let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
-        let Some(at) = kept.buffers.iter().rposition(fits) else {
+        let fitting = lens.filter(|(_, buffer)| (len..=2 * len).contains(buffer));
+        let Some((at, _)) = fitting.min_by_key(|(_, buffer)| *buffer) else {
             drop(kept);
             return vec![0; len];
         };

@@ -35,7 +35,8 @@ struct Rebuilt {
 }
 
 pub(super) struct OpenGroup {
-    reader: RowGroupReader,
+    /// Gone behind the last batch, with the bytes of the row group.
+    reader: Option<RowGroupReader>,
     raw_bytes: u64,
     last_offset: i64,
     /// Every batch that ends at or behind `from` and begins before `next` is in `rebuilt`; the
@@ -57,7 +58,7 @@ impl OpenGroup {
     ) -> Result<Self, SegmentFault> {
         reader.skip_below(offset)?;
         Ok(Self {
-            reader,
+            reader: Some(reader),
             raw_bytes: group.byte_len,
             last_offset: group.last_offset,
             from: offset,
@@ -77,9 +78,18 @@ impl OpenGroup {
         (self.from..=self.next).contains(&offset)
     }
 
+    /// Whether no other batch will be made of it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.reader.is_none()
+    }
+
     /// About what it holds in memory.
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.raw_bytes + (self.reader.memory_bytes() + self.rebuilt_bytes) as u64
+        let reader = self
+            .reader
+            .as_ref()
+            .map_or(0, |reader| self.raw_bytes + reader.memory_bytes() as u64);
+        reader + self.rebuilt_bytes as u64
     }
 
     /// Takes whole batches from the one that holds the offset on, which must be held here.
@@ -106,12 +116,18 @@ impl OpenGroup {
 
     /// Makes the next batch, if there is one.
     fn rebuild(&mut self, codec: TargetCodec) -> Result<Option<&Rebuilt>, SegmentFault> {
-        let Some(batch) = self.reader.next_batch(codec)? else {
-            self.next = self.last_offset.saturating_add(1);
+        let Some(reader) = &mut self.reader else {
+            return Ok(None);
+        };
+        let Some(batch) = reader.next_batch(codec)? else {
+            self.end();
             return Ok(None);
         };
         let last_offset = batch.header().last_offset();
         self.next = last_offset.saturating_add(1);
+        if reader.is_behind_last() && reader.next_batch(codec)?.is_none() {
+            self.end();
+        }
         let bytes = batch.into_bytes();
         self.rebuilt_bytes += bytes.len();
         self.rebuilt.push_back(Rebuilt { last_offset, bytes });
@@ -123,6 +139,13 @@ impl OpenGroup {
             self.from = oldest.last_offset.saturating_add(1);
         }
         Ok(self.rebuilt.back())
+    }
+
+    /// Lets go of the row group behind its last batch: whoever has read that asks for the next one,
+    /// and nobody might come here again for long.
+    fn end(&mut self) {
+        self.next = self.last_offset.saturating_add(1);
+        self.reader = None;
     }
 }
 

@@ -182,12 +182,19 @@ impl Held {
 }
 
 impl Slot {
-    /// Whether there is memory for all that is kept. Does not wait.
+    /// Whether there is memory for all that is kept. Does not wait. Of a row group that was read to
+    /// its end it gives back what is too much.
     fn has_memory(&mut self, free_kib: &Arc<Semaphore>) -> bool {
         let (Some(open), Some(memory)) = (&self.open, &mut self.memory) else {
             return false;
         };
         let wanted = open.memory_bytes().div_ceil(KIB);
+        let held = memory.num_permits() as u64;
+        if open.has_ended()
+            && let Ok(surplus) = usize::try_from(held.saturating_sub(wanted))
+        {
+            drop(memory.split(surplus));
+        }
         let lacking = wanted.saturating_sub(memory.num_permits() as u64);
         let Ok(lacking) = u32::try_from(lacking) else {
             return false;

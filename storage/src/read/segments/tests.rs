@@ -589,6 +589,21 @@ async fn what_is_kept_makes_room_for_a_reader_that_needs_memory() {
 }
 
 #[tokio::test]
+async fn a_row_group_that_was_read_to_its_end_holds_what_was_made_last_of_it() {
+    let mut world = World::new();
+    world.archive_plain(20, 100).await;
+    // The last batch is asked for alone, and nothing behind it.
+    assert_eq!(world.drain(0, 1).await, world.bytes());
+    let made: usize = world.bytes().iter().map(Bytes::len).sum();
+    let (open, free) = world.reader.0.segments.remainders.open_and_free();
+    assert_eq!(
+        (open, FREE - free),
+        (1, (made as u64).next_multiple_of(1024))
+    );
+    assert_eq!(world.drain(0, 1).await, world.bytes());
+}
+
+#[tokio::test]
 async fn nothing_is_kept_while_a_reader_waits_for_memory() {
     let mut world = World::new();
     world.archive_plain(20, 100).await;
