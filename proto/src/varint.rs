@@ -18,14 +18,15 @@ pub fn put_i32(out: &mut Vec<u8>, value: i32) {
 
 /// Writes a 64-bit number.
 pub fn put_i64(out: &mut Vec<u8>, value: i64) {
-    put_u64(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
+    put_u64(out, zigzag(value));
 }
 
 /// How many bytes [`put_i64`] writes.
 pub fn len_i64(value: i64) -> usize {
-    let zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
     // seven bits a byte, and one byte for 0
-    (u64::BITS - (zigzag | 1).leading_zeros()).div_ceil(7) as usize
+    let bits = u64::BITS - (zigzag(value) | 1).leading_zeros();
+    // a seventh, rounded up, of all numbers up to 64
+    ((bits * 9 + 64) / 64) as usize
 }
 
 /// Takes an unsigned 64-bit number off the front; `None` if it is cut off or does not fit.
@@ -64,6 +65,11 @@ fn take(bytes: &mut &[u8], bytes_max: usize) -> Option<u64> {
         }
     }
     None
+}
+
+/// Numbers near zero, whatever their sign, as small ones.
+pub(crate) fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
 fn unzigzag(value: u64) -> i64 {

@@ -9,7 +9,7 @@ use super::header::{
     ATTRIBUTES_AT, Attributes, BatchHeader, CRC_AT, HEADER_BYTES, HeaderError, LENGTH_END, MAGIC,
 };
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
-use crate::varint::{len_i64, put_i32, put_i64};
+use crate::varint::{len_i64, put_i32, put_i64, zigzag};
 
 /// A record to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -283,16 +283,72 @@ impl RecordFields<'_> {
 /// # Errors
 /// A length needs more than 31 bits; `out` is then as before.
 pub fn put_record(out: &mut Vec<u8>, fields: &RecordFields<'_>) -> Result<(), BuildError> {
-    let body_len = signed(fields.body_len())?;
-    put_i32(out, body_len);
-    out.put_i8(0);
-    put_i64(out, fields.timestamp_delta);
-    put_i32(out, fields.offset_delta);
-    put_bytes(out, fields.key);
-    put_bytes(out, fields.value);
+    let body_len = fields.body_len();
+    let mut head = Head::default();
+    head.put(i64::from(signed(body_len)?));
+    head.put_attributes();
+    head.put(fields.timestamp_delta);
+    head.put(i64::from(fields.offset_delta));
+    head.put(fields.key.map_or(-1, |key| length(key.len())));
+    out.reserve(body_len + head.len);
+    if let Some(key) = fields.key {
+        head.append_to(out);
+        out.extend_from_slice(key);
+    }
+    head.put(fields.value.map_or(-1, |value| length(value.len())));
+    head.append_to(out);
+    out.extend_from_slice(fields.value.unwrap_or_default());
     put_i64(out, length(fields.header_count));
     out.extend_from_slice(fields.headers);
     Ok(())
+}
+
+/// The numbers between the byte strings of a record, which are a few bytes each: they are put
+/// together here, and then copied at once.
+#[derive(Debug)]
+struct Head {
+    bytes: [u8; Self::BYTES_MAX],
+    len: usize,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            bytes: [0; Self::BYTES_MAX],
+            len: 0,
+        }
+    }
+}
+
+impl Head {
+    /// Five numbers of ten bytes at most, and the attributes.
+    const BYTES_MAX: usize = 51;
+
+    /// [`put_i64`].
+    fn put(&mut self, value: i64) {
+        let mut rest = zigzag(value);
+        while rest >= 0x80 {
+            self.put_byte((rest & 0x7f) as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.put_byte(rest as u8);
+    }
+
+    /// Nothing is said in those of a record.
+    fn put_attributes(&mut self) {
+        self.put_byte(0);
+    }
+
+    fn put_byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    /// Moves what is here to `out`.
+    fn append_to(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes[..self.len]);
+        self.len = 0;
+    }
 }
 
 /// Appends a header of a record.
