@@ -427,7 +427,8 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
         while outgoing.has_remaining() {
             let patience = pace.patience_left(clock.mono(), outgoing.is_wanted());
             let patience = patience.ok_or(Ended::SlowReader)?;
-            let Ok(written) = timeout(patience, self.socket.write_buf(outgoing)).await else {
+            let mut part = Buf::take(&mut *outgoing, WRITE_BYTES_MAX);
+            let Ok(written) = timeout(patience, self.socket.write_buf(&mut part)).await else {
                 continue;
             };
             match written? {
@@ -436,6 +437,10 @@ impl<S: Handler, W: AsyncWrite + Send + Unpin> Writing<'_, S, W> {
                     self.shared.metrics.bytes_sent.inc_by(n as u64);
                     pace.on_moved(n, clock.mono());
                 }
+            }
+            if outgoing.has_remaining() {
+                // A socket that takes all that it is offered must not keep others waiting.
+                tokio::task::yield_now().await;
             }
         }
         Ok(())
@@ -450,6 +455,9 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(5);
 /// Answers are collected up to this size while more of them are ready.
 const WRITE_BYTES_TARGET: usize = 256 * 1024;
+/// What of a long answer is written before others have their turn: copying it takes a fraction of a
+/// millisecond.
+const WRITE_BYTES_MAX: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests;
