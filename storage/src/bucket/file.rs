@@ -26,14 +26,15 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    Attributes, Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, PutPayload, Result,
+    Attributes, Error, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, PutPayload,
+    Result,
 };
 
 use creating::Creating;
@@ -41,10 +42,15 @@ use disk::{Directory, Disk, LocalDisk};
 use reading::Buffers;
 
 use super::error::{Effect, StoreFailure, UnclearKind};
+use crate::low_priority::Workers;
 
 const STORE: &str = "file";
 /// Directories remembered as synced; when there are more, all are forgotten and synced once more.
 const SYNCED_MAX: usize = 4096;
+/// Reads of so many bytes do not hurry.
+const LONG_BYTES: u64 = 1024 * 1024;
+/// As many of those are under way at a time.
+const READERS: usize = 4;
 
 /// A directory that holds objects as files.
 #[derive(Clone)]
@@ -60,6 +66,8 @@ struct Inner {
     /// What is linked and perhaps not durable yet.
     creating: Creating,
     buffers: Buffers,
+    /// Started when first needed; `None` if the machine gives no thread.
+    readers: OnceLock<Option<Workers>>,
 }
 
 impl fmt::Debug for FileStore {
@@ -103,6 +111,7 @@ impl FileStore {
             poisoned: AtomicBool::new(false),
             creating: Creating::default(),
             buffers: Buffers::default(),
+            readers: OnceLock::new(),
         })))
     }
 
@@ -121,8 +130,14 @@ impl FileStore {
         loop {
             self.0.creating.ended(&location).await;
             let (path, options) = (location.clone(), options.clone());
+            let is_long = matches!(&options.range, Some(GetRange::Bounded(range))
+                if range.end.saturating_sub(range.start) >= LONG_BYTES);
             let read = move |inner: &Inner| inner.open_durable(&path, &options);
-            if let Some(found) = self.run(read).await? {
+            let found = match is_long {
+                true => self.run_slowly(read).await?,
+                false => self.run(read).await?,
+            };
+            if let Some(found) = found {
                 return Ok(found);
             }
         }
@@ -132,6 +147,31 @@ impl FileStore {
     pub(super) async fn remove_empty(&self, folder: Path) -> Result<()> {
         self.run(move |inner| inner.remove_empty(&inner.file_path(&folder)))
             .await
+    }
+
+    /// [`Self::run`] on a thread of low priority: megabytes are copied, and clients come first.
+    async fn run_slowly<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let start = || {
+            let started = Workers::start("files", READERS, &Arc::default());
+            started
+                .inspect_err(|error| tracing::error!(%error, "no thread to read files on"))
+                .ok()
+        };
+        let Some(readers) = self.0.readers.get_or_init(start) else {
+            return self.run(job).await;
+        };
+        let inner = Arc::clone(&self.0);
+        let done = readers.run(move || {
+            inner.check_poison()?;
+            job(&inner)
+        });
+        done.await.map_err(|stopped| Error::Generic {
+            store: STORE,
+            source: Box::new(stopped),
+        })?
     }
 
     async fn run<T: Send + 'static>(
