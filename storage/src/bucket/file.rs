@@ -39,7 +39,7 @@ use object_store::{
 
 use creating::Creating;
 use disk::{Directory, Disk, LocalDisk};
-use reading::Buffers;
+use reading::LongReads;
 
 use super::error::{Effect, StoreFailure, UnclearKind};
 use crate::low_priority::Workers;
@@ -65,7 +65,7 @@ struct Inner {
     poisoned: AtomicBool,
     /// What is linked and perhaps not durable yet.
     creating: Creating,
-    buffers: Buffers,
+    reads: LongReads,
     /// Started when first needed; `None` if the machine gives no thread.
     readers: OnceLock<Option<Workers>>,
 }
@@ -110,7 +110,7 @@ impl FileStore {
             synced: Mutex::new(BTreeSet::new()),
             poisoned: AtomicBool::new(false),
             creating: Creating::default(),
-            buffers: Buffers::default(),
+            reads: LongReads::default(),
             readers: OnceLock::new(),
         })))
     }
@@ -307,7 +307,7 @@ impl Inner {
         let payload = if options.head || range.end - range.start > reading::BYTES_MAX {
             GetResultPayload::Stream(read_in_one(file, path, range.clone()))
         } else {
-            let read = self.buffers.read(&file, range.clone());
+            let read = self.reads.read(&file, &path, range.clone());
             let bytes = read.map_err(|error| generic(&path, &error))?;
             GetResultPayload::Stream(stream::iter([Ok(bytes)]).boxed())
         };
@@ -426,7 +426,7 @@ fn read_in_one(file: File, path: PathBuf, range: Range<u64>) -> BoxStream<'stati
         let read = tokio::task::spawn_blocking(read).await?;
         read.map_err(|error| generic(&path, &error))
     };
-    futures::stream::once(read).boxed()
+    stream::once(read).boxed()
 }
 
 /// The directories on the way to `root` that are not there, outermost first.

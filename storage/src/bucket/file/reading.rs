@@ -1,33 +1,66 @@
 //! Reading a range of a file into memory that is used again.
 //!
-//! Owns the buffers of long reads, and nothing of names. The kernel clears fresh memory page by page
-//! as it is touched, which for megabytes takes longer than copying the bytes out of the page cache;
-//! a buffer that was read into before costs the copy alone.
+//! Owns how the bytes of long reads get into memory, and nothing of names. The kernel clears fresh
+//! memory page by page as it is touched, which for megabytes takes as long as copying them; a buffer
+//! that was read into before costs nothing of the kind.
+//!
+//! What is read for the first time comes past the page cache (`O_DIRECT`, open(2)): most of the CPU
+//! of reading old records would go into pages that nobody looks at again, and they would push out
+//! what is. What is read a second time goes through the page cache, and is found there by the third
+//! reader. A file system without direct reads is noticed at the first one.
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rustix::fs::OFlags;
 
 /// Shorter reads are left to the allocator.
 const BYTES_MIN: usize = 256 * 1024;
-/// Lengths of buffers are multiples of this, so that reads of about the same length share them.
-const GRAIN_BYTES: usize = 1024 * 1024;
-/// What is kept for the next reads: some row groups.
-const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Shorter reads go through the page cache.
+const DIRECT_BYTES_MIN: usize = super::LONG_BYTES as usize;
 /// A longer read is not for the thread that opens the file.
 pub(super) const BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Memory, length and place in the file of a direct read are multiples of this.
+const ALIGNMENT: usize = 4096;
+/// Lengths of buffers are multiples of this, so that reads of about the same length share them.
+const GRAIN_BYTES: usize = 1024 * 1024;
+/// What is kept for the next reads: a row group each of some partitions that are read side by side.
+const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Ranges that are known to have been read before.
+const RECENT_MAX: usize = 4096;
 
-const _: () = assert!(BYTES_MAX as usize <= KEPT_BYTES_MAX);
+const _: () = assert!(
+    BYTES_MAX as usize + GRAIN_BYTES + ALIGNMENT <= KEPT_BYTES_MAX
+        && BYTES_MIN <= DIRECT_BYTES_MIN
+        && GRAIN_BYTES.is_multiple_of(ALIGNMENT)
+);
 
-/// Buffers that nobody reads into. Cheap to clone; clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Buffers(Arc<Mutex<Kept>>);
+/// Reads ranges. Cheap to clone; clones share their buffers.
+#[derive(Clone, Debug)]
+pub(super) struct LongReads(Arc<Inner>);
 
-/// The one that came back last is last.
+#[derive(Debug)]
+struct Inner {
+    kept: Mutex<Kept>,
+    /// Hashes of ranges that were read past the page cache, oldest first.
+    recent: Mutex<VecDeque<u64>>,
+    /// The file system has refused once.
+    refused: AtomicBool,
+    /// Takes whole blocks from the disk; tests have disks that refuse them.
+    read_blocks_at: ReadAt,
+}
+
+type ReadAt = fn(&File, &mut [u8], u64) -> io::Result<usize>;
+
+/// Buffers that nobody looks at. The one that came back last is last.
 #[derive(Debug, Default)]
 struct Kept {
     buffers: Vec<Vec<u8>>,
@@ -37,13 +70,26 @@ struct Kept {
 /// What was read. The buffer goes back when nobody looks at it any more.
 struct Filled {
     memory: Vec<u8>,
+    /// Where the bytes wanted are in it.
+    start: usize,
     len: usize,
-    home: Buffers,
+    home: LongReads,
 }
 
-impl Buffers {
-    /// The bytes of `range`: fewer if the file ends earlier.
-    pub(super) fn read(&self, file: &File, range: Range<u64>) -> io::Result<Bytes> {
+impl Default for LongReads {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            kept: Mutex::default(),
+            recent: Mutex::default(),
+            refused: AtomicBool::new(false),
+            read_blocks_at: |file, blocks, at| file.read_at(blocks, at),
+        }))
+    }
+}
+
+impl LongReads {
+    /// The bytes of `range` of `file`, which lies at `path`: fewer if it ends earlier.
+    pub(super) fn read(&self, file: &File, path: &Path, range: Range<u64>) -> io::Result<Bytes> {
         let len = usize::try_from(range.end.saturating_sub(range.start));
         let len = len.map_err(|_| ErrorKind::OutOfMemory)?;
         if len < BYTES_MIN {
@@ -52,13 +98,70 @@ impl Buffers {
             memory.truncate(read);
             return Ok(memory.into());
         }
+        let skip = range.start % ALIGNMENT as u64;
+        let (block, skip) = (range.start - skip, skip as usize);
+        let blocks_len = (skip + len).next_multiple_of(ALIGNMENT);
+        let memory = self.take(blocks_len + ALIGNMENT);
+        let aligned = memory.as_ptr().align_offset(ALIGNMENT);
         let mut filled = Filled {
-            memory: self.take(len),
+            memory,
+            start: aligned + skip,
             len: 0,
             home: self.clone(),
         };
-        filled.len = read_at(file, &mut filled.memory[..len], range.start)?;
+        if len >= DIRECT_BYTES_MIN && self.is_first(path, range.start) {
+            let blocks = &mut filled.memory[aligned..aligned + blocks_len];
+            if let Some(read) = self.read_blocks(file, blocks, block)? {
+                filled.len = read.saturating_sub(skip).min(len);
+                return Ok(Bytes::from_owner(filled));
+            }
+        }
+        let wanted = &mut filled.memory[aligned + skip..aligned + skip + len];
+        filled.len = read_at(file, wanted, range.start)?;
         Ok(Bytes::from_owner(filled))
+    }
+
+    /// Reads whole blocks past the page cache, and says how many bytes there are of them; `None` if
+    /// the file system has no direct reads.
+    fn read_blocks(&self, file: &File, blocks: &mut [u8], at: u64) -> io::Result<Option<usize>> {
+        let refused = &self.0.refused;
+        let flags = rustix::fs::fcntl_getfl(file)?;
+        if refused.load(Ordering::Relaxed)
+            || rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT).is_err()
+        {
+            refused.store(true, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let read = read_with(blocks, |rest, from| match from % ALIGNMENT {
+            0 => (self.0.read_blocks_at)(file, rest, at + from as u64),
+            // the file ended inside of a block
+            _ => Ok(0),
+        });
+        rustix::fs::fcntl_setfl(file, flags)?;
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                refused.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the range that begins there was not read for long.
+    fn is_first(&self, path: &Path, start: u64) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (path, start).hash(&mut hasher);
+        let hash = hasher.finish();
+        let mut recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.contains(&hash) {
+            return false;
+        }
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(hash);
+        true
     }
 
     /// A buffer of `len` bytes or some more, whatever is in them.
@@ -78,13 +181,13 @@ impl Buffers {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AsRef<[u8]> for Filled {
     fn as_ref(&self) -> &[u8] {
-        &self.memory[..self.len]
+        &self.memory[self.start..self.start + self.len]
     }
 }
 
@@ -103,9 +206,17 @@ impl Drop for Filled {
 
 /// Reads until `memory` is full or the file ends, and says how many bytes those are.
 fn read_at(file: &File, memory: &mut [u8], start: u64) -> io::Result<usize> {
+    read_with(memory, |rest, from| file.read_at(rest, start + from as u64))
+}
+
+/// The same by `read`, which gets what is left of `memory` and how much was filled.
+fn read_with(
+    memory: &mut [u8],
+    read: impl Fn(&mut [u8], usize) -> io::Result<usize>,
+) -> io::Result<usize> {
     let mut filled = 0;
     while filled < memory.len() {
-        match file.read_at(&mut memory[filled..], start + filled as u64) {
+        match read(&mut memory[filled..], filled) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -118,71 +229,137 @@ fn read_at(file: &File, memory: &mut [u8], start: u64) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
     const MIB: usize = 1024 * 1024;
 
-    fn file(len: usize) -> (tempfile::TempDir, File, Vec<u8>) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object");
-        let body: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
-        fs::write(&path, &body).unwrap();
-        (folder, File::open(path).unwrap(), body)
+    struct World {
+        _folder: tempfile::TempDir,
+        path: PathBuf,
+        body: Vec<u8>,
+        reads: LongReads,
+    }
+
+    impl World {
+        fn new(len: usize) -> Self {
+            Self::with(len, LongReads::default())
+        }
+
+        fn with(len: usize, reads: LongReads) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("object");
+            let body: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            fs::write(&path, &body).unwrap();
+            Self {
+                _folder: folder,
+                path,
+                body,
+                reads,
+            }
+        }
+
+        fn read(&self, range: Range<usize>) -> Bytes {
+            let file = File::open(&self.path).unwrap();
+            let range = range.start as u64..range.end as u64;
+            self.reads.read(&file, &self.path, range).unwrap()
+        }
+
+        fn check(&self, range: Range<usize>) {
+            let there = range.start.min(self.body.len())..range.end.min(self.body.len());
+            assert!(self.read(range.clone()) == self.body[there], "{range:?}");
+        }
+    }
+
+    fn reads_with(read_blocks_at: ReadAt) -> LongReads {
+        LongReads(Arc::new(Inner {
+            kept: Mutex::default(),
+            recent: Mutex::default(),
+            refused: AtomicBool::new(false),
+            read_blocks_at,
+        }))
     }
 
     #[test]
     fn a_range_has_the_bytes_of_the_file_whatever_was_in_the_buffer() {
-        let (_folder, file, body) = file(3 * MIB + 5);
-        let buffers = Buffers::default();
-        for range in [
-            0..3 * MIB,
-            MIB + 1..2 * MIB,
-            7..7,
-            9..10,
-            3 * MIB..3 * MIB + 5,
-            5..BYTES_MIN + 5,
-        ] {
-            let read = buffers.read(&file, range.start as u64..range.end as u64);
-            assert!(read.unwrap() == body[range.clone()], "{range:?}");
+        let world = World::new(4 * MIB + 5);
+        for _ in 0..3 {
+            for range in [
+                0..4 * MIB,
+                MIB + 1..2 * MIB + 1,
+                ALIGNMENT..MIB + ALIGNMENT,
+                3 * MIB - 1..4 * MIB + 5,
+                7..7,
+                9..10,
+                4 * MIB..4 * MIB + 5,
+                5..BYTES_MIN + 5,
+            ] {
+                world.check(range);
+            }
         }
     }
 
     #[test]
     fn a_range_beyond_the_end_is_cut_off_there() {
-        let (_folder, file, body) = file(MIB);
-        let buffers = Buffers::default();
-        let read = |start: usize, end: usize| buffers.read(&file, start as u64..end as u64);
-        assert!(read(MIB / 2, 3 * MIB).unwrap() == body[MIB / 2..]);
-        assert_eq!(read(2 * MIB, 3 * MIB).unwrap(), "");
+        for len in [MIB, MIB + 1, MIB + 511, MIB + ALIGNMENT] {
+            let world = World::new(len);
+            world.check(MIB / 2..3 * MIB);
+            world.check(5..MIB + 4);
+            world.check(2 * MIB..3 * MIB);
+        }
+    }
+
+    #[test]
+    fn what_is_read_again_comes_through_the_page_cache() {
+        static PAST_IT: AtomicUsize = AtomicUsize::new(0);
+        let world = World::with(
+            3 * MIB,
+            reads_with(|file, blocks, at| {
+                PAST_IT.fetch_add(1, Ordering::Relaxed);
+                file.read_at(blocks, at)
+            }),
+        );
+        for _ in 0..3 {
+            world.check(7..2 * MIB);
+        }
+        let refused = world.reads.0.refused.load(Ordering::Relaxed);
+        assert_eq!(PAST_IT.load(Ordering::Relaxed), usize::from(!refused));
+    }
+
+    #[test]
+    fn a_disk_that_refuses_direct_blocks_is_read_in_the_ordinary_way() {
+        let world = World::with(
+            3 * MIB,
+            reads_with(|_, _, _| Err(ErrorKind::InvalidInput.into())),
+        );
+        world.check(7..2 * MIB);
+        assert!(world.reads.0.refused.load(Ordering::Relaxed));
+        world.check(9..3 * MIB);
     }
 
     #[test]
     fn memory_that_is_still_looked_at_is_not_read_into() {
-        let (_folder, file, body) = file(2 * MIB);
-        let buffers = Buffers::default();
-        let first = buffers.read(&file, 0..MIB as u64).unwrap();
+        let world = World::new(2 * MIB);
+        let first = world.read(0..MIB);
         let part = first.slice(5..10);
         drop(first);
-        assert_eq!(buffers.kept().buffers.len(), 0);
-        let second = buffers.read(&file, MIB as u64..2 * MIB as u64).unwrap();
-        assert_eq!(part, body[5..10]);
+        assert_eq!(world.reads.kept().buffers.len(), 0);
+        let second = world.read(MIB..2 * MIB);
+        assert_eq!(part, world.body[5..10]);
         let place = second.as_ptr();
         drop(second);
-        assert_eq!(buffers.kept().bytes, MIB);
-        let third = buffers.read(&file, 0..MIB as u64 - 1).unwrap();
+        let third = world.read(0..MIB - ALIGNMENT);
         assert_eq!(third.as_ptr(), place, "the memory is used again");
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let (_folder, file, _) = file(8 * MIB);
-        let buffers = Buffers::default();
-        let held: Vec<Bytes> = (1..=8)
-            .map(|mib| buffers.read(&file, 0..(mib * MIB) as u64).unwrap())
-            .collect();
+        let world = World::new(8 * MIB);
+        let held: Vec<Bytes> = (1..=8).map(|mib| world.read(0..mib * MIB)).collect();
         drop(held);
-        let kept = buffers.kept();
+        let kept = world.reads.kept();
         let sum: usize = kept.buffers.iter().map(Vec::len).sum();
         assert_eq!(kept.bytes, sum);
         assert!(sum <= KEPT_BYTES_MAX, "{sum}");
