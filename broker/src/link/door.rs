@@ -12,7 +12,8 @@ use firn_proto::cluster::Beat;
 use firn_proto::env::Clock;
 use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use firn_proto::limits::{
-    CONNECTION_LINES_MAX, LINK_ACCEPT_MAX, LINK_SILENCE_MAX, LINKS_MAX, LINKS_PER_PEER_MAX,
+    CONNECTION_LINES_MAX, LINK_ACCEPT_MAX, LINK_HANDSHAKES_MAX, LINK_SILENCE_MAX, LINKS_MAX,
+    LINKS_PER_PEER_MAX,
 };
 use firn_proto::link::{Heard, Hello, Message, RefusalReason, Welcome};
 use tokio::io::AsyncWriteExt;
@@ -45,6 +46,8 @@ pub struct LinkDoor {
 #[derive(Debug, Default)]
 struct Places {
     all: usize,
+    /// Of those whose processes are not known to belong to the cluster.
+    strangers: usize,
     by_peer: BTreeMap<Fingerprint, usize>,
 }
 
@@ -52,6 +55,7 @@ struct Places {
 struct Place {
     places: Arc<Mutex<Places>>,
     peer: Fingerprint,
+    is_stranger: bool,
 }
 
 impl LinkDoor {
@@ -96,10 +100,10 @@ impl LinkDoor {
         links.shutdown().await;
     }
 
-    async fn serve_one(self: Arc<Self>, mut accepted: Accepted, _place: Place) {
+    async fn serve_one(self: Arc<Self>, mut accepted: Accepted, mut place: Place) {
         let reader = std::mem::replace(&mut accepted.reader, Box::new(tokio::io::empty()));
         let mut reader = MessageReader::new(reader);
-        let Cut { fault, is_told } = match self.talk(&mut reader, &mut accepted).await {
+        let Cut { fault, is_told } = match self.talk(&mut reader, &mut accepted, &mut place).await {
             Ok(never) => match never {},
             Err(cut) => cut,
         };
@@ -127,11 +131,13 @@ impl LinkDoor {
         &self,
         reader: &mut MessageReader,
         accepted: &mut Accepted,
+        place: &mut Place,
     ) -> Result<Never, Cut> {
         match soon(reader).await? {
             Message::Hello(hello) => self.check(hello, accepted.peer).await?,
             message => return Err(LinkFault::Unexpected(message.kind()).into()),
         }
+        place.is_known();
         let card = encode_card(&self.me.card).map_err(|e| LinkFault::Call(e.to_string()))?;
         let writer = &mut accepted.writer;
         write(writer, &Message::Welcome(Welcome { card })).await?;
@@ -295,15 +301,28 @@ impl Place {
     fn take(places: &Arc<Mutex<Places>>, peer: Fingerprint) -> Option<Self> {
         let mut taken = places.lock().unwrap_or_else(PoisonError::into_inner);
         let of_peer = taken.by_peer.get(&peer).copied().unwrap_or_default();
-        if taken.all >= LINKS_MAX || of_peer >= LINKS_PER_PEER_MAX {
+        if taken.all >= LINKS_MAX
+            || taken.strangers >= LINK_HANDSHAKES_MAX
+            || of_peer >= LINKS_PER_PEER_MAX
+        {
             return None;
         }
         taken.all += 1;
+        taken.strangers += 1;
         taken.by_peer.insert(peer, of_peer + 1);
         Some(Self {
             places: Arc::clone(places),
             peer,
+            is_stranger: true,
         })
+    }
+
+    /// Its process belongs to the cluster.
+    fn is_known(&mut self) {
+        if std::mem::take(&mut self.is_stranger) {
+            let mut taken = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            taken.strangers -= 1;
+        }
     }
 }
 
@@ -311,11 +330,57 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all -= 1;
+        taken.strangers -= usize::from(self.is_stranger);
         if let Some(of_peer) = taken.by_peer.get_mut(&self.peer) {
             *of_peer -= 1;
             if *of_peer == 0 {
                 taken.by_peer.remove(&self.peer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_leave_room_for_those_who_belong_to_the_cluster() {
+        let places = Arc::new(Mutex::new(Places::default()));
+        let peer = |n: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            Fingerprint(bytes)
+        };
+        let mut strangers = Vec::new();
+        while let Some(place) = Place::take(&places, peer(strangers.len())) {
+            strangers.push(place);
+        }
+        assert_eq!(strangers.len(), LINK_HANDSHAKES_MAX);
+        strangers[0].is_known();
+        strangers[0].is_known();
+        let mut member = Place::take(&places, peer(usize::MAX)).unwrap();
+        member.is_known();
+        assert_eq!(places.lock().unwrap().strangers, LINK_HANDSHAKES_MAX - 1);
+        drop((strangers, member));
+        let left = places.lock().unwrap();
+        assert_eq!((left.all, left.strangers, left.by_peer.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_process_has_a_few_places_and_all_have_so_many() {
+        let places = Arc::new(Mutex::new(Places::default()));
+        let mut taken = Vec::new();
+        for peer in 0..=u8::MAX {
+            let peer = Fingerprint([peer; 32]);
+            let mut of_peer = 0;
+            while let Some(mut place) = Place::take(&places, peer) {
+                place.is_known();
+                taken.push(place);
+                of_peer += 1;
+            }
+            assert!(of_peer <= LINKS_PER_PEER_MAX);
+        }
+        assert_eq!(taken.len(), LINKS_MAX);
     }
 }

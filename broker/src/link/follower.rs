@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use firn_coordinator::{FromLeader, LeaderLink, PeerError};
 use firn_proto::cluster::{Beat, CoordinatorError, Reply, Request};
 use firn_proto::limits::{
@@ -52,11 +53,7 @@ struct Caller {
 impl FollowerLink {
     /// Over a link whose other side has said that its pictures will come.
     pub(super) fn start(opened: Opened) -> Self {
-        let shared = Arc::new(Shared {
-            sender: Sender::new(Calls::Asked),
-            places: Arc::new(Semaphore::new(LINK_CALLS_MAX)),
-            calls: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new());
         let (updates, received) = mpsc::channel(UPDATES_AHEAD);
         let mut tasks = JoinSet::new();
         let Opened { reader, writer } = opened;
@@ -144,6 +141,14 @@ async fn read(
 }
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            sender: Sender::new(Calls::Asked),
+            places: Arc::new(Semaphore::new(LINK_CALLS_MAX)),
+            calls: Mutex::default(),
+        }
+    }
+
     async fn call(&self, request: Request) -> Result<Reply, CoordinatorError> {
         let place = Arc::clone(&self.places).acquire_owned().await;
         let place = place.map_err(|_| self.lost())?;
@@ -156,13 +161,15 @@ impl Shared {
             return Err(CoordinatorError::Refused(reason));
         }
         let (answer, answered) = oneshot::channel();
-        let call = self.expect(answer, place)?;
+        let mut caller = Some(Caller {
+            answer,
+            _place: place,
+        });
         loop {
             let emptied = self.sender.emptied();
             tokio::pin!(emptied);
             emptied.as_mut().enable();
-            let put = self.sender.with(|outbox| outbox.call(call, bytes.clone()));
-            if put.is_ok() {
+            if self.put(&bytes, &mut caller)? {
                 break;
             }
             tracing::debug!(
@@ -170,39 +177,27 @@ impl Shared {
                 "the link to the leader is full"
             );
             emptied.await;
-            self.still(call)?;
         }
         answered.await.map_err(|_| self.lost())?
     }
 
-    /// Somebody waits for the answer to a call from now on.
-    fn expect(
-        &self,
-        answer: oneshot::Sender<Result<Reply, CoordinatorError>>,
-        place: OwnedSemaphorePermit,
-    ) -> Result<u64, CoordinatorError> {
+    /// Lets a request go, if there is room: from then on its caller waits. A caller that gives up
+    /// before leaves nothing behind.
+    fn put(&self, bytes: &Bytes, caller: &mut Option<Caller>) -> Result<bool, CoordinatorError> {
         let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(fault) = &waiting.broken {
             return Err(lost(fault));
         }
         let call = waiting.next;
-        waiting.next += 1;
-        let caller = Caller {
-            answer,
-            _place: place,
-        };
-        waiting.callers.insert(call, caller);
-        Ok(call)
-    }
-
-    /// Whether an answer may still come.
-    fn still(&self, call: u64) -> Result<(), CoordinatorError> {
-        let waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&waiting.broken, waiting.callers.contains_key(&call)) {
-            (None, true) => Ok(()),
-            (Some(fault), _) => Err(lost(fault)),
-            (None, false) => Err(lost(&LinkFault::Ended)),
+        let put = self.sender.with(|outbox| outbox.call(call, bytes.clone()));
+        if put.is_err() {
+            return Ok(false);
         }
+        waiting.next += 1;
+        waiting
+            .callers
+            .extend(caller.take().map(|caller| (call, caller)));
+        Ok(true)
     }
 
     /// Hands an answer over, once it is whole.
@@ -252,3 +247,24 @@ fn lost(fault: &LinkFault) -> CoordinatorError {
 
 /// What the leader said that nobody has taken yet.
 const UPDATES_AHEAD: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::ids::Incarnation;
+    use futures::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_gives_up_before_there_is_room_leaves_no_place_taken() {
+        let shared = Shared::new();
+        let all = Bytes::from(vec![0; LINK_QUEUE_BYTES_MAX]);
+        shared.sender.with(|outbox| outbox.call(77, all)).unwrap();
+        let request = Request::LeaveBroker(Incarnation(1));
+        let mut call = Box::pin(shared.call(request));
+        assert!(poll!(&mut call).is_pending());
+        assert_eq!(shared.places.available_permits(), LINK_CALLS_MAX - 1);
+        drop(call);
+        assert_eq!(shared.places.available_permits(), LINK_CALLS_MAX);
+    }
+}
