@@ -12,6 +12,7 @@ use firn_proto::limits::{
     LINK_ACCEPT_MAX, LINK_CARD_ABSENT_LASTS, LINK_CARD_LASTS, LINK_CARDS_MAX,
     LINK_LOOKUPS_PER_SECOND,
 };
+use firn_proto::link::{Hello, Message};
 use firn_storage::bucket::Bucket;
 use firn_storage::processes;
 use thiserror::Error;
@@ -85,6 +86,12 @@ impl Registry {
     pub async fn register(&self, card: &ProcessCard) -> Result<(), FirnError> {
         let failed = |reason: String| FirnError::failed("cannot register this process", reason);
         let bytes = encode_card(card).map_err(|e| failed(e.to_string()))?;
+        // What does not fit the beginning of a link is found here, and not when others are met.
+        let hello = Message::Hello(Hello {
+            cluster: self.cluster,
+            card: bytes.clone(),
+        });
+        hello.to_frame().map_err(|e| failed(e.to_string()))?;
         let at = card.link.fingerprint;
         let put = processes::register(&self.bucket, &self.entropy, self.cluster, at, bytes.into());
         put.await.map_err(|e| failed(e.to_string()))

@@ -1,5 +1,6 @@
 use firn_coordinator::ProcessProof;
 use firn_proto::cluster::LinkAddress;
+use firn_proto::limits::LINK_HELLO_BYTES_MAX;
 use firn_storage::bucket::{Operation, Purpose};
 
 use super::*;
@@ -58,6 +59,19 @@ async fn a_card_is_read_once_and_again_when_it_is_old() {
     assert_eq!(gets(&bucket), 2);
     registry.forget(&[one]).await.unwrap();
     assert_eq!(registry.card(one).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_card_that_no_link_could_begin_with_is_not_registered() {
+    let (registry, bucket, _clock) = registry();
+    let long = ProcessCard {
+        shown: "x".repeat(LINK_HELLO_BYTES_MAX),
+        ..card(1)
+    };
+    let refused = registry.register(&long).await.unwrap_err();
+    assert!(refused.to_string().contains("allowed"), "{refused}");
+    let found = processes::registered(&bucket, 10).await.unwrap();
+    assert!(found.is_empty());
 }
 
 #[tokio::test]
