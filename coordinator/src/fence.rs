@@ -2,8 +2,12 @@
 //! read lease. Pure; the loop in `task.rs` does the looking.
 //!
 //! A leader that has something to put is fenced by its put. One that is idle, or cut off from the
-//! bucket, is not, and would answer reads for ever; so it looks, and is read for
-//! [`FENCE_LOOK_LASTS`] after the sending of the last look that said that nobody else leads.
+//! bucket, is not, and would answer reads for ever; so it looks, and answers reads of its own state
+//! for [`COORDINATOR_READ_LEASE`] after the sending of the last look that said that nobody else
+//! leads. Its successor waits for as long before it answers anything. Records, and all that followers
+//! tell from what the leader told them, is read for [`FENCE_LOOK_LASTS`]: less than the session of a
+//! broker, which begins anew with each leader, so that a broker that lost its partitions has
+//! stopped before another one serves them.
 //! Whatever else a look brings, no answer or a refusal, draws that out no further: the bucket may
 //! be away for this process alone, and serve its successor.
 //!
@@ -12,9 +16,14 @@
 //! from a successor that has put members out and moves on, whose partitions and groups would be
 //! seen here as they were for as long as this process runs.
 
+use std::time::Duration;
+
 use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
-use firn_proto::limits::{FENCE_LOOK_AGAIN, FENCE_LOOK_INTERVAL, FENCE_LOOK_LASTS};
+use firn_proto::limits::{
+    COORDINATOR_READ_LEASE, FENCE_LOOK_AGAIN, FENCE_LOOK_INTERVAL, FENCE_LOOK_LASTS,
+    FENCE_LOOK_PAUSE,
+};
 
 /// What the looks of this process say, whichever leader sent them.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +49,16 @@ impl Looked {
         if seen == Seen::Nothing {
             self.alone = self.alone.max(sent);
         }
+    }
+
+    /// How long ago the last look was sent that said that nobody else leads.
+    pub(crate) fn alone_age(&self, now: Mono) -> Duration {
+        now.since(self.alone)
+    }
+
+    /// Whether the leader may answer at `now` from what it has in memory.
+    pub(crate) fn is_leased(&self, now: Mono) -> bool {
+        self.alone_age(now) <= COORDINATOR_READ_LEASE
     }
 
     /// Whether what this process knows may be read at `now`; `None`: it must look first.
@@ -118,9 +137,10 @@ impl FenceWatch {
         self.due
     }
 
-    /// Somebody waits for a look: the next one is due at once.
+    /// Somebody waits for a look: the next one is due at once, but for a pause after the last.
     pub(crate) fn hurry(&mut self, now: Mono) {
-        self.due = self.due.map(|due| due.min(now));
+        let soon = self.sent.after(FENCE_LOOK_PAUSE).max(now);
+        self.due = self.due.map(|due| due.min(soon));
     }
 
     /// A look is sent.
@@ -183,6 +203,11 @@ mod tests {
         let mut watch = FenceWatch::new(second(0));
         watch.hurry(second(1));
         assert_eq!(watch.due(), Some(second(1)));
+        watch.on_sent(second(1));
+        watch.on_seen(Seen::Nothing);
+        watch.hurry(second(1));
+        let pause = second(1).after(FENCE_LOOK_PAUSE);
+        assert_eq!(watch.due(), Some(pause), "but not without end");
     }
 
     #[test]

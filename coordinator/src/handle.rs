@@ -1,10 +1,12 @@
 //! How the rest of the process reaches the coordinator: by messages, never by its memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
 use firn_proto::env::{Clock, Entropy, Mono};
+use firn_proto::ids::CoordinatorEpoch;
 use firn_proto::journal::{JournalError, JournalOpener};
 use firn_proto::limits::{COORDINATOR_QUEUE_MAX, FENCE_WAIT_MAX};
 use thiserror::Error;
@@ -14,9 +16,13 @@ use tokio::time::timeout;
 
 use crate::command::CommandError;
 use crate::fence::Looked;
+use crate::followed::Followed;
 use crate::groups::GroupConfig;
+use crate::peers::Peers;
+use crate::seat::Seat;
 use crate::snapshot::SnapshotError;
-use crate::task::{self, Call, Message};
+use crate::standing::Standing;
+use crate::task::{Call, Message, Origin, Publish};
 
 /// Settings of the coordinator.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +31,14 @@ pub struct CoordinatorConfig {
     pub groups: GroupConfig,
     /// Journal puts per second when it has much to do; absent: unlimited (`file://`, `memory://`).
     pub puts_per_second: Option<u32>,
-    /// Who leads, for others to read in the epoch's object.
+    /// Who this is, for others to read in the objects of the epochs it takes: an encoded
+    /// [`ProcessCard`](crate::ProcessCard).
     pub identity: Bytes,
+    /// After how long a silent broker is taken for dead that nobody could prove to be; no less than
+    /// [`BROKER_SESSION_TIMEOUT_MIN`](firn_proto::limits::BROKER_SESSION_TIMEOUT_MIN).
+    pub broker_session: Duration,
+    /// For how long a start asks a bucket again that does not serve the journal.
+    pub start_timeout: Duration,
 }
 
 /// What the coordinator takes from the world.
@@ -57,12 +69,22 @@ pub enum EndReason {
     },
 }
 
-/// A handle of the coordinator. Cheap to clone.
-#[derive(Clone, Debug)]
+/// A handle of the coordinator, which is here or in another process. Cheap to clone.
+#[derive(Clone)]
 pub struct Coordinator {
-    inbox: mpsc::Sender<Message>,
-    image: watch::Receiver<Arc<ClusterImage>>,
-    looked: watch::Receiver<Looked>,
+    pub(crate) inbox: mpsc::Sender<Message>,
+    pub(crate) image: watch::Receiver<Arc<ClusterImage>>,
+    pub(crate) looked: watch::Receiver<Looked>,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let standing = &self.standing;
+        let mut shown = f.debug_struct("Coordinator");
+        shown.field("standing", standing).finish_non_exhaustive()
+    }
 }
 
 /// The running loop.
@@ -70,32 +92,67 @@ pub struct Coordinator {
 pub struct CoordinatorTask(JoinHandle<Result<(), EndReason>>);
 
 impl Coordinator {
-    /// Takes the next epoch and with it the journal, replays it and starts the loop.
+    /// Finds the cluster's leader or becomes it, and goes on doing so: [`Self::vacant`] and
+    /// [`Seat::take`] in one.
     pub async fn start(
         opener: Arc<dyn JournalOpener>,
         config: CoordinatorConfig,
         environment: Environment,
+        peers: Arc<dyn Peers>,
     ) -> Result<(Self, CoordinatorTask), EndReason> {
+        let (coordinator, seat) = Self::vacant(environment);
+        let task = seat.take(opener, config, peers).await?;
+        Ok((coordinator, task))
+    }
+
+    /// A handle to be, which says to others from now on that it has heard of no leader, and the seat
+    /// behind it.
+    pub fn vacant(environment: Environment) -> (Self, Seat) {
         let (sender, inbox) = mpsc::channel(COORDINATOR_QUEUE_MAX);
         let (publish, image) = watch::channel(Arc::new(ClusterImage::default()));
         let (looks, looked) = watch::channel(Looked::new(environment.clock.mono()));
-        let publish = task::Publish {
+        let publish = Publish {
             image: publish,
             looked: looks,
         };
-        let mut leadership = task::Leadership::new(opener, config, environment, publish);
-        let leader = leadership.take_over().await?;
-        let loop_ = tokio::spawn(leadership.run(leader, inbox));
+        let standing = Arc::new(Standing::new());
         let handle = Self {
             inbox: sender,
             image,
             looked,
+            standing: Arc::clone(&standing),
+            clock: Arc::clone(&environment.clock),
         };
-        Ok((handle, CoordinatorTask(loop_)))
+        (handle, Seat::new(environment, publish, inbox, standing))
     }
 
-    /// Asks, and waits for the answer and for the journal to hold what it says. Waits while the
-    /// queue is full.
+    /// The epoch that this process leads, if it does.
+    pub fn leads(&self) -> Option<CoordinatorEpoch> {
+        *self.standing.leads().borrow()
+    }
+
+    /// Which leader this process has heard last, and how long ago; itself, if it leads or is about
+    /// to. `None`: none since it started.
+    pub fn heard_leader(&self, now: Mono) -> Option<(CoordinatorEpoch, Duration)> {
+        self.standing.heard(now)
+    }
+
+    /// What is to be said to a process that follows this one; `None` if this one does not lead.
+    pub fn followed(&self) -> Option<Followed> {
+        let (image, looked) = (self.image.clone(), self.looked.clone());
+        Followed::new(&self.standing, &self.clock, image, looked)
+    }
+
+    /// [`Self::call`] on behalf of another process: it is not forwarded again.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::NotLeader`] if this process does not lead.
+    pub async fn call_here(&self, request: Request) -> Result<Reply, CoordinatorError> {
+        self.send(request, Origin::Elsewhere, || ()).await
+    }
+
+    /// Asks the leader, wherever it is, and waits for the answer and for the journal to hold what it
+    /// says. Waits while the queue is full, and a bounded time for a leader.
     ///
     /// Dropping the future takes nothing back: what was asked may still happen.
     pub async fn call(&self, request: Request) -> Result<Reply, CoordinatorError> {
@@ -109,8 +166,21 @@ impl Coordinator {
         request: Request,
         taken: impl FnOnce(),
     ) -> Result<Reply, CoordinatorError> {
+        self.send(request, Origin::Here, taken).await
+    }
+
+    async fn send(
+        &self,
+        request: Request,
+        origin: Origin,
+        taken: impl FnOnce(),
+    ) -> Result<Reply, CoordinatorError> {
         let (answer, answered) = oneshot::channel();
-        let call = Message::Call(Call { request, answer });
+        let call = Message::Call(Call {
+            request,
+            answer,
+            origin,
+        });
         let sent = self.inbox.send(call).await;
         sent.map_err(|_| CoordinatorError::Stopped)?;
         taken();
@@ -123,12 +193,12 @@ impl Coordinator {
     }
 
     /// Waits until it is known whether what this process knows may be read: it has heard lately
-    /// that no other one leads. That is known at once, unless the process has stood still (SIGSTOP,
+    /// that its leader, or itself, is the only one. That is known at once, unless the process has stood still (SIGSTOP,
     /// a paused machine), and then after a bounded time.
     ///
     /// # Errors
-    /// [`CoordinatorError::Stopped`]: another process leads, or this one stops.
-    /// [`CoordinatorError::NotLeader`]: the bucket does not say, or has not been asked in time.
+    /// [`CoordinatorError::Stopped`]: this process stops.
+    /// [`CoordinatorError::NotLeader`]: nobody says so, or not in time.
     pub async fn may_read(&self, now: Mono) -> Result<(), CoordinatorError> {
         let mut looked = self.looked.clone();
         if looked.has_changed().is_err() {
@@ -153,7 +223,8 @@ impl Coordinator {
         self.looked.borrow().may_read(now) == Some(true)
     }
 
-    /// Stops the loop once everything that was asked before is durable and answered.
+    /// Stops the loop once everything that was asked before is durable and answered. A leader says
+    /// in the journal that it has stopped, so that the next one need not wait.
     pub async fn close(&self) {
         let (done, finished) = oneshot::channel();
         if self.inbox.send(Message::Stop(done)).await.is_ok() {
@@ -164,6 +235,16 @@ impl Coordinator {
 }
 
 impl CoordinatorTask {
+    pub(crate) fn new(task: JoinHandle<Result<(), EndReason>>) -> Self {
+        Self(task)
+    }
+
+    /// The process dies.
+    #[cfg(test)]
+    pub(crate) fn kill(&self) {
+        self.0.abort();
+    }
+
     /// Waits for the end of the loop: `Ok` after [`Coordinator::close`], else the reason, after
     /// which the process must stop, for nobody else would serve what it owns. Cancel-safe.
     pub async fn ended(&mut self) -> Result<(), EndReason> {
@@ -181,17 +262,11 @@ mod tests {
     use firn_proto::limits::FENCE_LOOK_LASTS;
 
     use super::*;
+    use crate::testing::environment;
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_does_not_run_keeps_no_reader_for_ever() {
-        let (sender, _inbox) = mpsc::channel(COORDINATOR_QUEUE_MAX);
-        let (_publish, image) = watch::channel(Arc::new(ClusterImage::default()));
-        let (_looks, looked) = watch::channel(Looked::new(Mono(0)));
-        let coordinator = Coordinator {
-            inbox: sender,
-            image,
-            looked,
-        };
+        let (coordinator, _seat) = Coordinator::vacant(environment());
         assert_eq!(coordinator.may_read(Mono(0)).await, Ok(()));
         assert!(coordinator.is_read(Mono(0)));
         let later = Mono(0).after(2 * FENCE_LOOK_LASTS);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use firn_proto::cluster::ClusterImage;
-use firn_proto::ids::{ClusterId, TopicId};
+use firn_proto::cluster::{BrokerImage, ClusterImage};
+use firn_proto::ids::{BrokerId, ClusterId, Fingerprint, TopicId};
 
 use crate::state::{Effects, State};
 
@@ -12,14 +12,22 @@ use crate::state::{Effects, State};
 #[derive(Debug)]
 pub(crate) struct ImageBuilder {
     image: ClusterImage,
+    /// The fingerprint of this process, which leads.
+    own: Option<Fingerprint>,
     topics: BTreeSet<TopicId>,
     brokers: bool,
 }
 
 impl ImageBuilder {
     /// The picture of a state, with a version above `above`.
-    pub(crate) fn new(cluster: ClusterId, state: &State, above: u64) -> Self {
+    pub(crate) fn new(
+        cluster: ClusterId,
+        own: Option<Fingerprint>,
+        state: &State,
+        above: u64,
+    ) -> Self {
         let mut builder = Self {
+            own,
             image: ClusterImage {
                 cluster,
                 version: above,
@@ -43,6 +51,15 @@ impl ImageBuilder {
         self.brokers |= effects.brokers;
     }
 
+    /// The broker of this process. One that cannot be followed has no other beside it.
+    fn controller(&self, state: &State) -> Option<BrokerId> {
+        let is_own = |broker: &&Arc<BrokerImage>| {
+            let link = broker.link.as_ref();
+            self.own.is_none() || link.map(|link| link.fingerprint) == self.own
+        };
+        state.brokers().values().find(is_own).map(|own| own.broker)
+    }
+
     /// A new picture, if it would look different.
     pub(crate) fn build(&mut self, state: &State) -> Option<Arc<ClusterImage>> {
         if self.topics.is_empty() && !self.brokers {
@@ -50,7 +67,7 @@ impl ImageBuilder {
         }
         if std::mem::take(&mut self.brokers) {
             self.image.brokers = Arc::new(state.brokers().clone());
-            self.image.controller = state.brokers().keys().next().copied();
+            self.image.controller = self.controller(state);
         }
         if !self.topics.is_empty() {
             let topics = Arc::make_mut(&mut self.image.topics);

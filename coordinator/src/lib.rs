@@ -8,28 +8,38 @@
 //! - `snapshot.rs`: the bytes of the whole state
 //! - `inspect.rs`: both as text
 //! - `groups/`: the pure machine of classic groups
-//! - `fence.rs`: whether another process leads by now
 //! - `peers.rs`: how other processes are reached
+//! - `election.rs`, `members.rs`: who should lead, and which brokers live; pure
+//! - `fence.rs`: whether another process leads by now
 //! - `gate.rs`, `image.rs`: what may leave when, and the published picture
-//! - `task.rs`: the one loop that owns all of it; `handle.rs`: the way to reach it
+//! - `seat.rs`: leads, follows, or looks for a leader; `followed.rs`: what a leader tells followers
+//! - `task.rs`: the one loop of a leader, which owns all of it; `handle.rs`: the way to reach it,
+//!   wherever it is; `standing.rs`: what may be known of it at once
 
 pub mod balance;
 pub mod command;
+mod election;
 mod fence;
+mod followed;
 mod gate;
 pub mod groups;
 mod handle;
 mod image;
 pub mod inspect;
+mod members;
 mod peers;
+mod seat;
 pub mod snapshot;
+mod standing;
 pub mod state;
 mod task;
 #[cfg(test)]
 mod testing;
 
+pub use followed::{Followed, FollowerBeats};
 pub use groups::GroupConfig;
 pub use handle::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment};
 pub use peers::{
-    FromLeader, LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
+    Alone, FromLeader, LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
 };
+pub use seat::Seat;

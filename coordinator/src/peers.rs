@@ -11,7 +11,7 @@ use firn_proto::cluster::{
     Listener, Reply, Request,
 };
 use firn_proto::ids::{BrokerId, CoordinatorEpoch};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use thiserror::Error;
 
 /// What a process says of itself: in the bucket, as the identity in its claims to epochs
@@ -70,6 +70,42 @@ pub trait Peers: Send + Sync + 'static {
     /// in the process id namespace of this process, and no process with its id and its start time
     /// is there now. At once, without asking anybody else.
     fn is_gone(&self, process: &ProcessProof) -> bool;
+
+    /// Whether there are no other processes, ever: whoever shares the bucket all the same takes its
+    /// journal away, and ends this one.
+    fn is_alone(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody: of a process whose bucket no other one can reach (`memory://`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Peers for Alone {
+    fn follow(
+        &self,
+        _leader: ProcessCard,
+        _epoch: CoordinatorEpoch,
+    ) -> BoxFuture<'static, Result<Box<dyn LeaderLink>, PeerError>> {
+        async { Err(PeerError::Refused) }.boxed()
+    }
+
+    fn ask_all(&self, _known: Vec<LinkAddress>) -> BoxFuture<'static, Vec<PeerAnswer>> {
+        async { Vec::new() }.boxed()
+    }
+
+    fn probe(&self, _broker: Arc<BrokerImage>) -> BoxFuture<'static, Probed> {
+        async { Probed::Silent }.boxed()
+    }
+
+    fn is_gone(&self, _process: &ProcessProof) -> bool {
+        true
+    }
+
+    fn is_alone(&self) -> bool {
+        true
+    }
 }
 
 /// Why there is no link to a process.

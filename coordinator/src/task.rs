@@ -6,11 +6,15 @@
 //! the memory is dropped, for it is ahead of the journal, and read anew.
 //!
 //! - `requests.rs`: what each request does
+//! - `answers.rs`: when answers leave
+//! - `brokers.rs`: brokers that fall silent, ids that are taken, partitions that should move
 //! - `archive.rs`: those about segments and what is deleted
 //! - `offsets.rs`: commits and their look-up
 //! - `held.rs`: what answers take that wait
 
+mod answers;
 mod archive;
+mod brokers;
 mod held;
 mod offsets;
 mod requests;
@@ -25,11 +29,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
 use firn_proto::env::Mono;
-use firn_proto::ids::{ClusterId, CoordinatorEpoch};
-use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use firn_proto::ids::{ClusterId, CoordinatorEpoch, Fingerprint};
+use firn_proto::journal::{Journal, JournalError, JournalPosition, OpenedJournal};
 use firn_proto::limits::{
-    COORDINATOR_PARKED_MAX, FENCE_LOOK_INTERVAL, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET,
-    JOURNAL_SNAPSHOT_BYTES_MIN, SLOTS_IN_FLIGHT_MAX,
+    COORDINATOR_PARKED_MAX, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN,
+    SLOTS_IN_FLIGHT_MAX,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -42,20 +46,31 @@ use crate::gate::{Gate, GroupClock, PutTokens};
 use crate::groups::{CallId, Groups, Out};
 use crate::handle::{CoordinatorConfig, EndReason, Environment};
 use crate::image::ImageBuilder;
+use crate::peers::Peers;
 use crate::snapshot::{decode_snapshot, encode_snapshot};
+use crate::standing::Standing;
 use crate::state::State;
+use answers::Leaving;
+use brokers::Brokers;
 use requests::ParkedDeletion;
 
-/// How long to wait before the journal is opened again.
-const REOPEN_DELAY: Duration = Duration::from_secs(1);
-
-type Answer = oneshot::Sender<Result<Reply, CoordinatorError>>;
+pub(crate) type Answer = oneshot::Sender<Result<Reply, CoordinatorError>>;
 
 /// A request and the way back.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) request: Request,
     pub(crate) answer: Answer,
+    pub(crate) origin: Origin,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This process.
+    Here,
+    /// Another one, which follows this one: it is not forwarded again.
+    Elsewhere,
 }
 
 /// What the loop is told.
@@ -67,8 +82,8 @@ pub(crate) enum Message {
     Stop(oneshot::Sender<()>),
 }
 
-/// Why the loop left its leader.
-enum Left {
+/// Why a leader leads no more.
+pub(crate) enum Left {
     Journal(JournalError),
     Stopped,
 }
@@ -81,114 +96,23 @@ pub(crate) struct Publish {
 }
 
 impl Publish {
-    fn note_look(&self, sent: Mono, seen: Seen) {
+    pub(crate) fn note_look(&self, sent: Mono, seen: Seen) {
         self.looked.send_modify(|looked| looked.on_seen(sent, seen));
     }
 }
 
-/// What outlives one leader: how to become the next.
-pub(crate) struct Leadership {
-    opener: Arc<dyn JournalOpener>,
-    config: CoordinatorConfig,
-    environment: Environment,
-    publish: Publish,
-}
-
-impl Leadership {
-    pub(crate) fn new(
-        opener: Arc<dyn JournalOpener>,
-        config: CoordinatorConfig,
-        environment: Environment,
-        publish: Publish,
-    ) -> Self {
-        Self {
-            opener,
-            config,
-            environment,
-            publish,
-        }
-    }
-
-    /// Opens the journal and replays it.
-    pub(crate) async fn take_over(&mut self) -> Result<Leader, EndReason> {
-        // Its own first slot becomes durable, so nobody has sealed it before now. Somebody may have
-        // since it was sent.
-        let led_at = self.environment.clock.mono();
-        let opened = self.opener.open(self.config.identity.clone()).await?;
-        let above = self.publish.image.borrow().version;
-        let leader = Leader::new(opened, &self.config, &self.environment, led_at, above)?;
-        self.publish.image.send_replace(leader.images.last());
-        self.publish.note_look(led_at, Seen::Nothing);
-        Ok(leader)
-    }
-
-    /// Serves until it is stopped or another process leads.
-    pub(crate) async fn run(
-        mut self,
-        mut leader: Leader,
-        mut inbox: mpsc::Receiver<Message>,
-    ) -> Result<(), EndReason> {
-        loop {
-            let left = leader.serve(&mut inbox, &self.publish).await;
-            let error = match left {
-                Left::Stopped => return Ok(()),
-                Left::Journal(error) => error,
-            };
-            leader.resign(&error);
-            if !may_pass(&error) {
-                return Err(error.into());
-            }
-            let now = self.environment.clock.mono();
-            self.publish.note_look(now, seen_by(&error));
-            warn!(%error, "the journal does not answer; its memory is dropped and read anew");
-            match self.reopen(&mut inbox).await? {
-                Some(next) => leader = next,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Takes over again as soon as the bucket lets it; requests are refused meanwhile. None if it
-    /// was stopped.
-    async fn reopen(
-        &mut self,
-        inbox: &mut mpsc::Receiver<Message>,
-    ) -> Result<Option<Leader>, EndReason> {
-        let looked = self.publish.looked.clone();
-        let clock = Arc::clone(&self.environment.clock);
-        loop {
-            let attempt = async {
-                tokio::time::sleep(REOPEN_DELAY).await;
-                self.take_over().await
-            };
-            tokio::pin!(attempt);
-            // An attempt that hangs in an outage holds no reader up: it is a look without answer.
-            let mut ticks = tokio::time::interval(FENCE_LOOK_INTERVAL);
-            let note = |seen| {
-                let now = clock.mono();
-                looked.send_modify(|looked| looked.on_seen(now, seen));
-            };
-            let opened = loop {
-                tokio::select! {
-                    opened = &mut attempt => break opened,
-                    message = inbox.recv() => match message {
-                        Some(Message::Call(call)) => refuse(call.answer, "the journal is reopened"),
-                        Some(Message::Look) => note(Seen::NoAnswer),
-                        Some(Message::Stop(_)) | None => return Ok(None),
-                    },
-                    _ = ticks.tick() => note(Seen::NoAnswer),
-                }
-            };
-            match opened {
-                Ok(leader) => return Ok(Some(leader)),
-                Err(EndReason::Journal(error)) if may_pass(&error) => {
-                    note(seen_by(&error));
-                    warn!(%error, "the journal cannot be opened yet");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
+/// What a leader takes from the process it leads in.
+pub(crate) struct Seated<'a> {
+    pub(crate) config: &'a CoordinatorConfig,
+    pub(crate) environment: &'a Environment,
+    pub(crate) peers: &'a Arc<dyn Peers>,
+    pub(crate) standing: &'a Arc<Standing>,
+    /// The fingerprint of the process.
+    pub(crate) own: Option<Fingerprint>,
+    /// Nobody else led then.
+    pub(crate) led_at: Mono,
+    /// The version of the last picture.
+    pub(crate) above: u64,
 }
 
 /// A slot on its way.
@@ -215,7 +139,10 @@ pub(crate) struct Leader {
     /// Answers by call, of all that are not out.
     calls: BTreeMap<CallId, Answer>,
     next_call: u64,
-    gate: Gate<(CallId, Reply)>,
+    gate: Gate<Leaving>,
+    /// Answers that wait for a look, and what they take in bytes.
+    unread: VecDeque<Leaving>,
+    unread_bytes: usize,
     offsets_retention: Duration,
     deletions: Vec<ParkedDeletion>,
     slot: SlotBuilder,
@@ -230,19 +157,22 @@ pub(crate) struct Leader {
     snapshot_bytes: usize,
     snapshot: Option<BoxFuture<'static, Result<(), JournalError>>>,
     fence: FenceWatch,
+    looked: Looked,
     look: Option<BoxFuture<'static, Seen>>,
+    brokers: Brokers,
+    /// It has put into the journal that it answers no more.
+    has_resigned: bool,
 }
 
 impl Leader {
-    fn new(
-        opened: OpenedJournal,
-        config: &CoordinatorConfig,
-        environment: &Environment,
-        led_at: Mono,
-        above: u64,
-    ) -> Result<Self, EndReason> {
-        let replayed = replay(&opened)?;
-        let (state, log_bytes) = replayed;
+    pub(crate) fn new(opened: OpenedJournal, seated: Seated<'_>) -> Result<Self, EndReason> {
+        let Seated {
+            config,
+            environment,
+            led_at,
+            ..
+        } = seated;
+        let (state, log_bytes) = replay(&opened)?;
         let group_clock = GroupClock::new(led_at);
         let groups = Groups::load(
             config.groups.clone(),
@@ -258,18 +188,22 @@ impl Leader {
             bytes = log_bytes,
             "the journal is replayed"
         );
-        let stamped = (state.at_ms(), environment.clock.mono());
+        let now = environment.clock.mono();
         Ok(Self {
             cluster: opened.cluster,
             epoch: opened.epoch,
             environment: environment.clone(),
             journal: opened.journal,
-            images: ImageBuilder::new(opened.cluster, &state, above),
+            images: ImageBuilder::new(opened.cluster, seated.own, &state, seated.above),
+            stamped: (state.at_ms(), now),
+            brokers: Brokers::new(&seated, now),
             state,
             groups,
             calls: BTreeMap::new(),
             next_call: 0,
             gate: Gate::new(),
+            unread: VecDeque::new(),
+            unread_bytes: 0,
             offsets_retention: config.groups.offsets_retention,
             deletions: Vec::new(),
             slot: SlotBuilder::new(),
@@ -277,22 +211,41 @@ impl Leader {
             flights: VecDeque::new(),
             tokens: PutTokens::new(config.puts_per_second),
             group_clock,
-            stamped,
             log_bytes,
             snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
             snapshot: None,
             fence: FenceWatch::new(led_at),
+            looked: Looked::new(led_at),
             look: None,
+            has_resigned: false,
         })
     }
 
-    async fn serve(&mut self, inbox: &mut mpsc::Receiver<Message>, publish: &Publish) -> Left {
+    /// The picture of the state it took over, or the last one.
+    pub(crate) fn picture(&self) -> Arc<ClusterImage> {
+        self.images.last()
+    }
+
+    /// The last leader before that said that it answers no more.
+    pub(crate) fn resigned(&self) -> Option<CoordinatorEpoch> {
+        self.state.resigned()
+    }
+
+    /// Serves until it is told to stop, or cannot lead any more.
+    pub(crate) async fn serve(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Message>,
+        publish: &Publish,
+    ) -> Left {
         let mut stopping = None;
         loop {
             self.flush();
             self.look();
             if stopping.is_some() && self.slot.is_empty() && self.puts.is_empty() {
-                return Left::Stopped;
+                if self.has_resigned || !self.step_down() {
+                    return Left::Stopped;
+                }
+                continue;
             }
             let now = self.environment.clock.mono();
             let wake = self.next_wake(now);
@@ -307,6 +260,9 @@ impl Leader {
                     if let Err(error) = self.on_look(seen, publish) {
                         return Left::Journal(error);
                     }
+                }
+                Some((incarnation, probed)) = self.brokers.next_probed() => {
+                    self.on_probed(incarnation, probed);
                 }
                 message = inbox.recv(), if stopping.is_none() => {
                     stopping = self.take_messages(message, inbox);
@@ -342,7 +298,8 @@ impl Leader {
         None
     }
 
-    fn take_call(&mut self, call: Call) {
+    /// Does what is asked. Its answer leaves by itself.
+    pub(crate) fn take_call(&mut self, call: Call) {
         let limit = held::bytes_max_before(&call.request);
         let is_put_off = limit.is_some_and(|limit| self.held_bytes() >= limit);
         if is_put_off || self.calls.len() >= COORDINATOR_PARKED_MAX {
@@ -359,7 +316,7 @@ impl Leader {
     /// What answers and commands take that wait for the journal, in bytes.
     fn held_bytes(&self) -> usize {
         let flying: usize = self.flights.iter().map(|flight| flight.bytes).sum();
-        self.gate.held_bytes() + self.slot.len() + flying
+        self.gate.held_bytes() + self.unread_bytes + self.slot.len() + flying
     }
 
     /// Wall time for commands, which never goes back. A clock that was far ahead once, and was set
@@ -390,14 +347,6 @@ impl Leader {
             self.slot.rewind(before);
         }
         Ok(applied.reply)
-    }
-
-    /// Answers a call as soon as the journal holds what the answer was made from.
-    fn answer(&mut self, call: CallId, reply: Reply) {
-        let bytes = |(_, reply): &(CallId, Reply)| held::bytes_of(reply);
-        if let Some((call, reply)) = self.gate.hold((call, reply), bytes) {
-            self.send(call, Ok(reply));
-        }
     }
 
     fn send(&mut self, call: CallId, reply: Result<Reply, CoordinatorError>) {
@@ -483,8 +432,8 @@ impl Leader {
             publish.send_replace(image);
         }
         let free: Vec<_> = self.gate.open_to(flight.commands).collect();
-        for (call, reply) in free {
-            self.send(call, Ok(reply));
+        for leaving in free {
+            self.let_out(leaving);
         }
         if let Some(snapshot) = flight.snapshot {
             self.snapshot = Some(self.journal.put_snapshot(position, snapshot));
@@ -526,6 +475,8 @@ impl Leader {
             }
             Verdict::LeadOn { sent, changed } => {
                 publish.note_look(sent, seen);
+                self.looked.on_seen(sent, seen);
+                self.on_looked(sent, seen);
                 if seen == Seen::Nothing {
                     let now = self.environment.clock.mono();
                     self.group_clock.on_alone(sent, now);
@@ -551,6 +502,7 @@ impl Leader {
         let out = self.groups.on_timeout(self.group_now());
         self.take_out(out);
         self.finish_deletions();
+        self.see_to_brokers();
     }
 
     /// When the loop has something to do by itself.
@@ -563,14 +515,31 @@ impl Leader {
         let deletions = self.deletions.iter().map(|parked| parked.deadline);
         let look = self.fence.due();
         let wakes = groups.into_iter().chain(token).chain(deletions);
-        wakes.chain(look).min()
+        wakes.chain(look).chain(self.next_beats()).min()
     }
 
     /// Tells everybody who waits that their answer will not come from here.
-    fn resign(&mut self, error: &JournalError) {
+    pub(crate) fn resign(&mut self, error: &JournalError) {
         for (_, answer) in std::mem::take(&mut self.calls) {
             refuse(answer, &error.to_string());
         }
+    }
+
+    /// Answers no more, and says so in the journal, so that the next leader need not wait until
+    /// nobody is read any more who led before. False: nobody would read it.
+    fn step_down(&mut self) -> bool {
+        self.has_resigned = true;
+        if self.brokers.is_alone() {
+            return false;
+        }
+        for (_, answer) in std::mem::take(&mut self.calls) {
+            refuse(answer, "the coordinator is stopping");
+        }
+        if let Err(error) = self.execute(crate::command::Command::Resign(self.epoch)) {
+            warn!(%error, "the next leader has to wait, for this one cannot say that it stops");
+            return false;
+        }
+        true
     }
 }
 
@@ -603,7 +572,7 @@ fn replay(opened: &OpenedJournal) -> Result<(State, usize), EndReason> {
 }
 
 /// Whether the journal may be opened again after `error`.
-fn may_pass(error: &JournalError) -> bool {
+pub(crate) fn may_pass(error: &JournalError) -> bool {
     matches!(
         error,
         JournalError::Unavailable(_) | JournalError::Refused(_)
@@ -611,14 +580,15 @@ fn may_pass(error: &JournalError) -> bool {
 }
 
 /// What a look brought that failed.
-fn seen_by(error: &JournalError) -> Seen {
+pub(crate) fn seen_by(error: &JournalError) -> Seen {
     match error {
         JournalError::Refused(_) => Seen::Refused,
         _ => Seen::NoAnswer,
     }
 }
 
-fn refuse(answer: Answer, reason: &str) {
+/// Says that nobody leads here.
+pub(crate) fn refuse(answer: Answer, reason: &str) {
     drop(answer.send(Err(CoordinatorError::NotLeader(reason.to_owned()))));
 }
 

@@ -9,9 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
-use firn_proto::journal::{Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use firn_proto::journal::{
+    Claimed, Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal,
+};
 use futures::future::{BoxFuture, FutureExt};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::handle::Environment;
 
@@ -20,7 +22,8 @@ type Outcome = oneshot::Sender<Result<(), JournalError>>;
 /// What the bucket holds, and the puts that wait for the test.
 #[derive(Default)]
 struct Held {
-    epoch: u64,
+    /// Who claimed each epoch, from 1 on.
+    claims: Vec<Bytes>,
     by_hand: bool,
     slots: Vec<(JournalPosition, Bytes)>,
     next_slot: u64,
@@ -36,7 +39,19 @@ struct Held {
 
 /// A bucket in memory, reduced to its journal.
 #[derive(Clone, Default)]
-pub(crate) struct MemoryBucket(Arc<Mutex<Held>>);
+pub(crate) struct MemoryBucket {
+    held: Arc<Mutex<Held>>,
+    /// Nothing that is asked over this handle has an answer.
+    is_cut: watch::Sender<bool>,
+    /// Of the process.
+    clock: Option<Arc<dyn Clock>>,
+}
+
+/// The journal of one epoch.
+struct MemoryJournal {
+    bucket: MemoryBucket,
+    epoch: CoordinatorEpoch,
+}
 
 impl MemoryBucket {
     /// A bucket whose puts wait for [`MemoryBucket::complete_next`].
@@ -44,6 +59,30 @@ impl MemoryBucket {
         let bucket = Self::default();
         bucket.held().by_hand = true;
         bucket
+    }
+
+    /// The same bucket, for another process.
+    pub(crate) fn for_another(&self, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            held: Arc::clone(&self.held),
+            is_cut: watch::Sender::default(),
+            clock: Some(clock),
+        }
+    }
+
+    /// Nothing that this process asks has an answer from now on, until that is over.
+    pub(crate) fn set_cut(&self, is_cut: bool) {
+        self.is_cut.send_replace(is_cut);
+    }
+
+    /// Waits until the bucket can be reached.
+    fn reached(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut is_cut = self.is_cut.subscribe();
+        async move {
+            if is_cut.wait_for(|is_cut| !is_cut).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     pub(crate) fn complete_next(&self) {
@@ -95,6 +134,11 @@ impl MemoryBucket {
         self.held().opening_lasts = opening_lasts;
     }
 
+    /// How many epochs were claimed.
+    pub(crate) fn claims(&self) -> usize {
+        self.held().claims.len()
+    }
+
     pub(crate) fn looks(&self) -> usize {
         self.held().looks
     }
@@ -108,33 +152,92 @@ impl MemoryBucket {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap()
+        self.held.lock().unwrap()
+    }
+}
+
+impl MemoryBucket {
+    fn claimed(&self, epoch: CoordinatorEpoch) -> Option<Claimed> {
+        let held = self.held();
+        let index = usize::try_from(epoch.0).unwrap().checked_sub(1)?;
+        let identity = held.claims.get(index)?.clone();
+        Some(Claimed { epoch, identity })
+    }
+
+    fn open_now(
+        &self,
+        identity: Bytes,
+        after: Option<CoordinatorEpoch>,
+        claimed_at: Mono,
+    ) -> Result<OpenedJournal, JournalError> {
+        let mut held = self.held();
+        if held.is_refusing {
+            return Err(refused());
+        }
+        let newest = CoordinatorEpoch(held.claims.len() as u64);
+        if let Some(after) = after.filter(|after| *after != newest) {
+            return Err(JournalError::Superseded {
+                epoch: after,
+                newer: newest,
+            });
+        }
+        held.claims.push(identity);
+        held.next_slot = 0;
+        held.waiting.clear();
+        let epoch = CoordinatorEpoch(newest.0 + 1);
+        let covered = held.snapshot.as_ref().map(|(position, _)| *position);
+        let after = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > covered;
+        Ok(OpenedJournal {
+            cluster: ClusterId([7; 16]),
+            epoch,
+            claimed_at,
+            snapshot: held.snapshot.clone(),
+            entries: held.slots.iter().filter(after).cloned().collect(),
+            journal: Box::new(MemoryJournal {
+                bucket: self.clone(),
+                epoch,
+            }),
+        })
     }
 }
 
 impl JournalOpener for MemoryBucket {
-    fn open(&self, _identity: Bytes) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
-        let mut held = self.held();
-        if held.is_refusing {
-            return async { Err(refused()) }.boxed();
-        }
-        if held.is_away {
-            return std::future::pending().boxed();
-        }
-        held.epoch += 1;
-        held.next_slot = 0;
-        held.waiting.clear();
-        let covered = held.snapshot.as_ref().map(|(position, _)| *position);
-        let after = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > covered;
-        let opened = OpenedJournal {
-            cluster: ClusterId([7; 16]),
-            epoch: CoordinatorEpoch(held.epoch),
-            snapshot: held.snapshot.clone(),
-            entries: held.slots.iter().filter(after).cloned().collect(),
-            journal: Box::new(self.clone()),
-        };
-        let lasts = held.opening_lasts;
+    fn newest(&self) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>> {
         async move {
+            self.reached().await;
+            let newest = self.held().claims.len() as u64;
+            Ok(self.claimed(CoordinatorEpoch(newest)))
+        }
+        .boxed()
+    }
+
+    fn claim(
+        &self,
+        epoch: CoordinatorEpoch,
+    ) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>> {
+        async move {
+            self.reached().await;
+            Ok(self.claimed(epoch))
+        }
+        .boxed()
+    }
+
+    fn open(
+        &self,
+        identity: Bytes,
+        after: Option<CoordinatorEpoch>,
+    ) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
+        async move {
+            self.reached().await;
+            let (is_away, lasts) = {
+                let held = self.held();
+                (held.is_away && !held.is_refusing, held.opening_lasts)
+            };
+            if is_away {
+                return std::future::pending().await;
+            }
+            let claimed_at = self.clock.as_ref().map_or(Mono(0), |clock| clock.mono());
+            let opened = self.open_now(identity, after, claimed_at)?;
             tokio::time::sleep(lasts).await;
             Ok(opened)
         }
@@ -142,13 +245,24 @@ impl JournalOpener for MemoryBucket {
     }
 }
 
-impl Journal for MemoryBucket {
+impl Journal for MemoryJournal {
     fn append(&self, body: Bytes) -> BoxFuture<'static, Result<JournalPosition, JournalError>> {
-        let mut held = self.held();
-        let position = JournalPosition {
-            epoch: CoordinatorEpoch(held.epoch),
-            slot: Slot(held.next_slot),
-        };
+        let (bucket, epoch) = (self.bucket.clone(), self.epoch);
+        let fenced = move || JournalError::Fenced { epoch };
+        let mut held = bucket.held();
+        if *bucket.is_cut.borrow() {
+            drop(held);
+            return async move {
+                bucket.reached().await;
+                Err(fenced())
+            }
+            .boxed();
+        }
+        if held.claims.len() as u64 != epoch.0 {
+            return async move { Err(fenced()) }.boxed();
+        }
+        let slot = Slot(held.next_slot);
+        let position = JournalPosition { epoch, slot };
         held.next_slot += 1;
         if !held.by_hand {
             held.slots.push((position, body));
@@ -157,8 +271,7 @@ impl Journal for MemoryBucket {
         let (done, outcome) = oneshot::channel();
         held.waiting.push_back((position, body, done));
         async move {
-            let gone = || JournalError::Unavailable("the epoch is over".to_owned());
-            outcome.await.map_err(|_| gone())??;
+            outcome.await.map_err(|_| fenced())??;
             Ok(position)
         }
         .boxed()
@@ -169,15 +282,21 @@ impl Journal for MemoryBucket {
         covers: JournalPosition,
         body: Bytes,
     ) -> BoxFuture<'static, Result<(), JournalError>> {
-        self.held().snapshot = Some((covers, body));
+        self.bucket.held().snapshot = Some((covers, body));
         async { Ok(()) }.boxed()
     }
 
     fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>> {
-        let mut held = self.held();
-        held.looks += 1;
-        let (newer, is_away, is_refusing) = (held.newer, held.is_away, held.is_refusing);
+        let (bucket, next) = (self.bucket.clone(), CoordinatorEpoch(self.epoch.0 + 1));
+        bucket.held().looks += 1;
         async move {
+            bucket.reached().await;
+            let (newer, is_away, is_refusing) = {
+                let held = bucket.held();
+                let is_claimed = held.claims.len() as u64 >= next.0;
+                let newer = held.newer.or(is_claimed.then_some(next));
+                (newer, held.is_away, held.is_refusing)
+            };
             match (is_away, is_refusing) {
                 (true, _) => std::future::pending().await,
                 (false, true) => Err(refused()),

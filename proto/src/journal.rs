@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use thiserror::Error;
 
+use crate::env::Mono;
 use crate::ids::{ClusterId, CoordinatorEpoch, Slot};
 
 /// One slot of one coordinator epoch's journal stream. Ordered: a later position holds later
@@ -66,6 +67,9 @@ pub struct OpenedJournal {
     pub cluster: ClusterId,
     /// The epoch that was taken.
     pub epoch: CoordinatorEpoch,
+    /// When it was known that it was: whoever led before may be read for the length of a read lease
+    /// from then on, and no longer.
+    pub claimed_at: Mono,
     /// The newest valid snapshot and the last position it covers.
     pub snapshot: Option<(JournalPosition, Bytes)>,
     /// Every slot body after the snapshot, oldest first.
@@ -98,9 +102,41 @@ pub trait Journal: Send + Sync + 'static {
     fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>>;
 }
 
+/// A claim to an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The epoch.
+    pub epoch: CoordinatorEpoch,
+    /// Who claimed it, how to reach it.
+    pub identity: Bytes,
+}
+
 /// Takes the next coordinator epoch and with it the journal.
 pub trait JournalOpener: Send + Sync + 'static {
-    /// Takes the next free epoch, seals the streams of all earlier ones, and reads what they hold.
-    /// `identity` (who took it, how to reach it) is kept in the epoch's object for others to read.
-    fn open(&self, identity: Bytes) -> BoxFuture<'_, Result<OpenedJournal, JournalError>>;
+    /// The newest claim to an epoch; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// [`JournalError`], but for those about an epoch that is lost.
+    fn newest(&self) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>>;
+
+    /// Who claimed that epoch; `None` if nobody did.
+    ///
+    /// # Errors
+    /// As [`Self::newest`].
+    fn claim(
+        &self,
+        epoch: CoordinatorEpoch,
+    ) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>>;
+
+    /// Takes an epoch, seals the streams of all earlier ones, and reads what they hold: the one
+    /// after `after`, or the next free one. `identity` (who took it, how to reach it) is kept in the
+    /// epoch's object for others to read.
+    ///
+    /// # Errors
+    /// [`JournalError::Superseded`]: somebody else has claimed the one after `after`.
+    fn open(
+        &self,
+        identity: Bytes,
+        after: Option<CoordinatorEpoch>,
+    ) -> BoxFuture<'_, Result<OpenedJournal, JournalError>>;
 }

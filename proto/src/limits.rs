@@ -367,18 +367,60 @@ pub const JOURNAL_SLOT_BYTES_TARGET: usize = 1024 * 1024;
 pub const JOURNAL_SNAPSHOT_BYTES_MIN: usize = 1024 * 1024;
 /// Largest snapshot of the cluster's state that is read back, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
-/// How often a leader looks for a claim to a later epoch. On S3 720 GETs an hour, which cost
-/// 0.0003 dollars; an idle cluster may make one request a second.
-pub const FENCE_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a leader looks for a claim to a later epoch. On S3 1,440 GETs an hour, which cost
+/// 0.0006 dollars; an idle cluster may make one request a second.
+pub const FENCE_LOOK_INTERVAL: Duration = Duration::from_millis(2500);
 /// How soon it looks again after one that the bucket did not answer, so that reads end late and go on
 /// early.
 pub const FENCE_LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How soon it looks again if somebody waits for it.
+pub const FENCE_LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// A look that takes longer has no answer.
-pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(4);
-/// Nothing is read from a leader that has not heard for so long that no other one leads, counted
-/// from when it sent the look: it has stood still or is cut off, and another may lead by now.
-/// Sessions of group members are by default no shorter: whoever is heard here last is a member there.
-pub const FENCE_LOOK_LASTS: Duration = Duration::from_secs(10);
+pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(2);
+/// Nothing is read from a process that has not heard for so long that its leader is the only one,
+/// counted from when that sent the look: it has stood still or is cut off, and another may lead by
+/// now. A leader that has not heard it for so long makes room for another. Sessions of brokers and of
+/// group members are longer: whoever is heard here last is alive there.
+pub const FENCE_LOOK_LASTS: Duration = Duration::from_secs(5);
+/// The read lease: for so long after the sending of a look that found no later epoch a leader answers
+/// from memory, and for so long its successor does not answer at all.
+pub const COORDINATOR_READ_LEASE: Duration = Duration::from_millis(1500);
+/// What a process says of itself in the bucket, in bytes.
+pub const PROCESS_CARD_BYTES_MAX: usize = 64 * 1024;
+/// How often processes tell each other that they live.
+pub const BEAT_INTERVAL: Duration = Duration::from_millis(200);
+/// A process that is silent for so long is looked after.
+pub const BEAT_SILENCE: Duration = Duration::from_millis(600);
+/// Least time after which a silent broker is taken for dead that nobody could prove to be
+/// (`broker.session.timeout.ms`), and the default.
+pub const BROKER_SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(6);
+/// Beats that are kept until the leader's loop sees to them, of as many brokers.
+pub const BEATS_KEPT_MAX: usize = 10_000;
+/// Longest wait for a link to the leader.
+pub const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for what other processes have heard.
+pub const ASK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How soon a process without a leader tries again, at first and at last. Somewhat later each time,
+/// lest several do so at once.
+pub const ELECTION_RETRY_MIN: Duration = Duration::from_millis(200);
+/// See [`ELECTION_RETRY_MIN`].
+pub const ELECTION_RETRY_MAX: Duration = Duration::from_secs(2);
+/// After so long without a leader half of the processes may elect one: of two, the other may have
+/// been taken off the network with its machine.
+pub const ELECTION_TIE_WAIT: Duration = Duration::from_secs(10);
+/// A process that claimed an epoch is waited for while it reads the journal, but no longer than this.
+pub const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
+/// Claims before the own that are looked into, in order to serve without waiting for a read lease.
+pub const PREDECESSORS_MAX: usize = 8;
+/// How long a call waits for the next leader while there is none.
+pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Calls that one process forwards to the leader at a time. Members that join a group wait in one
+/// each.
+pub const FORWARDED_CALLS_MAX: usize = 50_000;
+/// Partitions that are on their way to other owners at a time.
+pub const MOVES_MAX: usize = 100;
+/// How often the leader looks whether partitions should move.
+pub const BALANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait of a reader for a look.
 pub const FENCE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the journal of a request about topics, whatever the client asks for (`timeout_ms`).
@@ -498,6 +540,19 @@ const _: () = assert!(
             < FENCE_LOOK_LASTS.as_millis()),
     "reads must not wait for looks of a process that runs"
 );
+const _: () = assert!(
+    FENCE_LOOK_LASTS.as_millis() < BROKER_SESSION_TIMEOUT_MIN.as_millis(),
+    "nobody may read from a broker whose partitions have another owner"
+);
+const _: () = assert!(
+    FENCE_LOOK_PAUSE.as_millis() < COORDINATOR_READ_LEASE.as_millis()
+        && COORDINATOR_READ_LEASE.as_millis() < FENCE_LOOK_LASTS.as_millis()
+);
+const _: () = assert!(
+    2 * BEAT_INTERVAL.as_millis() < BEAT_SILENCE.as_millis(),
+    "one beat that is late is no silence"
+);
+const _: () = assert!(FORWARDED_CALLS_MAX <= COORDINATOR_PARKED_MAX);
 const _: () = assert!(
     FENCE_LOOK_MAX.as_millis() < FENCE_WAIT_MAX.as_millis(),
     "a reader that waits for a look must hear what it says"

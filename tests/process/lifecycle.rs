@@ -145,9 +145,9 @@ fn a_broker_that_stood_still_answers_no_waiting_fetch_once_another_leads() {
     let second = NodePlan::on_bucket(FIRN, other.path(), plan.bucket()).start();
     let mut leader = Client::connect(second.kafka()).unwrap();
     leader.append("quiet", 0, &[Record::new("k", "v")]);
-    // Its last look for another leader is good for ten seconds.
+    // Its last look for another leader is good for five seconds.
     wait::until("its last look to be too old", wait::PATIENCE, || {
-        (still.elapsed() > Duration::from_secs(11)).then_some(())
+        (still.elapsed() > Duration::from_secs(6)).then_some(())
     });
     first.process.thaw();
     let answer = client.connection.receive::<FetchRequest>(FETCH_VERSION);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_coordinator::groups::GroupConfig;
-use firn_coordinator::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment};
+use firn_coordinator::{
+    Alone, Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment,
+};
 use firn_proto::cluster::{RegisterBroker, RegisteredBroker, Reply, Request};
 use firn_proto::env::Entropy;
 use firn_proto::ids::{ClusterId, DiskId};
@@ -42,6 +44,7 @@ pub(super) async fn lead(
         },
         puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
         identity,
+        ..CoordinatorConfig::default()
     };
     let start = || async {
         let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
@@ -49,7 +52,7 @@ pub(super) async fn lead(
             clock: Arc::clone(&env.clock),
             entropy: Arc::clone(&env.entropy),
         };
-        Coordinator::start(opener, coordinator.clone(), environment).await
+        Coordinator::start(opener, coordinator.clone(), environment, Arc::new(Alone)).await
     };
     patiently(config, env, "the journal cannot be taken over yet", start).await
 }

@@ -121,7 +121,7 @@ fn fitting(runs: &[Arc<ArchivedRun>]) -> &[Arc<ArchivedRun>] {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use firn_coordinator::{CoordinatorConfig, Environment};
+    use firn_coordinator::{Alone, CoordinatorConfig, Environment};
     use firn_proto::cluster::{
         CommitRun, CommitSegment, Listener, NewTopic, RegisterBroker, RegisteredBroker, RowGroup,
         SecurityProtocol,
@@ -161,7 +161,7 @@ mod tests {
                 identity: Bytes::from_static(b"{}"),
                 ..CoordinatorConfig::default()
             };
-            let started = Coordinator::start(opener, config, environment).await;
+            let started = Coordinator::start(opener, config, environment, Arc::new(Alone)).await;
             // Its task goes on by itself.
             let coordinator = started.unwrap().0;
             let (registered, topic) = settle(&coordinator).await;

@@ -27,7 +27,7 @@ pub(super) struct ParkedDeletion {
 impl Leader {
     pub(super) fn handle(&mut self, call: CallId, request: Request) {
         match request {
-            Request::RegisterBroker(body) => self.register(call, Command::RegisterBroker(body)),
+            Request::RegisterBroker(body) => self.register(call, body),
             Request::LeaveBroker(incarnation) => {
                 self.command(call, Command::EndBroker(incarnation))
             }
@@ -117,17 +117,6 @@ impl Leader {
     /// Runs a command whose reply is the answer.
     pub(super) fn command(&mut self, call: CallId, command: Command) {
         match self.execute(command) {
-            Ok(reply) => self.answer(call, reply),
-            Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
-        }
-    }
-
-    fn register(&mut self, call: CallId, command: Command) {
-        match self.execute(command) {
-            Ok(Reply::RegisterBroker(mut registered)) => {
-                registered.cluster = self.cluster;
-                self.answer(call, Reply::RegisterBroker(registered));
-            }
             Ok(reply) => self.answer(call, reply),
             Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
         }
@@ -238,10 +227,9 @@ impl Leader {
         self.take_out(out);
     }
 
-    /// Answered at once: a heartbeat tells nothing that the journal would have to hold.
     fn heartbeat(&mut self, call: CallId, body: &Heartbeat) {
         let result = self.groups.handle_heartbeat(body, self.group_now());
-        self.send(call, Ok(Reply::Heartbeat(result)));
+        self.answer_heartbeat(call, Reply::Heartbeat(result));
     }
 
     fn leave_group(&mut self, call: CallId, body: &LeaveGroup) {

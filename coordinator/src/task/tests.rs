@@ -9,25 +9,27 @@ use firn_proto::cluster::{
 use firn_proto::env::Clock;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, LeaderEpoch, PartitionIndex};
 use firn_proto::limits::{
-    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX, FENCE_LOOK_LASTS,
+    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX, FENCE_LOOK_AGAIN, FENCE_LOOK_LASTS,
 };
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::handle::{Coordinator, CoordinatorTask};
+use crate::peers::Alone;
 use crate::testing::{MemoryBucket, TestClock, environment, environment_and_clock};
 
 async fn start(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask) {
     let mut config = CoordinatorConfig::default();
     config.groups.initial_rebalance_delay = Duration::ZERO;
-    Coordinator::start(bucket.opener(), config, environment())
+    Coordinator::start(bucket.opener(), config, environment(), Arc::new(Alone))
         .await
         .unwrap()
 }
 
 async fn start_with_clock(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask, Arc<TestClock>) {
     let (environment, clock) = environment_and_clock();
-    let started = Coordinator::start(bucket.opener(), CoordinatorConfig::default(), environment);
+    let config = CoordinatorConfig::default();
+    let started = Coordinator::start(bucket.opener(), config, environment, Arc::new(Alone));
     let (coordinator, task) = started.await.unwrap();
     (coordinator, task, clock)
 }
@@ -369,7 +371,7 @@ async fn a_failed_put_drops_the_memory_and_nothing_of_it_was_told() {
             Err(CoordinatorError::NotLeader(_))
         ));
     }
-    tokio::time::sleep(2 * REOPEN_DELAY).await;
+    tokio::time::sleep(2 * FENCE_LOOK_AGAIN).await;
     let image = coordinator.image();
     assert_eq!(image.borrow().brokers.len(), 1, "what was durable is back");
     let again = ask(&coordinator, create("lost", 1));
@@ -424,12 +426,16 @@ async fn an_idle_leader_ends_by_itself_when_another_process_claims_an_epoch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn looking_for_another_leader_costs_an_idle_one_720_requests_an_hour() {
+async fn looking_for_another_leader_costs_an_idle_one_1440_requests_an_hour() {
     let bucket = MemoryBucket::default();
     let (coordinator, _task, _) = start_with_clock(&bucket).await;
     registered(&coordinator).await;
     tokio::time::sleep(Duration::from_secs(60 * 60)).await;
-    assert!((719..=720).contains(&bucket.looks()), "{}", bucket.looks());
+    assert!(
+        (1439..=1440).contains(&bucket.looks()),
+        "{}",
+        bucket.looks()
+    );
 }
 
 /// Asks each second whether it may be read. Nobody is held up; who may read at first, may not any
@@ -513,8 +519,8 @@ async fn a_process_that_stood_still_looks_before_it_is_read() {
 async fn a_leader_whose_opening_took_long_looks_before_it_is_read() {
     let bucket = MemoryBucket::default();
     bucket.set_opening_lasts(FENCE_LOOK_LASTS + Duration::from_secs(1));
-    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
     bucket.claim(CoordinatorEpoch(2));
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
     assert_eq!(
         coordinator.may_read(clock.mono()).await,
         Err(CoordinatorError::Stopped),
@@ -743,9 +749,10 @@ async fn puts_keep_to_their_rate() {
         puts_per_second: Some(10),
         ..CoordinatorConfig::default()
     };
-    let (coordinator, _task) = Coordinator::start(bucket.opener(), config, environment())
-        .await
-        .unwrap();
+    let (coordinator, _task) =
+        Coordinator::start(bucket.opener(), config, environment(), Arc::new(Alone))
+            .await
+            .unwrap();
     let start = tokio::time::Instant::now();
     for _ in 0..24 {
         coordinator

@@ -27,7 +27,7 @@ mod writer;
 
 use bytes::Bytes;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch};
-use firn_proto::journal::{JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use firn_proto::journal::{Claimed, JournalError, JournalOpener, JournalPosition, OpenedJournal};
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::bucket::{Bucket, BucketError, Purpose};
@@ -53,9 +53,14 @@ impl BucketJournal {
         Self { bucket, env }
     }
 
-    async fn take_over(&self, identity: Bytes) -> Result<OpenedJournal, JournalError> {
+    async fn take_over(
+        &self,
+        identity: Bytes,
+        after: Option<CoordinatorEpoch>,
+    ) -> Result<OpenedJournal, JournalError> {
         let cluster = cluster_id(&self.bucket, &self.env).await?;
-        let epoch = self.claim_epoch(cluster, identity).await?;
+        let epoch = self.claim_epoch(cluster, identity, after).await?;
+        let claimed_at = self.env.clock.mono();
         let walk = Walk {
             bucket: &self.bucket,
             env: &self.env,
@@ -73,19 +78,25 @@ impl BucketJournal {
         Ok(OpenedJournal {
             cluster,
             epoch,
+            claimed_at,
             snapshot: past.snapshot,
             entries: past.entries,
             journal: Box::new(journal),
         })
     }
 
-    /// Creates the claim to the first epoch that is free.
+    /// Creates the claim to the epoch after `after`, or to the first one that is free.
     async fn claim_epoch(
         &self,
         cluster: ClusterId,
         identity: Bytes,
+        after: Option<CoordinatorEpoch>,
     ) -> Result<CoordinatorEpoch, JournalError> {
-        let mut epoch = CoordinatorEpoch(newest_epoch(&self.bucket).await?.0 + 1);
+        let last = match after {
+            Some(after) => after,
+            None => newest_epoch(&self.bucket).await?,
+        };
+        let mut epoch = CoordinatorEpoch(last.0 + 1);
         loop {
             let claim = EpochClaim {
                 cluster,
@@ -104,15 +115,54 @@ impl BucketJournal {
             .await?
             {
                 Creation::Ours => return Ok(epoch),
-                Creation::Theirs(_) => epoch = CoordinatorEpoch(epoch.0 + 1),
+                Creation::Theirs(_) => match after {
+                    Some(after) => {
+                        return Err(JournalError::Superseded {
+                            epoch: after,
+                            newer: epoch,
+                        });
+                    }
+                    None => epoch = CoordinatorEpoch(epoch.0 + 1),
+                },
             }
         }
     }
 }
 
 impl JournalOpener for BucketJournal {
-    fn open(&self, identity: Bytes) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
-        self.take_over(identity).boxed()
+    fn newest(&self) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>> {
+        async move {
+            let newest = newest_epoch(&self.bucket).await?;
+            self.claim(newest).await
+        }
+        .boxed()
+    }
+
+    fn claim(
+        &self,
+        epoch: CoordinatorEpoch,
+    ) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>> {
+        async move {
+            let identity = match read_claim(&self.bucket, epoch).await {
+                Ok(claim) => claim.map(|claim| claim.identity),
+                // It is a claim all the same, of somebody who is not known.
+                Err(error @ JournalError::Corrupt { .. }) => {
+                    tracing::warn!(%epoch, %error, "it is not known who claimed the epoch");
+                    Some(Bytes::new())
+                }
+                Err(error) => return Err(error),
+            };
+            Ok(identity.map(|identity| Claimed { epoch, identity }))
+        }
+        .boxed()
+    }
+
+    fn open(
+        &self,
+        identity: Bytes,
+        after: Option<CoordinatorEpoch>,
+    ) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
+        self.take_over(identity, after).boxed()
     }
 }
 

@@ -37,7 +37,7 @@ fn world_over(store: FaultStore) -> World {
 impl World {
     async fn try_open(&self) -> Result<OpenedJournal, JournalError> {
         let opener = BucketJournal::new(self.bucket.clone(), self.env.clone());
-        opener.open(Bytes::from_static(b"me")).await
+        opener.open(Bytes::from_static(b"me"), None).await
     }
 
     async fn open(&self) -> OpenedJournal {
@@ -557,6 +557,27 @@ async fn the_identity_of_a_claimant_can_be_read_by_others() {
         None
     );
     assert_eq!(newest_epoch(&world.bucket).await.unwrap(), opened.epoch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_that_another_has_claimed_is_not_passed_over_by_whoever_wanted_it() {
+    let world = world();
+    let opener = BucketJournal::new(world.bucket.clone(), world.env.clone());
+    assert_eq!(opener.newest().await.unwrap(), None);
+    let first = opener.open(Bytes::from_static(b"a"), Some(CoordinatorEpoch(0)));
+    assert_eq!(first.await.unwrap().epoch, CoordinatorEpoch(1));
+    let beaten = opener.open(Bytes::from_static(b"b"), Some(CoordinatorEpoch(0)));
+    assert!(matches!(
+        beaten.await.err(),
+        Some(JournalError::Superseded {
+            newer: CoordinatorEpoch(1),
+            ..
+        })
+    ));
+    let newest = opener.newest().await.unwrap().unwrap();
+    assert_eq!(newest.identity, Bytes::from_static(b"a"));
+    let next = opener.open(Bytes::from_static(b"b"), Some(newest.epoch));
+    assert_eq!(next.await.unwrap().epoch, CoordinatorEpoch(2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,161 @@
+//! What a process does that has no leader: looks for the newest claim, links to whoever made it, asks
+//! the others, campaigns for the next epoch, or waits. Pure; `seat.rs` does it.
+//!
+//! That two lead at a time is for the bucket to prevent, which has one winner for each epoch. This is
+//! about the rest: that somebody leads soon, and that nobody deposes a leader that is well because his
+//! own link is not. So a process campaigns only if none of those that it reaches has heard the leader
+//! lately, and if they are, with itself, a majority of those that are not known to be dead. Whoever
+//! claimed an epoch and died is passed over in the same way. If all others refuse the connection,
+//! there is nobody to ask.
+
+use std::time::Duration;
+
+use firn_proto::env::Mono;
+use firn_proto::ids::CoordinatorEpoch;
+use firn_proto::limits::{
+    BEAT_SILENCE, ELECTION_RETRY_MAX, ELECTION_RETRY_MIN, ELECTION_TIE_WAIT, FENCE_LOOK_AGAIN,
+};
+
+use crate::peers::{PeerAnswer, PeerError};
+
+/// Who made the newest claim, as far as this process knows without asking anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// This process, which does not lead.
+    Own,
+    /// A process that is gone for certain.
+    Gone,
+    /// Another process.
+    Other,
+    /// It cannot be read who did.
+    Unknown,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Look for the newest claim.
+    Look,
+    /// Link to the process that made it.
+    Follow,
+    /// Ask all other processes whether they have heard a leader lately.
+    AskAll,
+    /// Claim the epoch after this one.
+    Campaign {
+        /// The newest one that is claimed; 0 if none.
+        after: CoordinatorEpoch,
+    },
+    /// Do nothing for a while.
+    Wait {
+        /// Until then.
+        until: Mono,
+    },
+}
+
+/// The way of one process to its next leader.
+#[derive(Debug)]
+pub(crate) struct Election {
+    step: Step,
+    newest: CoordinatorEpoch,
+    began: Mono,
+    retries: u32,
+}
+
+impl Election {
+    /// There is no leader at `now`.
+    pub(crate) fn new(now: Mono) -> Self {
+        Self {
+            step: Step::Look,
+            newest: CoordinatorEpoch(0),
+            began: now,
+            retries: 0,
+        }
+    }
+
+    /// What to do next.
+    pub(crate) fn step(&self) -> Step {
+        self.step
+    }
+
+    /// The newest claim is that one, or there is none.
+    pub(crate) fn on_claim(&mut self, claim: Option<(CoordinatorEpoch, Holder)>) {
+        self.newest = claim.map_or(CoordinatorEpoch(0), |(epoch, _)| epoch);
+        self.step = match claim {
+            None | Some((_, Holder::Own | Holder::Gone)) => self.campaign(),
+            Some((_, Holder::Other)) => Step::Follow,
+            Some((_, Holder::Unknown)) => Step::AskAll,
+        };
+    }
+
+    /// The bucket does not say what the newest claim is, or does not take one.
+    pub(crate) fn on_no_bucket(&mut self, now: Mono, random: u64) {
+        self.wait(FENCE_LOOK_AGAIN, now, random);
+    }
+
+    /// There is no link to whoever made the newest claim.
+    pub(crate) fn on_no_link(&mut self, error: &PeerError) {
+        self.step = match error {
+            // It may be dead, cut off from this process alone, taking over just now, or another
+            // process that has its place: the others know, and itself, if it lives.
+            PeerError::Refused
+            | PeerError::NoAnswer
+            | PeerError::NotLeading
+            | PeerError::Rejected(_) => Step::AskAll,
+        };
+    }
+
+    /// What all others have heard.
+    pub(crate) fn on_answers(&mut self, answers: &[PeerAnswer], now: Mono, random: u64) {
+        let mut heard = answers.iter().filter_map(|answer| match answer {
+            PeerAnswer::Heard { epoch, ago } if *ago <= BEAT_SILENCE => Some(*epoch),
+            _ => None,
+        });
+        let is_led = heard.any(|heard| heard >= self.newest);
+        if is_led || !self.may_campaign(answers, now) {
+            self.retry(now, random);
+        } else {
+            self.step = self.campaign();
+        }
+    }
+
+    /// Whether those that are reached, with this process, are enough of those that may live.
+    fn may_campaign(&self, answers: &[PeerAnswer], now: Mono) -> bool {
+        let count = |counts: fn(&PeerAnswer) -> bool| answers.iter().filter(|a| counts(a)).count();
+        let silent = count(|answer| matches!(answer, PeerAnswer::NoAnswer));
+        let refused = count(|answer| matches!(answer, PeerAnswer::Refused));
+        let reached = 1 + answers.len() - silent - refused;
+        let is_late = now.since(self.began) >= ELECTION_TIE_WAIT;
+        reached > silent || (reached == silent && is_late)
+    }
+
+    /// Another process has claimed the epoch.
+    pub(crate) fn on_beaten(&mut self) {
+        self.step = Step::Look;
+    }
+
+    /// The wait is over.
+    pub(crate) fn on_waited(&mut self) {
+        self.step = Step::Look;
+    }
+
+    fn campaign(&self) -> Step {
+        Step::Campaign { after: self.newest }
+    }
+
+    fn retry(&mut self, now: Mono, random: u64) {
+        let wait = ELECTION_RETRY_MIN * (1 << self.retries.min(5));
+        self.retries += 1;
+        self.wait(wait.min(ELECTION_RETRY_MAX), now, random);
+    }
+
+    /// Waits for somewhat longer than that.
+    fn wait(&mut self, wait: Duration, now: Mono, random: u64) {
+        let jitter = wait.mul_f64((random >> 32) as f64 / f64::from(u32::MAX));
+        self.step = Step::Wait {
+            until: now.after(wait + jitter / 2),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests;

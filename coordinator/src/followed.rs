@@ -1,0 +1,148 @@
+//! What a leader says to one follower: pictures as they change, and beats.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use firn_proto::cluster::{Beat, ClusterImage, ImageUpdate, LeaderBeat};
+use firn_proto::env::{Clock, Mono};
+use firn_proto::ids::CoordinatorEpoch;
+use firn_proto::limits::BEAT_INTERVAL;
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::fence::Looked;
+use crate::peers::FromLeader;
+use crate::standing::Standing;
+
+/// What this process, which leads, has to say to one that follows it.
+#[derive(Debug)]
+pub struct Followed {
+    epoch: CoordinatorEpoch,
+    leads: watch::Receiver<Option<CoordinatorEpoch>>,
+    image: watch::Receiver<Arc<ClusterImage>>,
+    looked: watch::Receiver<Looked>,
+    beats: FollowerBeats,
+    /// The last picture that was sent, or is being sent.
+    sent: Option<Arc<ClusterImage>>,
+    parts: VecDeque<ImageUpdate>,
+    ticks: Interval,
+}
+
+/// Takes the beats of one follower. Cheap to clone.
+#[derive(Clone)]
+pub struct FollowerBeats {
+    standing: Arc<Standing>,
+    clock: Arc<dyn Clock>,
+    last: Arc<Mutex<Option<Mono>>>,
+}
+
+impl std::fmt::Debug for FollowerBeats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FollowerBeats").finish_non_exhaustive()
+    }
+}
+
+impl FollowerBeats {
+    /// A beat of the follower has come.
+    pub fn on_beat(&self, beat: Beat) {
+        let now = self.clock.mono();
+        self.standing.on_beat(beat.broker, beat.reads, now);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat.sent);
+    }
+
+    fn last(&self) -> Option<Mono> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Followed {
+    /// For a follower of the epoch that this process leads; `None` if it does not lead.
+    pub(crate) fn new(
+        standing: &Arc<Standing>,
+        clock: &Arc<dyn Clock>,
+        image: watch::Receiver<Arc<ClusterImage>>,
+        looked: watch::Receiver<Looked>,
+    ) -> Option<Self> {
+        let leads = standing.leads();
+        let epoch = (*leads.borrow())?;
+        let mut ticks = interval(BEAT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Some(Self {
+            epoch,
+            leads,
+            image,
+            looked,
+            beats: FollowerBeats {
+                standing: Arc::clone(standing),
+                clock: Arc::clone(clock),
+                last: Arc::default(),
+            },
+            sent: None,
+            parts: VecDeque::new(),
+            ticks,
+        })
+    }
+
+    /// The epoch that is followed.
+    pub fn epoch(&self) -> CoordinatorEpoch {
+        self.epoch
+    }
+
+    /// Where the beats of this follower go.
+    pub fn beats(&self) -> FollowerBeats {
+        self.beats.clone()
+    }
+
+    /// What to send next; `None`: this process does not lead that epoch any more, and the link to the
+    /// follower is to be closed. Pictures of which the follower would see nothing any more are left
+    /// out. Cancel-safe.
+    pub async fn next(&mut self) -> Option<FromLeader> {
+        loop {
+            if *self.leads.borrow_and_update() != Some(self.epoch) {
+                return None;
+            }
+            if self.parts.is_empty() {
+                self.cut_picture();
+            }
+            tokio::select! {
+                biased;
+                changed = self.leads.changed() => changed.ok()?,
+                _ = self.ticks.tick() => {
+                    if let Some(beat) = self.beat() {
+                        return Some(FromLeader::Beat(beat));
+                    }
+                }
+                part = async { self.parts.pop_front() }, if !self.parts.is_empty() => {
+                    return part.map(FromLeader::Image);
+                }
+                changed = self.image.changed(), if self.parts.is_empty() => changed.ok()?,
+            }
+        }
+    }
+
+    /// Cuts the newest picture into parts, unless it was sent.
+    fn cut_picture(&mut self) {
+        let newest = Arc::clone(&self.image.borrow_and_update());
+        let sent = self.sent.as_deref();
+        if sent.is_some_and(|sent| sent.version == newest.version) {
+            return;
+        }
+        match ImageUpdate::between(sent, &newest) {
+            Ok(parts) => {
+                self.parts = parts.into();
+                self.sent = Some(newest);
+            }
+            Err(error) => tracing::error!(%error, "a picture of the cluster cannot be sent"),
+        }
+    }
+
+    fn beat(&self) -> Option<LeaderBeat> {
+        let echo = self.beats.last()?;
+        let now = self.beats.clock.mono();
+        Some(LeaderBeat {
+            epoch: self.epoch,
+            echo,
+            alone_age: Some(self.looked.borrow().alone_age(now)),
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! While another process leads: calls go there, pictures and beats come from there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use firn_proto::cluster::{
+    Beat, ClusterImage, CoordinatorError, FollowedImage, ImageFault, ImageUpdate, LeaderBeat,
+    LinkAddress, Reply,
+};
+use firn_proto::env::Mono;
+use firn_proto::ids::{CoordinatorEpoch, Incarnation};
+use firn_proto::limits::{BEAT_INTERVAL, BEAT_SILENCE, FENCE_LOOK_LASTS, FORWARDED_CALLS_MAX};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::{Next, Sitter};
+use crate::fence::Seen;
+use crate::peers::{FromLeader, LeaderLink, PeerError, ProcessCard};
+use crate::task::{Answer, Call, Message, Origin, refuse};
+
+type Answered = (u64, Result<Reply, CoordinatorError>);
+
+/// What is known of the leader that is followed.
+struct Leader<'a> {
+    link: Box<dyn LeaderLink>,
+    card: &'a ProcessCard,
+    epoch: CoordinatorEpoch,
+    image: FollowedImage,
+    heard_at: Mono,
+    ticked_at: Mono,
+    /// Calls that are under way there, and who waits for their answers.
+    calls: FuturesUnordered<BoxFuture<'static, Answered>>,
+    answers: BTreeMap<u64, Answer>,
+    next_call: u64,
+    /// The next beat says that somebody reads.
+    reads: bool,
+}
+
+impl Sitter {
+    /// Follows until there is something else to do.
+    pub(super) async fn follow(
+        &mut self,
+        link: Box<dyn LeaderLink>,
+        card: &ProcessCard,
+        epoch: CoordinatorEpoch,
+    ) -> Next {
+        let now = self.environment.clock.mono();
+        info!(leader = %card.shown, %epoch, "this process follows the leader of the cluster");
+        self.standing.on_heard(epoch, now);
+        let mut leader = Leader {
+            link,
+            card,
+            epoch,
+            image: FollowedImage::default(),
+            heard_at: now,
+            ticked_at: now,
+            calls: FuturesUnordered::new(),
+            answers: BTreeMap::new(),
+            next_call: 0,
+            reads: false,
+        };
+        for parked in std::mem::take(&mut self.parked) {
+            leader.forward(parked.call);
+        }
+        let next = match self.follow_on(&mut leader).await {
+            Ok(()) => Next::Stop,
+            Err(error) => {
+                warn!(leader = %card.shown, %error, "the leader of the cluster is lost");
+                Next::Elect
+            }
+        };
+        for answer in leader.answers.into_values() {
+            refuse(answer, "the leader was lost before it answered");
+        }
+        next
+    }
+
+    /// `Ok`: it was told to stop.
+    async fn follow_on(&mut self, leader: &mut Leader<'_>) -> Result<(), Lost> {
+        let mut ticks = interval(BEAT_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(answered) = leader.calls.next(), if !leader.calls.is_empty() => {
+                    leader.pass_on(answered);
+                }
+                told = leader.link.next() => {
+                    let told = told.map_err(Lost::Link);
+                    told.and_then(|told| self.on_told(told, leader))?;
+                }
+                _ = ticks.tick() => self.on_tick(leader)?,
+                message = self.inbox.recv() => match message {
+                    Some(Message::Call(call)) => leader.forward(call),
+                    Some(Message::Look) => self.ask_for_look(leader),
+                    Some(Message::Stop(_)) | None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn on_told(&self, told: FromLeader, leader: &mut Leader<'_>) -> Result<(), Lost> {
+        match told {
+            FromLeader::Image(update) => self.on_image(&update, leader)?,
+            FromLeader::Beat(beat) => self.on_beat(beat, leader)?,
+            // The journal is read from the bucket when this process takes it over.
+            FromLeader::Journal(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_image(&self, update: &ImageUpdate, leader: &mut Leader<'_>) -> Result<(), ImageFault> {
+        let Some(image) = leader.image.take(update)? else {
+            return Ok(());
+        };
+        // Leaders count their pictures each for itself; here versions rise.
+        let last = self.publish.image.borrow().version;
+        let version = image.version.max(last + 1);
+        self.publish.image.send_replace(Arc::new(ClusterImage {
+            version,
+            ..image.clone()
+        }));
+        Ok(())
+    }
+
+    fn on_beat(&self, beat: LeaderBeat, leader: &mut Leader<'_>) -> Result<(), Lost> {
+        if beat.epoch != leader.epoch {
+            return Err(Lost::Link(PeerError::NotLeading));
+        }
+        let now = self.environment.clock.mono();
+        let age = beat.alone_age.unwrap_or(FENCE_LOOK_LASTS);
+        let alone = Mono(
+            beat.echo
+                .0
+                .saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)),
+        );
+        self.publish.note_look(beat.echo, Seen::NoAnswer);
+        if beat.alone_age.is_some() {
+            self.publish.note_look(alone, Seen::Nothing);
+        }
+        // One that the bucket does not answer makes room.
+        if now.since(alone) <= FENCE_LOOK_LASTS {
+            leader.heard_at = now;
+            self.standing.on_heard(leader.epoch, now);
+        }
+        Ok(())
+    }
+
+    fn on_tick(&self, leader: &mut Leader<'_>) -> Result<(), Lost> {
+        let now = self.environment.clock.mono();
+        if now.since(leader.ticked_at) > BEAT_SILENCE {
+            // This process stood still: what it did not hear meanwhile says nothing.
+            leader.heard_at = now;
+        }
+        leader.ticked_at = now;
+        let silent = now.since(leader.heard_at);
+        if silent > BEAT_SILENCE {
+            return Err(Lost::Silent);
+        }
+        if silent > BEAT_INTERVAL && self.peers.is_gone(&leader.card.process) {
+            return Err(Lost::Gone);
+        }
+        self.beat(leader, now);
+        leader.reads = false;
+        Ok(())
+    }
+
+    /// Somebody waits for a look of the leader: it is told at once, the first time between beats.
+    fn ask_for_look(&self, leader: &mut Leader<'_>) {
+        if !std::mem::replace(&mut leader.reads, true) {
+            self.beat(leader, self.environment.clock.mono());
+        }
+    }
+
+    fn beat(&self, leader: &Leader<'_>, now: Mono) {
+        leader.link.beat(Beat {
+            broker: self.own_broker(),
+            sent: now,
+            reads: leader.reads,
+        });
+    }
+
+    /// The broker of this process, once the picture has it.
+    fn own_broker(&self) -> Option<Incarnation> {
+        let own = self.own?;
+        let image = self.publish.image.borrow();
+        let is_own = |link: &LinkAddress| link.fingerprint == own;
+        let mut brokers = image.brokers.values();
+        let broker = brokers.find(|broker| broker.link.as_ref().is_some_and(is_own))?;
+        Some(broker.incarnation)
+    }
+}
+
+impl Leader<'_> {
+    fn forward(&mut self, call: Call) {
+        if call.origin == Origin::Elsewhere {
+            refuse(call.answer, "this process does not lead");
+        } else if self.calls.len() >= FORWARDED_CALLS_MAX {
+            drop(call.answer.send(Err(CoordinatorError::Busy)));
+        } else {
+            let id = self.next_call;
+            self.next_call += 1;
+            self.answers.insert(id, call.answer);
+            let asked = self.link.call(call.request);
+            self.calls
+                .push(asked.map(move |result| (id, result)).boxed());
+        }
+    }
+
+    fn pass_on(&mut self, (id, result): Answered) {
+        if let Some(answer) = self.answers.remove(&id) {
+            // The caller may have gone; what it asked for has happened all the same.
+            drop(answer.send(result));
+        }
+    }
+}
+
+/// Why a leader is followed no more.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    Link(PeerError),
+    #[error(transparent)]
+    Picture(#[from] ImageFault),
+    #[error("it has not been heard for a while")]
+    Silent,
+    #[error("its process is gone")]
+    Gone,
+}

@@ -1,0 +1,157 @@
+//! Taking the next epoch, and waiting until nobody is read any more who led before.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_proto::env::Mono;
+use firn_proto::ids::CoordinatorEpoch;
+use firn_proto::journal::{JournalOpener, OpenedJournal};
+use firn_proto::limits::{COORDINATOR_READ_LEASE, PREDECESSORS_MAX};
+
+use super::{Sitter, decode_card};
+use crate::fence::Seen;
+use crate::handle::EndReason;
+use crate::peers::Peers;
+use crate::task::{Leader, Seated};
+
+impl Sitter {
+    /// Takes the epoch after that and with it the journal, and waits until nobody can be read any
+    /// more who led before. `None`: it was told to stop.
+    pub(super) async fn take_next(
+        &mut self,
+        after: CoordinatorEpoch,
+    ) -> Option<Result<Box<Leader>, EndReason>> {
+        // Its own first slot becomes durable, so nobody has sealed it before now. Somebody may have
+        // since it was sent.
+        let led_at = self.environment.clock.mono();
+        let wanted = CoordinatorEpoch(after.0 + 1);
+        let is_alone = self.peers.is_alone();
+        self.standing
+            .set_takes((!is_alone).then_some((wanted, led_at)));
+        let opener = Arc::clone(&self.opener);
+        let identity = self.config.identity.clone();
+        let after = (!is_alone).then_some(after);
+        let opened = self
+            .wait_for(async move { opener.open(identity, after).await })
+            .await?;
+        self.standing.set_takes(None);
+        Some(match opened {
+            Ok(opened) => self.take_over(opened, led_at).await?,
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    async fn take_over(
+        &mut self,
+        opened: OpenedJournal,
+        led_at: Mono,
+    ) -> Option<Result<Box<Leader>, EndReason>> {
+        let epoch = opened.epoch;
+        let claimed_at = opened.claimed_at;
+        let covered = opened.snapshot.as_ref().map(|(position, _)| position.epoch);
+        let last = opened.entries.last().map(|(position, _)| position.epoch);
+        let last_served = last.or(covered).unwrap_or_default();
+        self.last_claimed = epoch;
+        let seated = Seated {
+            config: &self.config,
+            environment: &self.environment,
+            peers: &self.peers,
+            standing: &self.standing,
+            own: self.own,
+            led_at,
+            above: self.publish.image.borrow().version,
+        };
+        let leader = match Leader::new(opened, seated) {
+            Ok(leader) => leader,
+            Err(reason) => return Some(Err(reason)),
+        };
+        let resigned = leader.resigned();
+        self.publish.image.send_replace(leader.picture());
+        self.publish.note_look(led_at, Seen::Nothing);
+        self.standing.set_leads(Some(epoch));
+        self.wait_lease_out(epoch, claimed_at, last_served, resigned)
+            .await?;
+        Some(Ok(Box::new(leader)))
+    }
+
+    /// Waits until no earlier leader can be read, if one may be left. `None`: it was told to stop.
+    async fn wait_lease_out(
+        &mut self,
+        epoch: CoordinatorEpoch,
+        claimed_at: Mono,
+        last_served: CoordinatorEpoch,
+        resigned: Option<CoordinatorEpoch>,
+    ) -> Option<()> {
+        if self.peers.is_alone() {
+            return Some(());
+        }
+        let lease_over = claimed_at.after(COORDINATOR_READ_LEASE);
+        let wait = lease_over.since(self.environment.clock.mono());
+        let before = self.predecessors();
+        let free = async move { before.are_over(epoch, last_served, resigned).await };
+        self.wait_for(async move {
+            let over = tokio::time::sleep(wait);
+            tokio::pin!(over, free);
+            tokio::select! {
+                biased;
+                is_free = &mut free => if !is_free {
+                    over.await;
+                },
+                () = &mut over => {}
+            }
+        })
+        .await
+    }
+
+    fn predecessors(&self) -> Predecessors {
+        Predecessors {
+            opener: Arc::clone(&self.opener),
+            peers: Arc::clone(&self.peers),
+            identity: self.config.identity.clone(),
+        }
+    }
+}
+
+/// Who led before.
+struct Predecessors {
+    opener: Arc<dyn JournalOpener>,
+    peers: Arc<dyn Peers>,
+    identity: Bytes,
+}
+
+impl Predecessors {
+    /// Whether none of them can be read any more. `last_served` is the last epoch that has entries:
+    /// whoever put them had waited for those before. Those after it may have claimed their epochs one
+    /// right after the other.
+    async fn are_over(
+        &self,
+        epoch: CoordinatorEpoch,
+        last_served: CoordinatorEpoch,
+        resigned: Option<CoordinatorEpoch>,
+    ) -> bool {
+        let before = (0..epoch.0).rev().map(CoordinatorEpoch);
+        for epoch in before.take(PREDECESSORS_MAX) {
+            if epoch.0 == 0 || resigned == Some(epoch) {
+                return true;
+            }
+            if !self.is_gone(epoch).await {
+                return false;
+            }
+            if epoch <= last_served {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn is_gone(&self, epoch: CoordinatorEpoch) -> bool {
+        let Ok(Some(claimed)) = self.opener.claim(epoch).await else {
+            return false;
+        };
+        if !self.identity.is_empty() && claimed.identity == self.identity {
+            return true;
+        }
+        let card = decode_card(&claimed.identity);
+        card.is_some_and(|card| self.peers.is_gone(&card.process))
+    }
+}

@@ -1,0 +1,272 @@
+//! Several processes on one bucket, with links in memory that can be cut.
+
+mod world;
+
+use std::time::Duration;
+
+use firn_proto::cluster::{CoordinatorError, Reply};
+use firn_proto::env::Entropy;
+use firn_proto::ids::{BrokerId, CoordinatorEpoch};
+use firn_proto::limits::{COORDINATOR_READ_LEASE, ELECTION_TIE_WAIT, FENCE_LOOK_LASTS};
+use tokio::time::{Instant, sleep};
+
+use world::{World, create, has_topic, list_groups, register};
+
+#[tokio::test(start_paused = true)]
+async fn a_second_process_joins_and_is_told_what_the_first_one_knows() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    assert_eq!(world.bucket.claims(), 1, "nobody deposed anybody");
+    assert_eq!(world.leader(), Some(0));
+    for (asks, name) in [(2, "a"), (0, "b"), (1, "c")] {
+        world.ask(asks, create(name)).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        for process in 0..3 {
+            assert!(has_topic(&world.at(process), name), "{name} at {process}");
+        }
+    }
+    let now = world.now();
+    assert!(world.at(2).may_read(now).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_dies_and_another_one_goes_on_with_what_was_durable() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.ask(1, create("a")).await.unwrap();
+    world.kill(0);
+    let died = Instant::now();
+    let answered = world.ask(2, create("b")).await;
+    assert!(
+        answered.is_ok(),
+        "calls wait for the next leader: {answered:?}"
+    );
+    assert!(died.elapsed() < Duration::from_secs(4));
+    assert_eq!(world.bucket.claims(), 2);
+    sleep(Duration::from_secs(1)).await;
+    for process in [1, 2] {
+        assert!(has_topic(&world.at(process), "a") && has_topic(&world.at(process), "b"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_one_machine_nobody_waits_for_a_process_that_is_gone() {
+    let mut world = World::new(true);
+    world.start_many(3).await;
+    world.kill(0);
+    let died = Instant::now();
+    world.ask(1, create("a")).await.unwrap();
+    assert!(
+        died.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        died.elapsed()
+    );
+    for process in [1, 2] {
+        world.kill(process);
+    }
+    let started = Instant::now();
+    let last = world.start().await;
+    assert!(started.elapsed() < Duration::from_millis(10));
+    assert!(has_topic(&world.at(last), "a"));
+    assert!(world.ask(last, list_groups()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_are_gone_the_next_one_starts_at_once() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    for process in 0..3 {
+        world.kill(process);
+    }
+    let started = Instant::now();
+    let next = world.start().await;
+    world.ask(next, create("a")).await.unwrap();
+    let took = started.elapsed();
+    assert!(
+        took >= COORDINATOR_READ_LEASE,
+        "it cannot know what others have told: {took:?}"
+    );
+    assert!(
+        took < COORDINATOR_READ_LEASE + Duration::from_millis(100),
+        "{took:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_resigns_is_not_waited_for() {
+    let mut world = World::new(false);
+    world.start_many(2).await;
+    world.at(0).close().await;
+    let closed = Instant::now();
+    world.kill(0);
+    world.ask(1, create("a")).await.unwrap();
+    assert!(
+        closed.elapsed() < COORDINATOR_READ_LEASE,
+        "{:?}",
+        closed.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zombie_answers_no_read_after_its_lease_and_no_write_ever() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.ask(0, create("before")).await.unwrap();
+    world.cut_links(0, true);
+    world.cut_bucket(0, true);
+    sleep(COORDINATOR_READ_LEASE + Duration::from_millis(1)).await;
+    let read = world.ask(0, list_groups()).await;
+    let lost = world.spawn_ask(0, create("lost"));
+    assert!(
+        matches!(read, Err(CoordinatorError::NotLeader(_))),
+        "{read:?}"
+    );
+    world.ask(1, create("after")).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    world.cut_links(0, false);
+    world.cut_bucket(0, false);
+    let answered = lost.await.unwrap();
+    assert!(answered.is_err(), "nothing of it is durable: {answered:?}");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.bucket.claims(), 2, "it follows the new one");
+    let image = world.at(0);
+    assert!(has_topic(&image, "after") && !has_topic(&image, "lost"));
+    assert!(world.ask(0, create("again")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_from_the_bucket_makes_room_for_another() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.cut_bucket(0, true);
+    sleep(FENCE_LOOK_LASTS + Duration::from_secs(5)).await;
+    assert!(world.ask(1, create("a")).await.is_ok());
+    assert_ne!(world.leader(), Some(0));
+    world.cut_bucket(0, false);
+    sleep(Duration::from_secs(5)).await;
+    assert!(has_topic(&world.at(0), "a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_lost_its_own_links_deposes_nobody() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.cut_links(2, true);
+    sleep(10 * ELECTION_TIE_WAIT).await;
+    assert_eq!(world.bucket.claims(), 1);
+    assert!(world.ask(1, create("a")).await.is_ok());
+    let refused = world.ask(2, create("b")).await;
+    assert!(
+        matches!(refused, Err(CoordinatorError::NotLeader(_))),
+        "{refused:?}"
+    );
+    world.cut_links(2, false);
+    sleep(Duration::from_secs(5)).await;
+    assert!(has_topic(&world.at(2), "a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_dies_is_fenced_within_a_second_or_two() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    for process in 0..3 {
+        let registered = world
+            .ask(process, register(world.link(process), None))
+            .await;
+        assert!(
+            matches!(registered, Ok(Reply::RegisterBroker(_))),
+            "{registered:?}"
+        );
+    }
+    sleep(Duration::from_secs(20)).await;
+    let image = world.at(0).image();
+    assert_eq!(image.borrow().brokers.len(), 3, "whoever beats lives");
+    assert_eq!(image.borrow().controller, Some(BrokerId(1)));
+    world.kill(2);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(image.borrow().brokers.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_goes_from_a_process_that_is_dead_and_from_no_other() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    let id = Some(BrokerId(7));
+    world.ask(1, register(world.link(1), id)).await.unwrap();
+    let taken = world.ask(2, register(world.link(2), id)).await;
+    assert!(
+        matches!(taken, Err(CoordinatorError::Refused(_))),
+        "{taken:?}"
+    );
+    let own = world.ask(1, register(world.link(1), id)).await;
+    assert!(own.is_ok(), "its own it may have again: {own:?}");
+    world.kill(1);
+    let freed = world.ask(2, register(world.link(2), id)).await;
+    assert!(freed.is_ok(), "{freed:?}");
+}
+
+/// Whatever is acknowledged is seen by every read that is answered later, wherever that is asked.
+#[tokio::test(start_paused = true)]
+async fn no_read_is_older_than_what_was_acknowledged_before() {
+    for seed in 0..25 {
+        let entropy = Entropy::from_seed(seed);
+        let roll = |sides: u64| entropy.next_u64() % sides;
+        let mut world = World::new(false);
+        world.start_many(3).await;
+        let mut acknowledged = Vec::new();
+        let mut reads = 0;
+        for round in 0..60 {
+            let n = roll(3) as usize;
+            match roll(8) {
+                0 => world.cut_links(n, true),
+                1 => world.cut_bucket(n, true),
+                2 => world.replace(n).await,
+                3 => world.heal(),
+                _ => {}
+            }
+            let name = format!("t{round}");
+            let patience = Duration::from_millis(roll(5_000));
+            let asked = world.spawn_ask(roll(3) as usize, create(&name));
+            if let Ok(Ok(Ok(Reply::CreateTopics(_)))) = tokio::time::timeout(patience, asked).await
+            {
+                acknowledged.push(name);
+            }
+            let at = roll(3) as usize;
+            if let Some(seen) = world.read_topics(at, Duration::from_secs(2)).await {
+                reads += 1;
+                for name in &acknowledged {
+                    assert!(
+                        seen.contains(name),
+                        "seed {seed}: {name} is not seen at {at}"
+                    );
+                }
+            }
+        }
+        world.heal();
+        sleep(2 * ELECTION_TIE_WAIT).await;
+        let last = world.ask(0, create("last")).await;
+        assert!(last.is_ok(), "seed {seed}: {last:?}");
+        assert!(
+            acknowledged.len() > 5 && reads > 5,
+            "seed {seed}: {reads} reads"
+        );
+        assert!(world.leader().is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_says_which_leader_it_has_heard() {
+    let mut world = World::new(false);
+    let first = CoordinatorEpoch(1);
+    world.start_many(2).await;
+    let now = world.now();
+    assert_eq!(world.at(0).heard_leader(now), Some((first, Duration::ZERO)));
+    assert_eq!(world.at(0).leads(), Some(first));
+    sleep(Duration::from_secs(5)).await;
+    let (epoch, ago) = world.at(1).heard_leader(world.now()).unwrap();
+    assert_eq!(epoch, first);
+    assert!(ago < Duration::from_secs(1), "{ago:?}");
+    assert_eq!(world.at(1).leads(), None);
+    let refused = world.at(1).call_here(list_groups()).await;
+    assert!(matches!(refused, Err(CoordinatorError::NotLeader(_))));
+}

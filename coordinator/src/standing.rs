@@ -1,0 +1,103 @@
+//! What other tasks of this process, and through them other processes, may learn of the seat at any
+//! moment without waiting for it: whether it leads, what it has heard, and the beats that it has yet
+//! to see to.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use firn_proto::env::Mono;
+use firn_proto::ids::{CoordinatorEpoch, Incarnation};
+use firn_proto::limits::{BEATS_KEPT_MAX, TAKE_OVER_MAX};
+use tokio::sync::watch;
+
+/// Shared by the seat and all its handles.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    leads: watch::Sender<Option<CoordinatorEpoch>>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// The leader that was followed last, and when it was heard.
+    heard: Option<(CoordinatorEpoch, Mono)>,
+    /// The epoch that this process is taking, and since when.
+    takes: Option<(CoordinatorEpoch, Mono)>,
+    /// Since the leader last looked at them.
+    beats: BTreeMap<Incarnation, Mono>,
+    /// Somebody waits for a look.
+    reads: bool,
+}
+
+impl Standing {
+    /// Of a process that has just started.
+    pub(crate) fn new() -> Self {
+        Self {
+            leads: watch::channel(None).0,
+            held: Mutex::default(),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The epoch that this process leads, to be followed by others.
+    pub(crate) fn leads(&self) -> watch::Receiver<Option<CoordinatorEpoch>> {
+        self.leads.subscribe()
+    }
+
+    /// This process leads that epoch, or does not lead.
+    pub(crate) fn set_leads(&self, epoch: Option<CoordinatorEpoch>) {
+        self.leads.send_if_modified(|leads| {
+            let is_new = *leads != epoch;
+            *leads = epoch;
+            is_new
+        });
+    }
+
+    /// This process takes that epoch, or is done with that.
+    pub(crate) fn set_takes(&self, takes: Option<(CoordinatorEpoch, Mono)>) {
+        self.held().takes = takes;
+    }
+
+    /// The leader of that epoch lives.
+    pub(crate) fn on_heard(&self, epoch: CoordinatorEpoch, at: Mono) {
+        self.held().heard = Some((epoch, at));
+    }
+
+    /// The leader that this process knows of, and how long ago that was heard. Itself, if it leads or
+    /// is about to.
+    pub(crate) fn heard(&self, now: Mono) -> Option<(CoordinatorEpoch, Duration)> {
+        let leads = *self.leads.borrow();
+        let held = self.held();
+        let takes = held
+            .takes
+            .filter(|(_, since)| now.since(*since) < TAKE_OVER_MAX);
+        let takes = takes.map(|(epoch, _)| epoch);
+        let heard = held.heard.map(|(epoch, at)| (epoch, now.since(at)));
+        leads
+            .or(takes)
+            .map(|epoch| (epoch, Duration::ZERO))
+            .or(heard)
+    }
+
+    /// A follower lives. Kept for the leader's loop, which takes them many times a second.
+    pub(crate) fn on_beat(&self, broker: Option<Incarnation>, reads: bool, now: Mono) {
+        let mut held = self.held();
+        held.reads |= reads;
+        if let Some(broker) = broker
+            && held.beats.len() < BEATS_KEPT_MAX
+        {
+            held.beats.insert(broker, now);
+        }
+    }
+
+    /// Beats since the last call, and whether somebody waits for a look.
+    pub(crate) fn take_beats(&self) -> (BTreeMap<Incarnation, Mono>, bool) {
+        let mut held = self.held();
+        let reads = std::mem::take(&mut held.reads);
+        (std::mem::take(&mut held.beats), reads)
+    }
+}

@@ -1,0 +1,252 @@
+//! The leader's view of the brokers: who is silent or dead, whose id is taken, and which partitions
+//! should move.
+
+use std::sync::Arc;
+
+use firn_proto::cluster::{BrokerImage, CoordinatorError, RegisterBroker, Reply};
+use firn_proto::env::Mono;
+use firn_proto::ids::{Fingerprint, Incarnation};
+use firn_proto::limits::{BALANCE_INTERVAL, BEAT_INTERVAL, FENCE_LOOK_LASTS, MOVES_MAX};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tracing::{info, warn};
+
+use super::{Leader, Seated};
+use crate::balance;
+use crate::command::Command;
+use crate::groups::CallId;
+use crate::members::{Finding, Members};
+use crate::peers::{Peers, Probed};
+use crate::standing::Standing;
+
+/// What a leader knows of brokers beside the state.
+pub(super) struct Brokers {
+    peers: Arc<dyn Peers>,
+    standing: Arc<Standing>,
+    own: Option<Fingerprint>,
+    members: Members,
+    probes: FuturesUnordered<BoxFuture<'static, (Incarnation, Probed)>>,
+    registrations: Vec<Registration>,
+    /// When beats are seen to next, and when partitions are.
+    beats_at: Mono,
+    balance_at: Mono,
+}
+
+/// Wants an id that another process has, as far as it is known.
+struct Registration {
+    call: CallId,
+    body: RegisterBroker,
+    holder: Incarnation,
+}
+
+impl Brokers {
+    pub(super) fn new(seated: &Seated<'_>, now: Mono) -> Self {
+        Self {
+            peers: Arc::clone(seated.peers),
+            standing: Arc::clone(seated.standing),
+            own: seated.own,
+            members: Members::new(seated.config.broker_session, now),
+            probes: FuturesUnordered::new(),
+            registrations: Vec::new(),
+            beats_at: now,
+            balance_at: now.after(BALANCE_INTERVAL),
+        }
+    }
+
+    /// Whether there are no other processes.
+    pub(super) fn is_alone(&self) -> bool {
+        self.peers.is_alone()
+    }
+
+    /// The next probe that is over; waits for ever if none is under way.
+    pub(super) async fn next_probed(&mut self) -> Option<(Incarnation, Probed)> {
+        if self.probes.is_empty() {
+            std::future::pending().await
+        }
+        self.probes.next().await
+    }
+
+    /// Whether it is another process that can be followed or probed.
+    fn is_other(&self, broker: &BrokerImage) -> bool {
+        let link = broker.link.as_ref();
+        link.is_some_and(|link| Some(link.fingerprint) != self.own)
+    }
+
+    fn probe(&mut self, broker: &Arc<BrokerImage>) {
+        let incarnation = broker.incarnation;
+        let probe = self.peers.probe(Arc::clone(broker));
+        let probed = probe.map(move |probed| (incarnation, probed));
+        self.probes.push(probed.boxed());
+    }
+}
+
+impl Leader {
+    /// When the brokers are to be seen to.
+    pub(super) fn next_beats(&self) -> Option<Mono> {
+        (!self.brokers.is_alone()).then_some(self.brokers.beats_at)
+    }
+
+    /// Takes beats, looks after those who are silent, and moves what should move. Does nothing if it
+    /// is not time yet.
+    pub(super) fn see_to_brokers(&mut self) {
+        let now = self.environment.clock.mono();
+        if self.brokers.is_alone() || now < self.brokers.beats_at {
+            return;
+        }
+        self.brokers.beats_at = now.after(BEAT_INTERVAL);
+        // One that the bucket does not answer makes room for another that it may answer.
+        let is_blind = self.looked.alone_age(now) > FENCE_LOOK_LASTS;
+        let leads = (!is_blind && !self.has_resigned).then_some(self.epoch);
+        self.brokers.standing.set_leads(leads);
+        let (beats, reads) = self.brokers.standing.take_beats();
+        if reads {
+            self.fence.hurry(now);
+        }
+        for (incarnation, at) in beats {
+            self.brokers.members.on_beat(incarnation, at);
+        }
+        let live = self.state.brokers().values();
+        let others = live.filter(|broker| self.brokers.is_other(broker));
+        let others: Vec<_> = others.map(|broker| broker.incarnation).collect();
+        self.brokers.members.listen_to(others.into_iter(), now);
+        for finding in self.brokers.members.on_time(now) {
+            self.on_finding(finding);
+        }
+        self.retry_registrations(now);
+        self.balance(now);
+    }
+
+    fn on_finding(&mut self, finding: Finding) {
+        match finding {
+            Finding::Probe(incarnation) => {
+                if let Some(broker) = self.live(incarnation) {
+                    self.brokers.probe(&broker);
+                }
+            }
+            Finding::Dead(incarnation) => self.fence_broker(incarnation),
+        }
+    }
+
+    fn live(&self, incarnation: Incarnation) -> Option<Arc<BrokerImage>> {
+        let mut live = self.state.brokers().values();
+        live.find(|broker| broker.incarnation == incarnation)
+            .cloned()
+    }
+
+    fn fence_broker(&mut self, incarnation: Incarnation) {
+        let broker = self.live(incarnation).map(|broker| broker.broker);
+        warn!(?broker, %incarnation, "the broker is dead: its partitions go to others");
+        if let Err(error) = self.execute(Command::FenceBroker(incarnation)) {
+            warn!(%error, "the broker cannot be fenced yet");
+        }
+    }
+
+    /// A probe is over.
+    pub(super) fn on_probed(&mut self, incarnation: Incarnation, probed: Probed) {
+        let taken = std::mem::take(&mut self.brokers.registrations);
+        let (asked, others) = taken
+            .into_iter()
+            .partition(|wants| wants.holder == incarnation);
+        self.brokers.registrations = others;
+        for wants in asked {
+            match probed {
+                Probed::Refused => self.register_now(wants.call, wants.body),
+                Probed::Answers => self.refuse_registration(&wants),
+                Probed::Silent => self.brokers.registrations.push(wants),
+            }
+        }
+        if let Some(finding) = self.brokers.members.on_probed(incarnation, probed) {
+            self.on_finding(finding);
+        }
+    }
+
+    /// Gives a process its place. If it wants an id that another one has, it is seen first whether
+    /// that is alive.
+    pub(super) fn register(&mut self, call: CallId, body: RegisterBroker) {
+        let wanted = body.broker.and_then(|id| self.state.brokers().get(&id));
+        let holder = wanted.filter(|holder| {
+            let same = |link: &_| body.link.as_ref() == Some(link);
+            body.link.is_some() && holder.link.as_ref().is_some_and(|link| !same(link))
+        });
+        let Some(holder) = holder.cloned() else {
+            self.register_now(call, body);
+            return;
+        };
+        let wants = Registration {
+            call,
+            body,
+            holder: holder.incarnation,
+        };
+        if self.brokers.is_other(&holder) {
+            self.brokers.probe(&holder);
+            self.brokers.registrations.push(wants);
+        } else {
+            self.refuse_registration(&wants);
+        }
+    }
+
+    fn register_now(&mut self, call: CallId, body: RegisterBroker) {
+        match self.execute(Command::RegisterBroker(body)) {
+            Ok(Reply::RegisterBroker(mut registered)) => {
+                registered.cluster = self.cluster;
+                self.answer(call, Reply::RegisterBroker(registered));
+            }
+            Ok(reply) => self.answer(call, reply),
+            Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
+        }
+    }
+
+    fn refuse_registration(&mut self, wants: &Registration) {
+        let holder = self.live(wants.holder);
+        let id = wants.body.broker.unwrap_or_default();
+        let at = holder.and_then(|holder| holder.link.clone());
+        let at = at.map_or_else(String::new, |link| {
+            format!(" at {}:{}", link.host, link.port)
+        });
+        let reason = format!(
+            "broker id {id} is taken by a process{at} that is alive: give this one another \
+             broker.id, or leave it out"
+        );
+        self.send(wants.call, Err(CoordinatorError::Refused(reason)));
+    }
+
+    /// Registrations whose answer does not wait for a probe any more: the holder of the id is dead
+    /// by now, or is heard again.
+    fn retry_registrations(&mut self, now: Mono) {
+        for wants in std::mem::take(&mut self.brokers.registrations) {
+            if self.live(wants.holder).is_none() {
+                self.register_now(wants.call, wants.body);
+            } else if self.brokers.probes.is_empty()
+                && self.brokers.members.is_heard(wants.holder, now)
+            {
+                self.refuse_registration(&wants);
+            } else {
+                self.brokers.registrations.push(wants);
+            }
+        }
+    }
+
+    /// Asks owners to release what should go elsewhere. While something moves it looks again soon.
+    fn balance(&mut self, now: Mono) {
+        if now < self.brokers.balance_at || self.state.brokers().len() < 2 {
+            return;
+        }
+        let moves = balance::moves(&self.state, MOVES_MAX);
+        let wait = if moves.is_empty() {
+            BALANCE_INTERVAL
+        } else {
+            BEAT_INTERVAL
+        };
+        self.brokers.balance_at = now.after(wait);
+        if moves.is_empty() {
+            return;
+        }
+        info!(
+            moves = moves.len(),
+            "partitions move, so that the brokers own about as many each"
+        );
+        if let Err(error) = self.execute(Command::MovePartitions(moves)) {
+            warn!(%error, "no partitions move");
+        }
+    }
+}
