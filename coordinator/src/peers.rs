@@ -184,3 +184,46 @@ pub enum FromLeader {
     /// A part of the journal.
     Journal(JournalPart),
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::cluster::SecurityProtocol;
+    use firn_proto::codec;
+    use firn_proto::ids::Fingerprint;
+    use firn_proto::limits::PROCESS_CARD_BYTES_MAX;
+
+    use super::*;
+
+    /// As storage/FORMAT.md says of the identity in a claim to an epoch.
+    #[test]
+    fn the_bytes_of_a_card_are_pinned() {
+        let card = ProcessCard {
+            broker: Some(BrokerId(1)),
+            link: LinkAddress {
+                host: "h".to_owned(),
+                port: 9092,
+                fingerprint: Fingerprint([0xfa; 32]),
+            },
+            listeners: vec![Listener {
+                name: "L".to_owned(),
+                security: SecurityProtocol::Plaintext,
+                host: "h".to_owned(),
+                port: 9092,
+            }],
+            process: ProcessProof {
+                boot: "b".to_owned(),
+                pid_namespace: "n".to_owned(),
+                pid: 7,
+                started: 300,
+            },
+            shown: "s".to_owned(),
+        };
+        let mut expected = vec![1, 2, 1, b'h', 0xfb, 0x84, 0x23];
+        expected.extend([0xfa; 32]);
+        expected.extend([1, 1, b'L', 0, 1, b'h', 0xfb, 0x84, 0x23]);
+        expected.extend([1, b'b', 1, b'n', 7, 0xfb, 0x2c, 1, 1, b's']);
+        assert_eq!(codec::encode(&card), Ok(expected.clone()));
+        let read = codec::decode::<PROCESS_CARD_BYTES_MAX, ProcessCard>(&expected);
+        assert_eq!(read, Ok(card));
+    }
+}

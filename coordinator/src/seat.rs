@@ -101,6 +101,7 @@ impl Seat {
             parked: VecDeque::new(),
             leaderless_since: None,
             started: false,
+            gone: None,
             last_claimed: CoordinatorEpoch(0),
         };
         CoordinatorTask::new(tokio::spawn(sitter.run()))
@@ -136,6 +137,8 @@ struct Sitter {
     leaderless_since: Option<Mono>,
     /// It has led or followed before.
     started: bool,
+    /// The process that led before, if it is gone for certain.
+    gone: Option<Fingerprint>,
     /// The last epoch that this process took.
     last_claimed: CoordinatorEpoch,
 }

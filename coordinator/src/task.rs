@@ -109,6 +109,8 @@ pub(crate) struct Seated<'a> {
     pub(crate) standing: &'a Arc<Standing>,
     /// The fingerprint of the process.
     pub(crate) own: Option<Fingerprint>,
+    /// That of the leader before, if it is gone for certain.
+    pub(crate) gone: Option<Fingerprint>,
     /// Nobody else led then.
     pub(crate) led_at: Mono,
     /// The version of the last picture.

@@ -294,7 +294,7 @@ impl Journal for MemoryJournal {
             let (newer, is_away, is_refusing) = {
                 let held = bucket.held();
                 let is_claimed = held.claims.len() as u64 >= next.0;
-                let newer = held.newer.or(is_claimed.then_some(next));
+                let newer = held.newer.or_else(|| is_claimed.then_some(next));
                 (newer, held.is_away, held.is_refusing)
             };
             match (is_away, is_refusing) {

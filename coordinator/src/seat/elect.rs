@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firn_proto::cluster::LinkAddress;
 use firn_proto::env::Mono;
-use firn_proto::ids::CoordinatorEpoch;
+use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use firn_proto::journal::{Claimed, JournalError};
 use firn_proto::limits::{ASK_WAIT_MAX, FENCE_LOOK_MAX, FOLLOW_WAIT_MAX};
 use tokio::time::{sleep, timeout};
@@ -22,13 +22,16 @@ type Claimant = Option<(CoordinatorEpoch, ProcessCard)>;
 impl Sitter {
     /// Finds a leader, or becomes one.
     pub(super) async fn elect(&mut self, mut election: Election) -> Result<Elected, EndReason> {
-        let mut claimant = None;
+        let mut claimant: Claimant = None;
         loop {
             let elected = match election.step() {
                 Step::Look => self.look(&mut election, &mut claimant).await?,
                 Step::Follow => self.link_to(claimant.clone(), &mut election).await,
                 Step::AskAll => self.ask_all(&mut election).await,
-                Step::Campaign { after } => self.campaign(after, &mut election).await?,
+                Step::Campaign { after } => {
+                    self.gone = self.gone_process(claimant.as_ref());
+                    self.campaign(after, &mut election).await?
+                }
                 Step::Wait { until } => self.pause(until, &mut election).await,
             };
             if let Some(elected) = elected {
@@ -125,6 +128,16 @@ impl Sitter {
         }
         election.on_waited();
         None
+    }
+
+    /// The process that led last, if it is gone for certain.
+    fn gone_process(
+        &self,
+        claimant: Option<&(CoordinatorEpoch, ProcessCard)>,
+    ) -> Option<Fingerprint> {
+        let (_, card) = claimant?;
+        let is_gone = !self.peers.is_alone() && self.peers.is_gone(&card.process);
+        is_gone.then_some(card.link.fingerprint)
     }
 
     fn note_claim(

@@ -58,6 +58,7 @@ impl Sitter {
             peers: &self.peers,
             standing: &self.standing,
             own: self.own,
+            gone: self.gone,
             led_at,
             above: self.publish.image.borrow().version,
         };

@@ -188,6 +188,26 @@ async fn a_broker_that_dies_is_fenced_within_a_second_or_two() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_broker_of_a_leader_that_is_gone_is_fenced_by_the_next_one_at_once() {
+    let mut world = World::new(true);
+    world.start_many(3).await;
+    for process in 0..3 {
+        let request = register(world.link(process), None);
+        world.ask(process, request).await.unwrap();
+    }
+    let died = Instant::now();
+    world.kill(0);
+    let mut image = world.at(1).image();
+    let fenced = image.wait_for(|image| image.brokers.len() == 2);
+    fenced.await.unwrap();
+    assert!(
+        died.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        died.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_goes_from_a_process_that_is_dead_and_from_no_other() {
     let mut world = World::new(false);
     world.start_many(3).await;

@@ -24,6 +24,8 @@ pub(super) struct Brokers {
     peers: Arc<dyn Peers>,
     standing: Arc<Standing>,
     own: Option<Fingerprint>,
+    /// That of the leader before, if it is gone for certain and its broker is not fenced yet.
+    gone: Option<Fingerprint>,
     members: Members,
     probes: FuturesUnordered<BoxFuture<'static, (Incarnation, Probed)>>,
     registrations: Vec<Registration>,
@@ -45,6 +47,7 @@ impl Brokers {
             peers: Arc::clone(seated.peers),
             standing: Arc::clone(seated.standing),
             own: seated.own,
+            gone: seated.gone,
             members: Members::new(seated.config.broker_session, now),
             probes: FuturesUnordered::new(),
             registrations: Vec::new(),
@@ -109,6 +112,15 @@ impl Leader {
         let others = live.filter(|broker| self.brokers.is_other(broker));
         let others: Vec<_> = others.map(|broker| broker.incarnation).collect();
         self.brokers.members.listen_to(others.into_iter(), now);
+        if let Some(gone) = self.brokers.gone.take() {
+            let link_of =
+                |broker: &&Arc<BrokerImage>| broker.link.as_ref().map(|link| link.fingerprint);
+            let mut live = self.state.brokers().values();
+            let broker = live.find(|broker| link_of(broker) == Some(gone));
+            if let Some(incarnation) = broker.map(|broker| broker.incarnation) {
+                self.fence_broker(incarnation);
+            }
+        }
         for finding in self.brokers.members.on_time(now) {
             self.on_finding(finding);
         }
@@ -164,9 +176,10 @@ impl Leader {
     /// that is alive.
     pub(super) fn register(&mut self, call: CallId, body: RegisterBroker) {
         let wanted = body.broker.and_then(|id| self.state.brokers().get(&id));
+        let asks = body.link.as_ref().map(|link| link.fingerprint);
         let holder = wanted.filter(|holder| {
-            let same = |link: &_| body.link.as_ref() == Some(link);
-            body.link.is_some() && holder.link.as_ref().is_some_and(|link| !same(link))
+            let holds = holder.link.as_ref().map(|link| link.fingerprint);
+            asks.is_some() && holds.is_some() && asks != holds
         });
         let Some(holder) = holder.cloned() else {
             self.register_now(call, body);
