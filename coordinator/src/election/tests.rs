@@ -215,12 +215,14 @@ mod simulation {
                 Step::Wait { until } if until <= self.now => election.on_waited(),
                 Step::Wait { .. } => {}
             }
-            // What it has just learnt is still so.
             if let Step::Campaign { after } = election.step() {
-                assert_eq!(after.0, newest);
-                self.check_campaign(n);
-                self.claims.push(n);
-                return;
+                if after.0 == newest {
+                    // What it has just been told is still so.
+                    self.check_campaign(n);
+                    self.claims.push(n);
+                    return;
+                }
+                election.on_beaten();
             }
             self.processes[n].election = Some(election);
         }
