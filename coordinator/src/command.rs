@@ -7,6 +7,8 @@
 //! `firn_proto::cluster`, changes durable bytes: it needs a new version here that still reads the
 //! old one, and the golden journals in `testdata/` say so.
 
+mod consumer_group;
+
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
@@ -23,6 +25,11 @@ use firn_proto::ids::{
 };
 use firn_proto::limits::JOURNAL_COMMAND_BYTES_MAX;
 use thiserror::Error;
+
+pub use consumer_group::{
+    ChangeConsumerGroup, ConsumerGroupRow, ConsumerMemberRow, ConsumerSubscription,
+    CurrentAssignment, LEFT_EPOCH, Progress,
+};
 
 /// Format of a journal slot.
 const SLOT_FORMAT: u16 = 1;
@@ -126,6 +133,8 @@ commands! {
     21 v 1 PageOutRuns(PageOut),
     /// Something was deleted from the bucket.
     22 v 1 ReportCollected(Collected),
+    /// Members of a consumer group come, go, say something else, or move towards their targets.
+    28 v 1 ChangeConsumerGroup(ChangeConsumerGroup),
     /// A broker process is gone: what it acknowledged by its local WAL alone may be on its disk.
     23 v 1 FenceBroker(Incarnation),
     /// A broker shall own nothing any more, or may again.

@@ -7,7 +7,7 @@ use std::fmt::{self, Display};
 
 use crate::command::{Command, CommandError, MemberRow, PutGroup, Stamped, decode_slot};
 use crate::snapshot::{SnapshotError, decode_snapshot};
-use crate::state::{State, Stream, Topic};
+use crate::state::{KeptConsumerGroup, State, Stream, Topic};
 
 /// The commands of a journal entry, in their order, each with the time it carries.
 ///
@@ -128,6 +128,16 @@ fn state_lines(state: &State) -> Vec<String> {
             row: kept.row.clone(),
         };
         format!("group {} since {} ms", GroupText(&put), kept.since_ms)
+    }));
+    lines.extend(state.consumer_groups.iter().flat_map(|(group, kept)| {
+        let KeptConsumerGroup { row, since_ms } = kept;
+        let (epoch, assigned) = (row.epoch, row.assignment_epoch);
+        let head = format!(
+            "consumer group {group:?} since {since_ms} ms epoch {epoch} assigned in {assigned}"
+        );
+        let members = row.members.iter();
+        let members = members.map(move |(id, row)| format!("  member {id:?} {row:?}"));
+        [head].into_iter().chain(members)
     }));
     for group in state.offsets.groups() {
         let topics = state.offsets.of_group(group).into_iter().flatten();

@@ -16,15 +16,15 @@ use firn_proto::limits::SNAPSHOT_BYTES_MAX;
 use thiserror::Error;
 
 use crate::state::{
-    Archive, CollectedTo, Deleting, KeptGroup, NextIds, Offsets, State, Stream, Streams, Topic,
-    Topics,
+    Archive, CollectedTo, Deleting, KeptConsumerGroup, KeptGroup, NextIds, Offsets, State, Stream,
+    Streams, Topic, Topics,
 };
 use older::{RowsV2, RowsV3};
 
 /// Format of a snapshot: the rows, and what stands behind them.
 const SNAPSHOT_FORMAT: u16 = 4;
 /// The format of clusters of one broker: nothing of links, draining, partitions under way, of what
-/// only disks hold, and of who resigned.
+/// only disks hold, of who resigned, and of consumer groups.
 const SNAPSHOT_FORMAT_3: u16 = 3;
 /// The one before that, before the archive: no log starts, an empty list where the archive stands now, and
 /// nothing of what is deleted.
@@ -64,13 +64,17 @@ struct Rows<B, S, T, A> {
 
 type RowsNow = Rows<Arc<BrokerImage>, Stream, Topic, Archive>;
 
-/// What stands behind the rows: where folds of each stream start, what of each is deleted, and who
-/// has resigned.
-type Behind = (
-    Vec<(StreamId, Slot)>,
-    Vec<(StreamId, CollectedTo)>,
-    Option<CoordinatorEpoch>,
-);
+/// What stands behind the rows.
+#[derive(Default, Encode, Decode)]
+struct Behind {
+    /// Where folds of each stream start.
+    rows_ends: Vec<(StreamId, Slot)>,
+    /// What of each stream is deleted.
+    collected: Vec<(StreamId, CollectedTo)>,
+    /// Who has resigned.
+    resigned: Option<CoordinatorEpoch>,
+    consumer_groups: Vec<(Arc<str>, KeptConsumerGroup)>,
+}
 
 /// Writes the state.
 pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
@@ -98,8 +102,12 @@ pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
     };
     let mut out = SNAPSHOT_FORMAT.to_le_bytes().to_vec();
     codec::encode_into(&rows, &mut out)?;
-    let (rows_ends, collected) = (state.streams.rows_ends(), state.streams.collected());
-    let behind: Behind = (rows_ends, collected, state.resigned);
+    let behind = Behind {
+        rows_ends: state.streams.rows_ends(),
+        collected: state.streams.collected(),
+        resigned: state.resigned,
+        consumer_groups: state.consumer_groups.clone().into_iter().collect(),
+    };
     codec::encode_into(&behind, &mut out)?;
     Ok(Bytes::from(out))
 }
@@ -107,30 +115,38 @@ pub fn encode_snapshot(state: &State) -> Result<Bytes, SnapshotError> {
 /// Reads the state.
 pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
     let format = bytes.split_first_chunk::<2>();
-    let (rows, (rows_ends, collected, resigned)) =
-        match format.map(|(f, rest)| (u16::from_le_bytes(*f), rest)) {
-            Some((SNAPSHOT_FORMAT, rest)) => {
-                codec::decode::<SNAPSHOT_BYTES_MAX, (RowsNow, Behind)>(rest)?
-            }
-            Some((SNAPSHOT_FORMAT_3, rest)) => {
-                let read = codec::decode::<SNAPSHOT_BYTES_MAX, (RowsV3, (_, _))>(rest)?;
-                let (rows, (ends, collected)) = read;
-                (rows.into(), (ends, collected, None))
-            }
-            Some((SNAPSHOT_FORMAT_2, rest)) => {
-                let (rows, ends) = codec::decode::<SNAPSHOT_BYTES_MAX, (RowsV2, _)>(rest)?;
-                (rows.into(), (ends, Vec::new(), None))
-            }
-            Some((SNAPSHOT_FORMAT_1, rest)) => {
-                let rows = codec::decode::<SNAPSHOT_BYTES_MAX, RowsV2>(rest)?;
-                (rows.into(), Behind::default())
-            }
-            other => {
-                return Err(SnapshotError::UnknownFormat(
-                    other.map(|(format, _)| format),
-                ));
-            }
-        };
+    let (rows, behind) = match format.map(|(f, rest)| (u16::from_le_bytes(*f), rest)) {
+        Some((SNAPSHOT_FORMAT, rest)) => {
+            codec::decode::<SNAPSHOT_BYTES_MAX, (RowsNow, Behind)>(rest)?
+        }
+        Some((SNAPSHOT_FORMAT_3, rest)) => {
+            let read = codec::decode::<SNAPSHOT_BYTES_MAX, (RowsV3, (_, _))>(rest)?;
+            let (rows, (rows_ends, collected)) = read;
+            let behind = Behind {
+                rows_ends,
+                collected,
+                ..Behind::default()
+            };
+            (rows.into(), behind)
+        }
+        Some((SNAPSHOT_FORMAT_2, rest)) => {
+            let (rows, rows_ends) = codec::decode::<SNAPSHOT_BYTES_MAX, (RowsV2, _)>(rest)?;
+            let behind = Behind {
+                rows_ends,
+                ..Behind::default()
+            };
+            (rows.into(), behind)
+        }
+        Some((SNAPSHOT_FORMAT_1, rest)) => {
+            let rows = codec::decode::<SNAPSHOT_BYTES_MAX, RowsV2>(rest)?;
+            (rows.into(), Behind::default())
+        }
+        other => {
+            return Err(SnapshotError::UnknownFormat(
+                other.map(|(format, _)| format),
+            ));
+        }
+    };
     let mut state = State {
         at_ms: rows.at_ms,
         feature_level: rows.feature_level,
@@ -140,12 +156,13 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, SnapshotError> {
             producer: rows.next_producer,
         },
         brokers: rows.brokers.into_iter().map(|b| (b.broker, b)).collect(),
-        streams: Streams::from_rows(rows.streams, rows_ends, collected),
+        streams: Streams::from_rows(rows.streams, behind.rows_ends, behind.collected),
         topics: Topics::from_rows(rows.topics, rows.deleting),
         archive: rows.archive,
         groups: rows.groups.into_iter().collect(),
+        consumer_groups: behind.consumer_groups.into_iter().collect(),
         offsets: rows.offsets,
-        resigned,
+        resigned: behind.resigned,
         ..State::default()
     };
     state.rebuild_derived();

@@ -40,7 +40,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use crate::command::{CommandError, SlotBuilder, Stamped, decode_slot};
+use crate::command::{Command, CommandError, SlotBuilder, Stamped, decode_slot};
 use crate::fence::{Answering, FenceWatch, Looked, Seen, Verdict};
 use crate::gate::{Gate, GroupClock, PutTokens};
 use crate::groups::{CallId, Groups, Out};
@@ -179,6 +179,7 @@ impl Leader {
         let groups = Groups::load(
             config.groups.clone(),
             state.groups().iter().map(|(id, kept)| (id, &kept.row)),
+            (state.consumer_groups().iter()).map(|(id, kept)| (id, &kept.row)),
             state.offsets().groups(),
             group_clock.at(environment.clock.mono()),
         );
@@ -333,7 +334,7 @@ impl Leader {
 
     /// Applies a command to memory and puts it into the open slot; the answer must go through
     /// [`Leader::answer`]. Fails, and changes nothing, if the journal cannot hold it.
-    fn execute(&mut self, command: crate::command::Command) -> Result<Reply, CommandError> {
+    fn execute(&mut self, command: Command) -> Result<Reply, CommandError> {
         let stamped = Stamped {
             at_ms: self.now_ms(),
             command,
@@ -345,6 +346,9 @@ impl Leader {
             self.gate.count_command();
             self.stamped = (stamped.at_ms, self.environment.clock.mono());
             self.images.note(&applied.effects);
+            if changes_topics(&stamped.command) {
+                self.groups.on_topics_changed();
+            }
         } else {
             self.slot.rewind(before);
         }
@@ -362,12 +366,18 @@ impl Leader {
     fn take_out(&mut self, out: Out) {
         for put in out.puts {
             let group = Arc::clone(&put.group);
-            if let Err(error) = self.execute(crate::command::Command::PutGroup(put)) {
+            if let Err(error) = self.execute(Command::PutGroup(put)) {
                 warn!(%group, %error, "the group cannot be kept; it will be lost at a restart");
             }
         }
-        for group in out.idle {
-            self.expire_offsets(group);
+        for change in out.changes {
+            let group = Arc::clone(&change.group);
+            if let Err(error) = self.execute(Command::ChangeConsumerGroup(change)) {
+                warn!(%group, %error, "the group cannot be kept; it will be lost at a restart");
+            }
+        }
+        for idle in out.idle {
+            self.expire_offsets(idle);
         }
         for (call, reply) in out.replies {
             self.answer(call, reply);
@@ -501,7 +511,8 @@ impl Leader {
     }
 
     fn on_timeout(&mut self) {
-        let out = self.groups.on_timeout(self.group_now());
+        let now = self.group_now();
+        let out = self.groups.on_timeout(self.state.topics(), now);
         self.take_out(out);
         self.finish_deletions();
         self.see_to_brokers();
@@ -571,6 +582,14 @@ fn replay(opened: &OpenedJournal) -> Result<(State, usize), EndReason> {
         log_bytes += body.len();
     }
     Ok((state, log_bytes))
+}
+
+/// Whether consumer groups may have to assign other partitions after it.
+fn changes_topics(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::CreateTopics(_) | Command::CreatePartitions(_) | Command::DeleteTopics(_)
+    )
 }
 
 /// Whether the journal may be opened again after `error`.

@@ -478,6 +478,14 @@ pub const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const GROUPS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// What a group, a member or a promised member takes besides what it says, in bytes, rounded up.
 pub const GROUP_ENTRY_BYTES: usize = 512;
+/// What a partition takes in the assignment of a consumer group, in bytes, rounded up.
+pub const GROUP_PARTITION_BYTES: usize = 64;
+/// Longest regular expression of a member of a consumer group, in bytes.
+pub const GROUP_REGEX_BYTES_MAX: usize = 4 * 1024;
+/// Largest program of a regular expression, in bytes: while it is matched it is there twice.
+pub const GROUP_REGEX_PROGRAM_BYTES_MAX: usize = 256 * 1024;
+/// Different regular expressions in one group: each is matched with every topic.
+pub const GROUP_REGEXES_MAX: usize = 16;
 /// All committed offsets of all groups together, in bytes.
 pub const OFFSETS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// What a committed offset takes besides its note, in bytes, rounded up.
@@ -531,6 +539,11 @@ const _: () = assert!(
 const _: () = assert!(
     3 * GROUP_BYTES_MAX < JOURNAL_COMMAND_BYTES_MAX,
     "a whole group must fit one journal command"
+);
+const _: () = assert!(
+    // A partition that is the only one of its topic takes twenty bytes, in a target and where it is.
+    GROUP_BYTES_MAX + 2 * CLUSTER_PARTITIONS_MAX * 20 < JOURNAL_COMMAND_BYTES_MAX,
+    "what members of a consumer group say, their targets and what they own must fit one command"
 );
 const _: () = assert!(GROUP_MEMBER_BYTES_MAX <= GROUP_BYTES_MAX);
 const _: () = assert!(2 * GROUP_BYTES_MAX <= GROUPS_BYTES_MAX);

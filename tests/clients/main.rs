@@ -15,6 +15,7 @@
 )]
 
 mod archive;
+mod consumer_groups;
 mod crash;
 mod engines;
 mod groups;

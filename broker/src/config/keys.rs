@@ -131,6 +131,24 @@ pub static KEYS: &[Key] = &[
         set: |c, v| set(&mut c.connections.fetch_bytes_max, memory(v)),
     },
     Key {
+        name: "group.consumer.heartbeat.interval.ms",
+        default: "5s",
+        about: "how often a member of a consumer group (KIP-848) is to be heard",
+        set: |c, v| set(&mut c.groups.consumer_heartbeat_interval, duration(v)),
+    },
+    Key {
+        name: "group.consumer.max.size",
+        default: "1000",
+        about: "members that one consumer group (KIP-848) may have",
+        set: |c, v| set(&mut c.groups.consumer_size_max, count(v, 10_000)),
+    },
+    Key {
+        name: "group.consumer.session.timeout.ms",
+        default: "45s",
+        about: "after this silence a member of a consumer group (KIP-848) is out",
+        set: |c, v| set(&mut c.groups.consumer_session_timeout, duration(v)),
+    },
+    Key {
         name: "group.initial.rebalance.delay.ms",
         default: "3s",
         about: "how long an empty group waits for further members",

@@ -155,6 +155,12 @@ pub struct GroupConfig {
     pub session_timeout_max: Duration,
     /// Members that one group may have.
     pub size_max: usize,
+    /// How often a member of a consumer group (KIP-848) is to be heard.
+    pub consumer_heartbeat_interval: Duration,
+    /// After this silence a member of a consumer group is out.
+    pub consumer_session_timeout: Duration,
+    /// Members that one consumer group may have.
+    pub consumer_size_max: usize,
     /// How long committed offsets of an empty group are kept.
     pub offsets_retention: Duration,
 }
@@ -429,6 +435,9 @@ impl Config {
                 session_timeout_min: Duration::ZERO,
                 session_timeout_max: Duration::ZERO,
                 size_max: 0,
+                consumer_heartbeat_interval: Duration::ZERO,
+                consumer_session_timeout: Duration::ZERO,
+                consumer_size_max: 0,
                 offsets_retention: Duration::ZERO,
             },
             connections: ConnectionConfig {

@@ -16,7 +16,7 @@ pub(super) struct Relation {
 }
 
 /// All of them.
-pub(super) const ALL: [Relation; 5] = [
+pub(super) const ALL: [Relation; 6] = [
     Relation {
         low: "message.max.bytes",
         times: 1,
@@ -48,6 +48,14 @@ pub(super) const ALL: [Relation; 5] = [
         high: "queued.max.fetch.bytes",
         words: "at least three times",
         why: "the largest answer must fit beside short ones and requests that wait",
+    },
+    Relation {
+        low: "group.consumer.heartbeat.interval.ms",
+        times: 2,
+        is_strict: false,
+        high: "group.consumer.session.timeout.ms",
+        words: "at least twice",
+        why: "a member whose heartbeat was lost once must not be out",
     },
     Relation {
         low: "group.min.session.timeout.ms",

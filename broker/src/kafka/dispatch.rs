@@ -21,8 +21,8 @@ use super::context::{Call, ConnectionState, Context};
 use super::data::produce::PendingProduce;
 use super::data::{delete_records, fetch, init_producer_id, leader_epoch, list_offsets, produce};
 use super::group::{
-    delete_groups, describe_groups, heartbeat, join_group, leave_group, list_groups, offset_commit,
-    offset_delete, offset_fetch, sync_group,
+    consumer_group_describe, consumer_group_heartbeat, delete_groups, describe_groups, heartbeat,
+    join_group, leave_group, list_groups, offset_commit, offset_delete, offset_fetch, sync_group,
 };
 use super::memory::Reserved;
 use super::reply::Reply;
@@ -225,7 +225,8 @@ async fn respond(
 fn only_looks(request: &Request) -> bool {
     matches!(
         request,
-        Request::DescribeConfigs(_)
+        Request::ConsumerGroupDescribe(_)
+            | Request::DescribeConfigs(_)
             | Request::DescribeGroups(_)
             | Request::ListGroups(_)
             | Request::Metadata(_)
@@ -256,6 +257,13 @@ async fn answer(
     Ok(match request {
         Request::AlterConfigs(request) => alter_configs::handle(ctx, request).await.into(),
         Request::ApiVersions(request) => api_versions::handle(conn, call, request).into(),
+        Request::ConsumerGroupDescribe(request) => {
+            consumer_group_describe::handle(ctx, request).await.into()
+        }
+        Request::ConsumerGroupHeartbeat(request) => {
+            let told = consumer_group_heartbeat::handle(ctx, conn, call, request, memory);
+            told.await.into()
+        }
         Request::CreatePartitions(request) => create_partitions::handle(ctx, request).await.into(),
         Request::CreateTopics(request) => create_topics::handle(ctx, request).await.into(),
         Request::DeleteRecords(request) => delete_records::handle(ctx, request).await?.into(),
@@ -288,7 +296,7 @@ async fn answer(
             found.await?.into()
         }
         Request::Metadata(request) => metadata::handle(ctx, conn, call, request).await.into(),
-        Request::OffsetCommit(request) => offset_commit::handle(ctx, request).await.into(),
+        Request::OffsetCommit(request) => offset_commit::handle(ctx, call, request).await.into(),
         Request::OffsetDelete(request) => offset_delete::handle(ctx, request).await.into(),
         Request::OffsetFetch(request) => offset_fetch::handle(ctx, call, request).await.into(),
         Request::OffsetForLeaderEpoch(request) => leader_epoch::handle(ctx, request).await?.into(),

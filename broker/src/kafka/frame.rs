@@ -57,6 +57,7 @@ impl FrameKind {
             Some(ApiKey::Produce) => Self::Produce,
             Some(
                 ApiKey::AlterConfigs
+                | ApiKey::ConsumerGroupDescribe
                 | ApiKey::CreatePartitions
                 | ApiKey::CreateTopics
                 | ApiKey::DeleteGroups

@@ -1,7 +1,7 @@
 use firn_proto::cluster::{
-    CommitRun, ConfigChange, LinkAddress, Listener, MapPage, MovePartition, PagedRelease,
-    PartitionEnd, RaiseLogStart, ReleasePartition, Reply, ResumePartition, RowGroup, RowReport,
-    SecurityProtocol, TopicImage,
+    Assignment, CommitRun, ConfigChange, LinkAddress, Listener, MapPage, MovePartition,
+    PagedRelease, PartitionEnd, RaiseLogStart, ReleasePartition, Reply, ResumePartition, RowGroup,
+    RowReport, SecurityProtocol, TopicImage,
 };
 use firn_proto::ids::{
     BrokerId, DiskId, Fingerprint, LeaderEpoch, ProducerId, Slot, SlotPosition, StreamId,
@@ -33,6 +33,8 @@ fn every_kind() -> Vec<Stamped> {
     let mut stamped = of_one_broker();
     let next_ms = FIRST_MS + 10 * stamped.len() as i64;
     stamped.extend(stamp(cluster_commands(), next_ms));
+    let next_ms = FIRST_MS + 10 * stamped.len() as i64;
+    stamped.extend(stamp(consumer_group_commands(), next_ms));
     stamped
 }
 
@@ -358,6 +360,60 @@ fn group_commands(topic: TopicId) -> Vec<Command> {
             incarnation: Incarnation(2),
             topics: vec![old],
         }),
+    ]
+}
+
+/// An empty classic group becomes a consumer group with two members; one of them leaves.
+fn consumer_group_commands() -> Vec<Command> {
+    let topic = TopicId::from_random(0x1111 << 64);
+    let parts = |indexes: &[i32]| -> Assignment {
+        let partitions = indexes.iter().map(|index| TopicPartition {
+            topic,
+            partition: PartitionIndex(*index),
+        });
+        partitions.collect()
+    };
+    let said = ConsumerSubscription {
+        instance: Some("i".into()),
+        rack: Some("a".into()),
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        rebalance_timeout_ms: 300_000,
+        topics: vec!["flights".into()],
+        regex: Some("f.*".into()),
+        assignor: Some("range".into()),
+    };
+    let current = CurrentAssignment {
+        epoch: 3,
+        previous_epoch: 2,
+        progress: Progress::Unrevoked,
+        assigned: parts(&[0]),
+        revoking: parts(&[1, 300]),
+    };
+    let change = ChangeConsumerGroup {
+        group: "g".into(),
+        epoch: 4,
+        assignment_epoch: 3,
+        topics_hash: 0x0123_4567_89ab_cdef,
+        gone: Vec::new(),
+        subscriptions: vec![
+            ("m-1".into(), said),
+            ("m-2".into(), ConsumerSubscription::default()),
+        ],
+        targets: vec![("m-1".into(), parts(&[0, 2]))],
+        current: vec![("m-1".into(), current)],
+    };
+    let left = ChangeConsumerGroup {
+        epoch: 5,
+        gone: vec!["m-2".into()],
+        subscriptions: Vec::new(),
+        targets: Vec::new(),
+        current: Vec::new(),
+        ..change.clone()
+    };
+    vec![
+        Command::ChangeConsumerGroup(change),
+        Command::ChangeConsumerGroup(left),
     ]
 }
 

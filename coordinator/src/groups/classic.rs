@@ -5,25 +5,48 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{
-    DescribedGroup, DescribedMember, GroupError, GroupState, GroupType, Heartbeat, JoinGroup,
-    JoinedMember, ListedGroup, OffsetCommit, Protocol, Reply,
+    DescribedGroup, DescribedMember, GroupError, GroupState, GroupType, Heartbeat, JoinedMember,
+    ListedGroup, OffsetCommit, Protocol, Reply,
 };
 use firn_proto::env::Mono;
 use firn_proto::limits::GROUP_ENTRY_BYTES;
 
+use super::member::Member;
 use super::pending::Pending;
 use super::subscription::subscribed_topics;
-use super::{CallId, Out};
+use super::{IDLE_CHECK, Idle, Out, millis};
 use crate::command::{GroupRow, MemberRow};
 
-/// How often an empty group is offered for removal.
-const IDLE_CHECK: Duration = Duration::from_secs(600);
+/// Where a group is between two rebalances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClassicState {
+    /// Without members.
+    Empty,
+    /// Waiting for members to join.
+    PreparingRebalance,
+    /// The leader is making the assignment.
+    CompletingRebalance,
+    /// Every member has its assignment.
+    Stable,
+}
+
+impl ClassicState {
+    /// As clients see it.
+    fn shown(self) -> GroupState {
+        match self {
+            Self::Empty => GroupState::Empty,
+            Self::PreparingRebalance => GroupState::PreparingRebalance,
+            Self::CompletingRebalance => GroupState::CompletingRebalance,
+            Self::Stable => GroupState::Stable,
+        }
+    }
+}
 
 /// A group.
 #[derive(Debug)]
 pub(super) struct ClassicGroup {
     pub(super) id: Arc<str>,
-    pub(super) state: GroupState,
+    pub(super) state: ClassicState,
     pub(super) protocol_type: Arc<str>,
     pub(super) generation: i32,
     /// The protocol chosen; empty if there is none.
@@ -75,48 +98,13 @@ impl PhaseTimer {
     }
 }
 
-/// A member.
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) instance: Option<Arc<str>>,
-    pub(super) client_id: Arc<str>,
-    pub(super) client_host: Arc<str>,
-    pub(super) session_timeout_ms: i32,
-    pub(super) rebalance_timeout_ms: i32,
-    pub(super) protocols: Vec<Protocol>,
-    pub(super) assignment: Arc<[u8]>,
-    /// When its silence puts it out; none while a call of it waits here.
-    pub(super) deadline: Option<Mono>,
-    pub(super) joining: Option<CallId>,
-    pub(super) syncing: Option<CallId>,
-}
-
-impl Member {
-    pub(super) fn session(&self) -> Duration {
-        millis(self.session_timeout_ms)
-    }
-
-    /// What it says in a protocol.
-    pub(super) fn metadata(&self, protocol: &str) -> Arc<[u8]> {
-        let offer = self.protocols.iter().find(|offer| *offer.name == *protocol);
-        offer.map_or_else(|| Arc::from([]), |offer| Arc::clone(&offer.metadata))
-    }
-
-    /// What a member of this id makes its group hold.
-    pub(super) fn bytes(&self, id: &str) -> usize {
-        let instance = self.instance.as_ref().map_or(0, |id| id.len());
-        let names = id.len() + instance + self.client_id.len() + self.client_host.len();
-        GROUP_ENTRY_BYTES + names + protocol_bytes(&self.protocols)
-    }
-}
-
 impl ClassicGroup {
     /// A group without members.
     pub(super) fn new(id: Arc<str>, now: Mono) -> Self {
         let idle_check = now.after(IDLE_CHECK);
         Self {
             id,
-            state: GroupState::Empty,
+            state: ClassicState::Empty,
             protocol_type: "".into(),
             generation: 0,
             protocol: "".into(),
@@ -143,7 +131,7 @@ impl ClassicGroup {
         if row.members.is_empty() {
             return group;
         }
-        group.state = GroupState::Stable;
+        group.state = ClassicState::Stable;
         group.protocol = Arc::clone(&row.protocol);
         group.leader = Arc::clone(&row.leader);
         for kept in &row.members {
@@ -195,8 +183,8 @@ impl ClassicGroup {
         &self.id
     }
 
-    pub(super) fn state(&self) -> GroupState {
-        self.state
+    pub(super) fn is_empty(&self) -> bool {
+        self.state == ClassicState::Empty
     }
 
     /// Not later than the earliest moment at which a timer is due.
@@ -221,7 +209,7 @@ impl ClassicGroup {
     }
 
     pub(super) fn describe(&self) -> DescribedGroup {
-        let stable = self.state == GroupState::Stable;
+        let stable = self.state == ClassicState::Stable;
         let only_stable = |bytes: Arc<[u8]>| if stable { bytes } else { Arc::from([]) };
         let members = self.members.iter().map(|(id, member)| DescribedMember {
             member: Arc::clone(id),
@@ -233,7 +221,7 @@ impl ClassicGroup {
         });
         DescribedGroup {
             group: Arc::clone(&self.id),
-            state: self.state,
+            state: self.state.shown(),
             protocol_type: Arc::clone(&self.protocol_type),
             protocol: if stable {
                 Arc::clone(&self.protocol)
@@ -248,7 +236,7 @@ impl ClassicGroup {
         ListedGroup {
             group: Arc::clone(&self.id),
             protocol_type: Arc::clone(&self.protocol_type),
-            state: self.state,
+            state: self.state.shown(),
             group_type: GroupType::Classic,
         }
     }
@@ -260,12 +248,12 @@ impl ClassicGroup {
             return Err(GroupError::IllegalGeneration);
         }
         match self.state {
-            GroupState::Dead | GroupState::Empty => Err(GroupError::UnknownMemberId),
-            GroupState::CompletingRebalance | GroupState::Stable => {
+            ClassicState::Empty => Err(GroupError::UnknownMemberId),
+            ClassicState::CompletingRebalance | ClassicState::Stable => {
                 self.refresh(&request.member, now);
                 Ok(())
             }
-            GroupState::PreparingRebalance => {
+            ClassicState::PreparingRebalance => {
                 self.refresh(&request.member, now);
                 Err(GroupError::RebalanceInProgress)
             }
@@ -279,7 +267,7 @@ impl ClassicGroup {
         request: &OffsetCommit,
         now: Mono,
     ) -> Result<(), GroupError> {
-        let empty = self.state == GroupState::Empty;
+        let empty = self.state == ClassicState::Empty;
         if request.generation < 0 && empty {
             return Ok(());
         }
@@ -292,7 +280,7 @@ impl ClassicGroup {
         if request.generation != self.generation {
             return Err(GroupError::IllegalGeneration);
         }
-        if self.state == GroupState::CompletingRebalance {
+        if self.state == ClassicState::CompletingRebalance {
             return Err(GroupError::RebalanceInProgress);
         }
         self.refresh(&request.member, now);
@@ -301,7 +289,7 @@ impl ClassicGroup {
 
     /// The topics that members read; their offsets may not be deleted.
     pub(super) fn subscribed_topics(&self) -> Result<BTreeSet<String>, GroupError> {
-        if self.state == GroupState::Empty {
+        if self.state == ClassicState::Empty {
             return Ok(BTreeSet::new());
         }
         if *self.protocol_type != *"consumer" {
@@ -416,7 +404,7 @@ impl ClassicGroup {
     pub(super) fn rearm(&mut self) {
         let sessions = self.members.values().filter_map(|member| member.deadline);
         let pending = self.pending.ends();
-        let idle = (self.state == GroupState::Empty).then_some(self.idle_check);
+        let idle = self.may_idle().then_some(self.idle_check);
         self.wake = sessions
             .chain(pending)
             .chain(self.phase.map(PhaseTimer::until))
@@ -424,14 +412,31 @@ impl ClassicGroup {
             .min();
     }
 
-    /// Whether the group is empty, promises nobody a place and is due to be looked at. Whatever the
-    /// look says, the next one is later.
-    pub(super) fn take_idle(&mut self, now: Mono) -> bool {
-        if self.state != GroupState::Empty || self.idle_check > now {
-            return false;
+    /// The group, if it is time to look for offsets that are too old: it is empty and promises
+    /// nobody a place, or it is stable and known to read certain topics. Whatever the look says, the
+    /// next one is later.
+    pub(super) fn take_idle(&mut self, now: Mono) -> Option<Idle> {
+        if !self.may_idle() || self.idle_check > now {
+            return None;
         }
         self.idle_check = now.after(IDLE_CHECK);
-        self.pending.is_empty()
+        let reads = match self.state {
+            ClassicState::Empty if !self.pending.is_empty() => return None,
+            ClassicState::Empty => None,
+            _ => Some(self.subscribed_topics().ok()?),
+        };
+        Some(Idle {
+            group: Arc::clone(&self.id),
+            reads,
+        })
+    }
+
+    fn may_idle(&self) -> bool {
+        match self.state {
+            ClassicState::Empty => true,
+            ClassicState::Stable => *self.protocol_type == *"consumer",
+            ClassicState::PreparingRebalance | ClassicState::CompletingRebalance => false,
+        }
     }
 
     /// Asserts what holds between steps.
@@ -460,10 +465,10 @@ impl ClassicGroup {
         );
         assert_eq!(self.leader.is_empty(), self.members.is_empty());
         assert!(self.leader.is_empty() || self.members.contains_key(&self.leader));
-        if self.state == GroupState::Empty {
+        if self.state == ClassicState::Empty {
             assert!(self.members.is_empty() && self.phase.is_none());
         }
-        let waits = self.state == GroupState::PreparingRebalance;
+        let waits = self.state == ClassicState::PreparingRebalance;
         assert!(!waits || self.phase.is_some(), "a rebalance without end");
     }
 
@@ -472,30 +477,4 @@ impl ClassicGroup {
         self.idle_check = now.after(IDLE_CHECK);
         self.arm(self.idle_check);
     }
-}
-
-/// Size of what a member says, in bytes.
-pub(super) fn protocol_bytes(protocols: &[Protocol]) -> usize {
-    let sizes = protocols.iter().map(|p| p.name.len() + p.metadata.len());
-    sizes.sum()
-}
-
-/// What the member that a call asks to be makes its group hold.
-pub(super) fn join_bytes(request: &JoinGroup) -> usize {
-    let instance = request.instance.as_ref().map_or(0, |id| id.len());
-    let id = match request.member.len() {
-        0 => instance.max(request.client_id.len()) + UUID_BYTES,
-        given => given,
-    };
-    let names = id + instance + request.client_id.len() + request.client_host.len();
-    GROUP_ENTRY_BYTES + names + protocol_bytes(&request.protocols)
-}
-
-/// What is put behind a name to make it the id of a member.
-const UUID_BYTES: usize = 37;
-
-/// A timeout as clients write it. It is never zero: a timer that is due again as soon as it has
-/// gone off would keep the loop busy for ever.
-pub(super) fn millis(ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1))
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_proto::cluster::{GroupError, GroupState, JoinGroup, JoinedGroup, Reply};
+use firn_proto::cluster::{GroupError, JoinGroup, JoinedGroup, Reply};
 use firn_proto::env::Mono;
 use firn_proto::limits::GROUP_BYTES_MAX;
 
-use super::classic::{ClassicGroup, Member, PhaseTimer, join_bytes, millis};
-use super::{CallId, GroupConfig, Out};
+use super::classic::{ClassicGroup, ClassicState, PhaseTimer};
+use super::member::{Member, join_bytes};
+use super::{CallId, GroupConfig, Out, millis, uuid};
 
 /// How long a member that was never in a generation may wait for one (Kafka's
 /// `classic-group-join` of new members): its client may be gone without a word.
@@ -117,15 +118,15 @@ impl ClassicGroup {
             .is_some_and(|member| member.protocols == request.protocols);
         let leads = *self.leader == *request.member;
         match self.state {
-            GroupState::Dead | GroupState::Empty => Err(GroupError::UnknownMemberId),
+            ClassicState::Empty => Err(GroupError::UnknownMemberId),
             // The answer to its first call was lost: it gets it again.
-            GroupState::CompletingRebalance if same => {
+            ClassicState::CompletingRebalance if same => {
                 let told = self.joined(&request.member, leads);
                 out.reply(call, Reply::JoinGroup(Ok(told)));
                 Ok(())
             }
             // Only a leader that comes back, or other metadata, is a reason to rebalance.
-            GroupState::Stable if same && !leads => {
+            ClassicState::Stable if same && !leads => {
                 self.refresh(&request.member, now);
                 let told = self.joined(&request.member, false);
                 out.reply(call, Reply::JoinGroup(Ok(told)));
@@ -228,7 +229,7 @@ impl ClassicGroup {
         }
         let same = member.protocols == request.protocols;
         self.insert_member(Arc::clone(&id), member);
-        if self.state != GroupState::Stable || !same {
+        if self.state != ClassicState::Stable || !same {
             self.update_member(call, request, &id, out);
             self.rebalance(now, config, out);
             return Ok(());
@@ -266,17 +267,4 @@ impl ClassicGroup {
             },
         }
     }
-}
-
-/// Random bits in the usual spelling of a UUID.
-fn uuid(random: u128) -> String {
-    let hex = format!("{random:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
 }

@@ -1,19 +1,27 @@
-//! Classic consumer groups (JoinGroup, SyncGroup): members, generations, timeouts.
+//! Groups: classic ones (JoinGroup, SyncGroup), whose leader assigns, and consumer groups (KIP-848),
+//! which assign by themselves.
 //!
 //! Pure: `now` and randomness come in, answers and rows for the journal come out. Memberships live
 //! in memory; what the journal keeps of a group is written when a generation becomes stable or the
 //! group becomes empty, as Kafka does, and [`Groups::load`] takes it up again. The driver applies
 //! the rows of an [`Out`] before it lets the answers wait for the journal.
 //!
-//! - `classic.rs`: one group: its parts, its rows, what is said about it
+//! - `config.rs`: settings; `group.rs`: what both kinds have in common
+//! - `consumer/`: consumer groups
+//! - `classic.rs`: one classic group: its parts, its rows, what is said about it; `member.rs`: one
+//!   member
 //! - `join.rs`, `sync.rs`, `leave.rs`: what members may ask
 //! - `rebalance.rs`: the barrier, the choice of leader and protocol, the timers
 //! - `pending.rs`: members that were promised a place
 //! - `subscription.rs`: what topics a consumer says it reads
 
 mod classic;
+mod config;
+mod consumer;
+mod group;
 mod join;
 mod leave;
+mod member;
 mod pending;
 mod rebalance;
 mod subscription;
@@ -27,48 +35,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{
-    DescribedGroup, GroupError, GroupState, Heartbeat, JoinGroup, LeaveGroup, LeftGroup,
-    LeftMember, ListGroups, ListedGroup, OffsetCommit, Reply, SyncGroup,
+    DescribedGroup, GroupError, Heartbeat, JoinGroup, LeaveGroup, LeftGroup, LeftMember,
+    ListGroups, ListedGroup, OffsetCommit, Reply, SyncGroup,
 };
 use firn_proto::env::Mono;
 use firn_proto::limits::{
     GROUP_BYTES_MAX, GROUP_ENTRY_BYTES, GROUP_ID_BYTES_MAX, GROUP_MEMBER_BYTES_MAX,
-    GROUP_MEMBERS_MAX, GROUP_PROTOCOLS_MAX, GROUPS_BYTES_MAX, GROUPS_MAX,
+    GROUP_PROTOCOLS_MAX, GROUPS_BYTES_MAX, GROUPS_MAX,
 };
 
-use crate::command::{GroupRow, PutGroup};
-use classic::{ClassicGroup, join_bytes};
+use crate::command::{ChangeConsumerGroup, ConsumerGroupRow, GroupRow, PutGroup};
+use classic::ClassicGroup;
+use consumer::{ConsumerGroup, SeenTopics};
+use group::Group;
+use member::join_bytes;
+
+pub use config::GroupConfig;
+pub use consumer::TopicSource;
+
+/// How often a group is looked at for offsets that are too old.
+const IDLE_CHECK: Duration = Duration::from_secs(600);
 
 /// A caller whose answer may come later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallId(pub u64);
-
-/// Settings of groups, by their names in Kafka.
-#[derive(Clone, Debug)]
-pub struct GroupConfig {
-    /// `group.min.session.timeout.ms`.
-    pub session_timeout_ms_min: i32,
-    /// `group.max.session.timeout.ms`.
-    pub session_timeout_ms_max: i32,
-    /// `group.initial.rebalance.delay.ms`.
-    pub initial_rebalance_delay: Duration,
-    /// `group.max.size`.
-    pub members_max: usize,
-    /// `offsets.retention.minutes`: how long the offsets of a group without members are kept.
-    pub offsets_retention: Duration,
-}
-
-impl Default for GroupConfig {
-    fn default() -> Self {
-        Self {
-            session_timeout_ms_min: 6_000,
-            session_timeout_ms_max: 1_800_000,
-            initial_rebalance_delay: Duration::from_secs(3),
-            members_max: GROUP_MEMBERS_MAX,
-            offsets_retention: Duration::from_secs(7 * 24 * 3600),
-        }
-    }
-}
 
 /// What a step led to.
 #[derive(Debug, Default)]
@@ -77,9 +67,20 @@ pub struct Out {
     pub replies: Vec<(CallId, Reply)>,
     /// Groups that the journal must keep as they are now, before the answers go out.
     pub puts: Vec<PutGroup>,
-    /// Groups that have been empty for a while; the driver drops offsets that are too old, and
-    /// groups without any.
-    pub idle: Vec<Arc<str>>,
+    /// What the journal must be told of consumer groups, before the answers go out.
+    pub changes: Vec<ChangeConsumerGroup>,
+    /// Groups to look at; the driver drops offsets that are too old, and groups without members
+    /// and offsets.
+    pub idle: Vec<Idle>,
+}
+
+/// A group whose offsets may be too old.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// The group.
+    pub group: Arc<str>,
+    /// The topics that members read, whose offsets stay; absent if there are no members.
+    pub reads: Option<BTreeSet<String>>,
 }
 
 impl Out {
@@ -92,11 +93,13 @@ impl Out {
 #[derive(Debug)]
 pub struct Groups {
     config: GroupConfig,
-    by_id: BTreeMap<Arc<str>, ClassicGroup>,
+    by_id: BTreeMap<Arc<str>, Group>,
     /// Bytes that members make all groups hold.
     bytes: usize,
     /// The groups by the earliest moment at which one may have something to do.
     timers: BTreeSet<(Mono, Arc<str>)>,
+    /// Rises with each topic that comes, goes or grows.
+    topics_version: u64,
 }
 
 impl Groups {
@@ -105,6 +108,7 @@ impl Groups {
     pub fn load<'a>(
         config: GroupConfig,
         rows: impl Iterator<Item = (&'a Arc<str>, &'a GroupRow)>,
+        consumers: impl Iterator<Item = (&'a Arc<str>, &'a ConsumerGroupRow)>,
         with_offsets: impl Iterator<Item = &'a Arc<str>>,
         now: Mono,
     ) -> Self {
@@ -113,13 +117,18 @@ impl Groups {
             by_id: BTreeMap::new(),
             bytes: 0,
             timers: BTreeSet::new(),
+            topics_version: 0,
         };
         for (id, row) in rows {
-            groups.insert(ClassicGroup::from_row(Arc::clone(id), row, now));
+            groups.insert(ClassicGroup::from_row(Arc::clone(id), row, now).into());
+        }
+        for (id, row) in consumers {
+            let group = ConsumerGroup::from_row(Arc::clone(id), row, now, &groups.config);
+            groups.insert(group.into());
         }
         for id in with_offsets {
             if !groups.by_id.contains_key(id) {
-                groups.insert(ClassicGroup::new(Arc::clone(id), now));
+                groups.insert(ClassicGroup::new(Arc::clone(id), now).into());
             }
         }
         groups
@@ -138,11 +147,12 @@ impl Groups {
             out.reply(call, Reply::JoinGroup(Err(error)));
             return out;
         }
-        if !self.by_id.contains_key(&request.group) {
-            self.insert(ClassicGroup::new(Arc::clone(&request.group), now));
+        if !matches!(self.by_id.get(&request.group), Some(Group::Classic(_))) {
+            self.remove(&request.group);
+            self.insert(ClassicGroup::new(Arc::clone(&request.group), now).into());
         }
         let config = self.config.clone();
-        self.with_group(&request.group, &mut out, |group, out| {
+        self.with_classic(&request.group, &mut out, |group, out| {
             group.join(call, request, random, now, &config, out);
         });
         out
@@ -160,7 +170,7 @@ impl Groups {
             out.reply(call, Reply::SyncGroup(Err(error)));
             return out;
         }
-        let found = self.with_group(&request.group, &mut out, |group, out| {
+        let found = self.with_classic(&request.group, &mut out, |group, out| {
             group.sync(call, request, now, out);
         });
         if !found {
@@ -173,7 +183,7 @@ impl Groups {
     /// A member is alive.
     pub fn handle_heartbeat(&mut self, request: &Heartbeat, now: Mono) -> Result<(), GroupError> {
         let mut result = Err(not_found(&request.group, GroupError::UnknownMemberId));
-        self.with_group(&request.group, &mut Out::default(), |group, _| {
+        self.with_classic(&request.group, &mut Out::default(), |group, _| {
             result = group.heartbeat(request, now);
         });
         result
@@ -187,8 +197,9 @@ impl Groups {
             return out;
         }
         let config = self.config.clone();
-        let found = self.with_group(&request.group, &mut out, |group, out| {
-            group.leave(call, request, now, &config, out);
+        let found = self.with_group(&request.group, &mut out, |group, out| match group {
+            Group::Classic(group) => group.leave(call, request, now, &config, out),
+            Group::Consumer(group) => group.remove_statics(call, request, out),
         });
         if !found {
             let unknown = request.members.iter().map(|member| LeftMember {
@@ -214,10 +225,13 @@ impl Groups {
             return result;
         }
         if request.generation >= 0 {
-            return Err(GroupError::IllegalGeneration);
+            return Err(match request.knows_epochs {
+                true => GroupError::GroupIdNotFound,
+                false => GroupError::IllegalGeneration,
+            });
         }
         self.check_room()?;
-        self.insert(ClassicGroup::new(Arc::clone(&request.group), now));
+        self.insert(ClassicGroup::new(Arc::clone(&request.group), now).into());
         Ok(())
     }
 
@@ -226,20 +240,25 @@ impl Groups {
         if group.is_empty() {
             return Err(GroupError::InvalidGroupId);
         }
-        match self.by_id.get(group).map(ClassicGroup::state) {
+        match self.by_id.get(group).map(Group::is_empty) {
             None => Err(GroupError::GroupIdNotFound),
-            Some(GroupState::Empty) => Ok(()),
-            Some(_) => Err(GroupError::NonEmptyGroup),
+            Some(true) => Ok(()),
+            Some(false) => Err(GroupError::NonEmptyGroup),
         }
     }
 
     /// Says whether offsets of the group may be deleted: `Ok` holds the topics whose offsets may
     /// not, because members read them.
-    pub fn subscribed(&self, group: &str) -> Result<BTreeSet<String>, GroupError> {
-        let group = self.by_id.get(group);
-        group
-            .ok_or(GroupError::GroupIdNotFound)?
-            .subscribed_topics()
+    pub fn subscribed(
+        &self,
+        group: &str,
+        topics: &dyn TopicSource,
+    ) -> Result<BTreeSet<String>, GroupError> {
+        match self.by_id.get(group) {
+            None => Err(not_found(group, GroupError::GroupIdNotFound)),
+            Some(Group::Classic(group)) => group.subscribed_topics(),
+            Some(Group::Consumer(group)) => Ok(group.subscribed_topics(self.seen(topics))),
+        }
     }
 
     /// Forgets a group that [`Groups::check_delete`] has passed.
@@ -252,12 +271,12 @@ impl Groups {
         }
     }
 
-    /// A group as it is now.
+    /// A classic group as it is now.
     pub fn describe(&self, group: &str) -> Result<DescribedGroup, GroupError> {
-        let group = self.by_id.get(group);
-        group
-            .map(ClassicGroup::describe)
-            .ok_or(GroupError::GroupIdNotFound)
+        match self.by_id.get(group) {
+            Some(Group::Classic(group)) => Ok(group.describe()),
+            Some(Group::Consumer(_)) | None => Err(GroupError::GroupIdNotFound),
+        }
     }
 
     /// The groups that pass the filters, by id.
@@ -268,7 +287,7 @@ impl Groups {
                     .iter()
                     .any(|wanted| wanted.eq_ignore_ascii_case(name))
         };
-        let listed = self.by_id.values().map(ClassicGroup::list);
+        let listed = self.by_id.values().map(Group::list);
         listed
             .filter(|group| {
                 passes(&request.states, group.state.name())
@@ -282,16 +301,30 @@ impl Groups {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Topics have come, gone or grown: consumer groups assign anew, each when a member of it is heard.
+    pub fn on_topics_changed(&mut self) {
+        self.topics_version += 1;
+    }
+
     /// Does what is due: members that were silent go, rebalances end.
-    pub fn on_timeout(&mut self, now: Mono) -> Out {
+    pub fn on_timeout(&mut self, topics: &dyn TopicSource, now: Mono) -> Out {
         let mut out = Out::default();
         let config = self.config.clone();
+        let version = self.topics_version;
         while let Some((at, id)) = self.timers.first().cloned() {
             if at > now {
                 break;
             }
             self.with_group(&id, &mut out, |group, out| {
-                group.on_timeout(now, &config, out);
+                group.on_timeout(
+                    SeenTopics {
+                        version,
+                        source: topics,
+                    },
+                    now,
+                    &config,
+                    out,
+                );
                 let wake = group.wake();
                 assert!(
                     wake.is_none_or(|wake| wake > now),
@@ -308,7 +341,7 @@ impl Groups {
         &mut self,
         id: &str,
         out: &mut Out,
-        step: impl FnOnce(&mut ClassicGroup, &mut Out),
+        step: impl FnOnce(&mut Group, &mut Out),
     ) -> bool {
         let Some(group) = self.by_id.get_mut(id) else {
             return false;
@@ -317,12 +350,7 @@ impl Groups {
         let held = group.held_bytes();
         step(group, out);
         self.bytes = self.bytes + group.held_bytes() - held;
-        if group.take_unsaved() {
-            out.puts.push(PutGroup {
-                group: Arc::clone(group.id()),
-                row: group.row(),
-            });
-        }
+        group.take_unsaved(out);
         let after = group.wake();
         if before != after {
             let id = Arc::clone(group.id());
@@ -334,7 +362,31 @@ impl Groups {
         true
     }
 
-    fn insert(&mut self, group: ClassicGroup) {
+    /// [`Self::with_group`] for a classic group; false if it is none.
+    fn with_classic(
+        &mut self,
+        id: &str,
+        out: &mut Out,
+        step: impl FnOnce(&mut ClassicGroup, &mut Out),
+    ) -> bool {
+        let mut found = false;
+        self.with_group(id, out, |group, out| {
+            if let Group::Classic(group) = group {
+                found = true;
+                step(group, out);
+            }
+        });
+        found
+    }
+
+    fn seen<'a>(&self, source: &'a dyn TopicSource) -> SeenTopics<'a> {
+        SeenTopics {
+            version: self.topics_version,
+            source,
+        }
+    }
+
+    fn insert(&mut self, group: Group) {
         let wake = group.wake();
         self.bytes += group.held_bytes();
         self.timers
@@ -368,13 +420,15 @@ impl Groups {
         if self.bytes + group + join_bytes(request) > GROUPS_BYTES_MAX {
             return Err(GroupError::GroupMaxSizeReached);
         }
-        if !self.by_id.contains_key(&request.group) {
-            if !request.member.is_empty() {
-                return Err(GroupError::UnknownMemberId);
+        match self.by_id.get(&request.group) {
+            Some(Group::Classic(_)) => Ok(()),
+            Some(Group::Consumer(group)) if !group.is_empty() => {
+                Err(GroupError::InconsistentGroupProtocol)
             }
-            self.check_room()?;
+            _ if !request.member.is_empty() => Err(GroupError::UnknownMemberId),
+            Some(Group::Consumer(_)) => Ok(()),
+            None => self.check_room(),
         }
-        Ok(())
     }
 
     fn check_room(&self) -> Result<(), GroupError> {
@@ -398,4 +452,23 @@ fn not_found(group: &str, error: GroupError) -> GroupError {
         return GroupError::InvalidGroupId;
     }
     error
+}
+
+/// A timeout as clients write it. It is never zero: a timer that is due again as soon as it has
+/// gone off would keep the loop busy for ever.
+fn millis(ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0).max(1))
+}
+
+/// Random bits in the usual spelling of a UUID.
+fn uuid(random: u128) -> String {
+    let hex = format!("{random:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_proto::cluster::{GroupError, GroupState, Reply};
+use firn_proto::cluster::{GroupError, Reply};
 use firn_proto::env::Mono;
 
-use super::classic::{ClassicGroup, PhaseTimer, millis};
-use super::{GroupConfig, Out};
+use super::classic::{ClassicGroup, ClassicState, PhaseTimer};
+use super::{GroupConfig, Out, millis};
 
 /// How long a rebalance that nobody joined waits at least before it looks again.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -18,17 +18,16 @@ impl ClassicGroup {
     /// was what it waited for.
     pub(super) fn rebalance(&mut self, now: Mono, config: &GroupConfig, out: &mut Out) {
         match self.state {
-            GroupState::Dead => {}
-            GroupState::PreparingRebalance => self.try_complete_join(now, out),
-            GroupState::CompletingRebalance | GroupState::Empty | GroupState::Stable => {
+            ClassicState::PreparingRebalance => self.try_complete_join(now, out),
+            ClassicState::CompletingRebalance | ClassicState::Empty | ClassicState::Stable => {
                 self.prepare(now, config, out);
             }
         }
     }
 
     fn prepare(&mut self, now: Mono, config: &GroupConfig, out: &mut Out) {
-        let was_empty = self.state == GroupState::Empty;
-        self.state = GroupState::PreparingRebalance;
+        let was_empty = self.state == ClassicState::Empty;
+        self.state = ClassicState::PreparingRebalance;
         self.unsynced.clear();
         for member in self.members.values_mut() {
             if let Some(call) = member.syncing.take() {
@@ -88,7 +87,7 @@ impl ClassicGroup {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         self.unsynced.clear();
         if self.members.is_empty() {
-            self.state = GroupState::Empty;
+            self.state = ClassicState::Empty;
             self.protocol = "".into();
             self.leader = "".into();
             self.phase = None;
@@ -98,7 +97,7 @@ impl ClassicGroup {
             return;
         }
         self.protocol = self.choose_protocol();
-        self.state = GroupState::CompletingRebalance;
+        self.state = ClassicState::CompletingRebalance;
         self.tell_generation(now, out);
         self.start(PhaseTimer::Sync {
             until: now.after(self.rebalance_timeout()),
@@ -191,9 +190,7 @@ impl ClassicGroup {
             }
             _ => {}
         }
-        if self.take_idle(now) {
-            out.idle.push(Arc::clone(self.id()));
-        }
+        out.idle.extend(self.take_idle(now));
         self.rearm();
     }
 
@@ -224,10 +221,10 @@ impl ClassicGroup {
         out: &mut Out,
     ) {
         match self.state {
-            GroupState::CompletingRebalance | GroupState::Stable if was_member => {
+            ClassicState::CompletingRebalance | ClassicState::Stable if was_member => {
                 self.prepare(now, config, out);
             }
-            GroupState::PreparingRebalance => self.try_complete_join(now, out),
+            ClassicState::PreparingRebalance => self.try_complete_join(now, out),
             _ => {}
         }
     }

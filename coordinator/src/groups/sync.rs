@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use firn_proto::cluster::{GroupError, GroupState, Reply, SyncGroup, SyncedGroup};
+use firn_proto::cluster::{GroupError, Reply, SyncGroup, SyncedGroup};
 use firn_proto::env::Mono;
 
-use super::classic::ClassicGroup;
+use super::classic::{ClassicGroup, ClassicState};
 use super::{CallId, Out};
 
 impl ClassicGroup {
@@ -24,12 +24,12 @@ impl ClassicGroup {
             }
             member.deadline = None;
         }
-        if self.state == GroupState::CompletingRebalance {
+        if self.state == ClassicState::CompletingRebalance {
             if self.leader != request.member {
                 return;
             }
             self.take_assignments(request);
-            self.state = GroupState::Stable;
+            self.state = ClassicState::Stable;
             self.save();
         }
         self.tell_assignments(now, out);
@@ -51,9 +51,9 @@ impl ClassicGroup {
             return Err(GroupError::InconsistentGroupProtocol);
         }
         match self.state {
-            GroupState::Dead | GroupState::Empty => Err(GroupError::UnknownMemberId),
-            GroupState::PreparingRebalance => Err(GroupError::RebalanceInProgress),
-            GroupState::CompletingRebalance | GroupState::Stable => Ok(()),
+            ClassicState::Empty => Err(GroupError::UnknownMemberId),
+            ClassicState::PreparingRebalance => Err(GroupError::RebalanceInProgress),
+            ClassicState::CompletingRebalance | ClassicState::Stable => Ok(()),
         }
     }
 

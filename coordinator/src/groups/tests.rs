@@ -1,8 +1,13 @@
-use firn_proto::cluster::{JoinedGroup, LeavingMember, OffsetCommit, Protocol, SyncedGroup};
+use firn_proto::cluster::{
+    GroupState, JoinedGroup, LeavingMember, OffsetCommit, Protocol, SyncedGroup,
+};
+
+use std::iter;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::groups::consumer::tests::TestTopics;
 
 const SESSION_MS: i32 = 10_000;
 const REBALANCE_MS: i32 = 30_000;
@@ -20,6 +25,13 @@ struct Scene {
     parked: BTreeSet<CallId>,
     /// Calls up to here were made to an earlier leader.
     forgotten: u64,
+}
+
+fn without_members(group: &str) -> Idle {
+    Idle {
+        group: group.into(),
+        reads: None,
+    }
 }
 
 /// How a member joins, to be varied.
@@ -63,7 +75,7 @@ impl Scene {
             ..GroupConfig::default()
         };
         Self {
-            groups: Groups::load(config, std::iter::empty(), std::iter::empty(), Mono(0)),
+            groups: Groups::load(config, iter::empty(), iter::empty(), iter::empty(), Mono(0)),
             now: Mono(0),
             calls: 0,
             answers: BTreeMap::new(),
@@ -199,6 +211,7 @@ impl Scene {
             generation,
             member: member.into(),
             instance: None,
+            knows_epochs: false,
             retention_ms: None,
             topics: Vec::new(),
         };
@@ -207,7 +220,7 @@ impl Scene {
 
     fn pass(&mut self, ms: u64) {
         self.now = self.now.after(Duration::from_millis(ms));
-        let out = self.groups.on_timeout(self.now);
+        let out = self.groups.on_timeout(&TestTopics::default(), self.now);
         self.take(out);
     }
 
@@ -550,6 +563,7 @@ fn a_group_that_the_journal_kept_goes_on_where_it_was() {
     scene.groups = Groups::load(
         GroupConfig::default(),
         scene.rows.iter(),
+        iter::empty(),
         none.iter(),
         later,
     );
@@ -617,7 +631,10 @@ fn what_consumers_read_is_read_from_their_subscriptions() {
     let mut one = joiner("");
     one.metadata = b"\0\x01\0\0\0\x01\0\x03abc\xff\xff\xff\xff";
     scene.stable(&[one]);
-    let topics = scene.groups.subscribed("g").unwrap();
+    let topics = scene
+        .groups
+        .subscribed("g", &TestTopics::default())
+        .unwrap();
     assert_eq!(topics.into_iter().collect::<Vec<_>>(), ["abc"]);
     assert_eq!(
         scene.groups.check_delete("g"),
@@ -630,10 +647,47 @@ fn an_empty_group_is_offered_for_removal_after_a_while() {
     let mut scene = Scene::new(0);
     assert_eq!(scene.commit("", -1), Ok(()));
     scene.now = scene.now.after(Duration::from_secs(600));
-    let out = scene.groups.on_timeout(scene.now);
-    assert_eq!(out.idle, ["g".into()]);
+    let out = scene.groups.on_timeout(&TestTopics::default(), scene.now);
+    assert_eq!(out.idle, [without_members("g")]);
     scene.groups.remove("g");
     assert_eq!(scene.groups.next_timeout(), None);
+}
+
+#[test]
+fn a_stable_group_is_looked_at_for_offsets_of_topics_that_it_does_not_read() {
+    let mut scene = Scene::new(0);
+    let mut one = joiner("");
+    one.session_ms = SESSION_MS_MAX;
+    one.metadata = b"\0\x01\0\0\0\x01\0\x03abc\xff\xff\xff\xff";
+    scene.stable(&[one]);
+    for at in [600, 1200] {
+        scene.now = Mono(at * 1_000_000);
+        let out = scene.groups.on_timeout(&TestTopics::default(), scene.now);
+        let reads = Idle {
+            group: "g".into(),
+            reads: Some(BTreeSet::from(["abc".to_owned()])),
+        };
+        assert_eq!(out.idle, [reads]);
+    }
+}
+
+#[test]
+fn commits_to_a_group_that_is_not_there_are_refused_by_the_version() {
+    let mut scene = Scene::new(0);
+    assert_eq!(scene.commit("m", 1), Err(GroupError::IllegalGeneration));
+    let request = OffsetCommit {
+        group: "g".into(),
+        generation: 1,
+        member: "m".into(),
+        instance: None,
+        knows_epochs: true,
+        retention_ms: None,
+        topics: Vec::new(),
+    };
+    let refused = scene.groups.check_commit(&request, scene.now);
+    assert_eq!(refused, Err(GroupError::GroupIdNotFound));
+    let nameless = scene.groups.subscribed("", &TestTopics::default());
+    assert_eq!(nameless, Err(GroupError::InvalidGroupId));
 }
 
 #[test]
@@ -646,13 +700,13 @@ fn a_group_with_a_promised_place_is_not_idle_and_is_looked_at_again_later() {
     });
     for at in [600, 1200] {
         scene.now = Mono(at * 1_000_000);
-        let out = scene.groups.on_timeout(scene.now);
+        let out = scene.groups.on_timeout(&TestTopics::default(), scene.now);
         assert!(out.idle.is_empty(), "somebody may still come");
         assert!(scene.groups.next_timeout() > Some(scene.now));
     }
     scene.now = Mono(1800 * 1_000_000);
-    let out = scene.groups.on_timeout(scene.now);
-    assert_eq!(out.idle, ["g".into()], "the promise has run out");
+    let out = scene.groups.on_timeout(&TestTopics::default(), scene.now);
+    assert_eq!(out.idle, [without_members("g")], "the promise has run out");
 }
 
 #[test]
@@ -767,7 +821,13 @@ fn take_step(scene: &mut Scene, step: &Step) {
         Step::Pass(ms) => scene.pass(u64::from(ms)),
         Step::Reload => {
             let config = scene.groups.config.clone();
-            scene.groups = Groups::load(config, scene.rows.iter(), std::iter::empty(), scene.now);
+            scene.groups = Groups::load(
+                config,
+                scene.rows.iter(),
+                iter::empty(),
+                iter::empty(),
+                scene.now,
+            );
             // A new leader answers nobody who asked the old one.
             scene.forgotten = scene.calls;
         }
@@ -831,7 +891,7 @@ proptest! {
             for group in scene.groups.by_id.values() {
                 group.check();
             }
-            let held = scene.groups.by_id.values().map(ClassicGroup::held_bytes);
+            let held = scene.groups.by_id.values().map(Group::held_bytes);
             prop_assert_eq!(held.sum::<usize>(), scene.groups.bytes);
         }
         for _ in 0..80 {

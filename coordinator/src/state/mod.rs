@@ -11,9 +11,11 @@
 //! - `recovery.rs`: which streams wait for a seal and which partitions for a fold
 //! - `streams.rs`: durable prefixes, ends, floors (I7)
 //! - `archive/`: the segment map, log starts, what may be deleted (I9)
-//! - `offsets.rs`: committed offsets; the rows of groups stand here as `groups/` made them
+//! - `offsets.rs`: committed offsets
+//! - `groups.rs`: the rows of groups as `crate::groups` made them
 
 mod archive;
+mod groups;
 mod moves;
 mod offsets;
 mod ownership;
@@ -28,7 +30,6 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bincode::{Decode, Encode};
 use firn_proto::cluster::{
     AlterConfigs, BrokerImage, CreatedTopic, GrowTopic, NewTopic, ProducerIdBlock, Reply,
     TopicError, TopicKey, TopicRefusal,
@@ -37,14 +38,13 @@ use firn_proto::ids::{BrokerId, CoordinatorEpoch, Incarnation, ProducerId, Strea
 use firn_proto::topic_name::collision_key;
 
 pub use archive::{Archive, DeleteQueue, PartitionMap, Writer};
+pub use groups::{KeptConsumerGroup, KeptGroup};
 pub use offsets::{GroupOffsets, OffsetRow, Offsets, TopicOffsets, offset_bytes};
 pub use streams::{CollectedTo, Phase, Stream, Streams};
 pub(crate) use topics::partition_at;
 pub use topics::{Deleting, PartitionMarks, Topic, Topics};
 
-use crate::command::{
-    Command, CommitOffsets, DeleteOffsets, GroupRow, IdentifiedTopic, PutGroup, Stamped,
-};
+use crate::command::{Command, CommitOffsets, DeleteOffsets, IdentifiedTopic, Stamped};
 
 /// Feature level of a new cluster: which command kinds its journal may hold.
 pub(crate) const FEATURE_LEVEL: u16 = 1;
@@ -61,20 +61,12 @@ pub struct State {
     pub(crate) topics: Topics,
     pub(crate) archive: Archive,
     pub(crate) groups: BTreeMap<Arc<str>, KeptGroup>,
+    pub(crate) consumer_groups: BTreeMap<Arc<str>, KeptConsumerGroup>,
     pub(crate) offsets: Offsets,
     /// The last term of the coordinator whose leader has said that it answers no more.
     pub(crate) resigned: Option<CoordinatorEpoch>,
     /// How many partitions each live broker owns. Derived.
     pub(crate) owned: BTreeMap<BrokerId, usize>,
-}
-
-/// A group in the state.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct KeptGroup {
-    /// As the journal has it.
-    pub row: GroupRow,
-    /// Since when, in milliseconds since 1970.
-    pub since_ms: i64,
 }
 
 /// Ids that have not been given out.
@@ -127,6 +119,7 @@ impl Default for State {
             topics: Topics::default(),
             archive: Archive::default(),
             groups: BTreeMap::new(),
+            consumer_groups: BTreeMap::new(),
             offsets: Offsets::default(),
             resigned: None,
             owned: BTreeMap::new(),
@@ -172,6 +165,9 @@ impl State {
             Command::AlterConfigs(body) => self.alter_configs(body, &mut effects),
             Command::AllocateProducerIds(body) => self.allocate(body.len, &mut effects),
             Command::PutGroup(body) => self.put_group(body, stamped.at_ms, &mut effects),
+            Command::ChangeConsumerGroup(body) => {
+                self.change_consumer_group(body, stamped.at_ms, &mut effects)
+            }
             Command::DropGroups(body) => self.drop_groups(body, &mut effects),
             Command::CommitOffsets(body) => {
                 self.commit_offsets(body, stamped.at_ms, &mut effects);
@@ -250,6 +246,11 @@ impl State {
     /// What is kept of the groups.
     pub fn groups(&self) -> &BTreeMap<Arc<str>, KeptGroup> {
         &self.groups
+    }
+
+    /// What is kept of the consumer groups.
+    pub fn consumer_groups(&self) -> &BTreeMap<Arc<str>, KeptConsumerGroup> {
+        &self.consumer_groups
     }
 
     /// What creating these topics would answer, without creating them.
@@ -419,27 +420,6 @@ impl State {
             self.resigned = Some(epoch);
             effects.changed = true;
         }
-    }
-
-    fn put_group(&mut self, body: &PutGroup, at_ms: i64, effects: &mut Effects) -> Reply {
-        let same = |kept: &KeptGroup| kept.row == body.row;
-        if !self.groups.get(&body.group).is_some_and(same) {
-            let kept = KeptGroup {
-                row: body.row.clone(),
-                since_ms: at_ms,
-            };
-            self.groups.insert(Arc::clone(&body.group), kept);
-            effects.changed = true;
-        }
-        Reply::Done
-    }
-
-    fn drop_groups(&mut self, groups: &[Arc<str>], effects: &mut Effects) -> Reply {
-        for group in groups {
-            effects.changed |= self.groups.remove(group).is_some();
-            effects.changed |= self.offsets.remove_group(group);
-        }
-        Reply::Done
     }
 
     fn commit_offsets(&mut self, body: &CommitOffsets, at_ms: i64, effects: &mut Effects) {

@@ -20,6 +20,8 @@ use firn_proto::limits::{
 };
 use firn_proto::topic_name::{check_topic_name, collision_key};
 
+use crate::groups::TopicSource;
+
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Topic {
@@ -341,4 +343,24 @@ fn check_configs(configs: &[(String, String)]) -> Result<(), TopicError> {
         )));
     }
     Ok(())
+}
+
+impl TopicSource for Topics {
+    fn named(&self, name: &str) -> Option<(TopicId, i32)> {
+        let id = *self.names.get(name)?;
+        Some((id, partition_count(self.find(id)?)))
+    }
+
+    fn name_of(&self, topic: TopicId) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.find(topic)?.image.name))
+    }
+
+    fn all(&self) -> Box<dyn Iterator<Item = (&Arc<str>, TopicId, i32)> + '_> {
+        let all = self.by_id.iter();
+        Box::new(all.map(|(id, topic)| (&topic.image.name, *id, partition_count(topic))))
+    }
+}
+
+fn partition_count(topic: &Topic) -> i32 {
+    i32::try_from(topic.image.partitions.len()).unwrap_or(i32::MAX)
 }

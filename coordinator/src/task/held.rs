@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use firn_proto::cluster::{
-    ArchivedRun, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember, Doomed,
-    FetchTopicResult, FetchedOffsets, Garbage, GroupError, JoinedMember, ListedGroup, MapPart,
+    ArchivedRun, CommitTopicResult, CommittedOffset, DescribedConsumerGroup,
+    DescribedConsumerMember, DescribedGroup, DescribedMember, Doomed, FetchTopicResult,
+    FetchedOffsets, Garbage, GroupError, JoinedMember, ListedGroup, MapPart, NamedPartitions,
     PartitionFold, Reply, Request, TopicRefusal,
 };
 use firn_proto::ids::PartitionIndex;
-use firn_proto::limits::{COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX};
+use firn_proto::limits::{
+    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX, GROUP_PARTITION_BYTES,
+};
 
 /// From how many waiting bytes on a request is told to come again. `None`, never: Heartbeats wait
 /// for nothing, and what brokers say of themselves is little, and moves things on.
@@ -29,6 +32,7 @@ pub(super) fn bytes_max_before(request: &Request) -> Option<usize> {
         | Request::ResumePartitions(_)
         | Request::StreamSealed(_) => None,
         Request::DescribeArchive(_)
+        | Request::DescribeConsumerGroups(_)
         | Request::DescribeGroups(_)
         | Request::FindRuns(_)
         | Request::ListGarbage
@@ -51,6 +55,11 @@ pub(super) fn bytes_of(reply: &Reply) -> usize {
         Reply::OffsetCommit(Ok(topics)) => topics.iter().map(committed_topic).sum(),
         Reply::OffsetFetch(groups) => groups.iter().map(fetched_group).sum(),
         Reply::DescribeGroups(groups) => groups.iter().map(described_group).sum(),
+        Reply::ConsumerHeartbeat(Ok(standing)) => {
+            let assignment = standing.assignment.as_ref();
+            assignment.map_or(0, |assignment| assignment.len() * GROUP_PARTITION_BYTES)
+        }
+        Reply::DescribeConsumerGroups(groups) => groups.iter().map(described_consumer_group).sum(),
         Reply::ListGroups(groups) => {
             let named: usize = groups.iter().map(|group| group.group.len()).sum();
             groups.len() * size_of::<ListedGroup>() + named
@@ -133,6 +142,20 @@ fn described_group(described: &Result<DescribedGroup, GroupError>) -> usize {
     let members = described.iter().flat_map(|group| &group.members);
     let member = |member: &DescribedMember| {
         size_of::<DescribedMember>() + member.metadata.len() + member.assignment.len()
+    };
+    size_of_val(described) + members.map(member).sum::<usize>()
+}
+
+fn described_consumer_group(described: &Result<DescribedConsumerGroup, GroupError>) -> usize {
+    let named = |topics: &[NamedPartitions]| {
+        let topics = topics.iter();
+        let bytes = topics.map(|topic| size_of_val(topic) + size_of_val(&topic.partitions[..]));
+        bytes.sum::<usize>()
+    };
+    let members = described.iter().flat_map(|group| &group.members);
+    let member = |member: &DescribedConsumerMember| {
+        let topics = size_of_val(member) + size_of_val(&member.topics[..]);
+        topics + named(&member.assigned) + named(&member.target)
     };
     size_of_val(described) + members.map(member).sum::<usize>()
 }

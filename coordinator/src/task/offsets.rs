@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::Leader;
 use crate::command::{Command, CommitOffsets, DeleteOffsets};
-use crate::groups::CallId;
+use crate::groups::{CallId, Idle};
 use crate::state::{GroupOffsets, OffsetRow, TopicOffsets, offset_bytes};
 
 /// Whether a commit may be kept; counts it then. One that takes no more than what it replaces always
@@ -111,6 +111,12 @@ impl Leader {
     }
 
     fn offsets_of(&self, request: FetchOffsets) -> FetchedOffsets {
+        if let Err(error) = self.groups.check_fetch(&request) {
+            return FetchedOffsets {
+                group: request.group,
+                result: Err(error),
+            };
+        }
         let offsets = self.state.offsets().of_group(&request.group);
         let result = match request.topics {
             Some(topics) => topics
@@ -156,7 +162,8 @@ impl Leader {
     }
 
     pub(super) fn delete_offsets(&mut self, call: CallId, request: OffsetDelete) {
-        let subscribed = match self.groups.subscribed(&request.group) {
+        let topics = self.state.topics();
+        let subscribed = match self.groups.subscribed(&request.group, topics) {
             Ok(subscribed) => subscribed,
             Err(error) => {
                 self.answer(call, Reply::OffsetCommit(Err(error)));
@@ -197,22 +204,35 @@ impl Leader {
         }
     }
 
-    /// Forgets the offsets of a group without members that are older than the retention, counted
-    /// from the commit or from when the group became empty (KIP-211), and then the group itself if
-    /// it has none left.
-    pub(super) fn expire_offsets(&mut self, group: Arc<str>) {
+    /// Forgets the offsets of a group that are older than the retention (KIP-211): counted from the
+    /// commit, or from when the group became empty; of a group with members only those of topics that
+    /// it does not read. A group without members and offsets goes itself.
+    pub(super) fn expire_offsets(&mut self, idle: Idle) {
+        let Idle { group, reads } = idle;
         let retention = i64::try_from(self.offsets_retention.as_millis()).unwrap_or(i64::MAX);
         let now_ms = self.now_ms();
-        let kept = self.state.groups().get(&group);
-        let empty_since_ms = kept.map_or(i64::MIN, |kept| kept.since_ms);
+        let empty_since_ms = match reads {
+            Some(_) => i64::MIN,
+            None => self.since_ms(&group),
+        };
         let expired = |row: &OffsetRow| {
             let kept_from = row.committed_ms.max(empty_since_ms);
             let end = kept_from.saturating_add(retention);
             row.expires_ms.unwrap_or(end) <= now_ms
         };
-        let mut left = false;
+        let is_read = |topic: TopicId| {
+            let topic = self.state.topics().find(topic);
+            let reads = reads.as_ref();
+            topic
+                .zip(reads)
+                .is_some_and(|(topic, reads)| reads.contains(&*topic.image.name))
+        };
+        let mut left = reads.is_some();
         let mut topics = Vec::new();
         for (topic, rows) in self.state.offsets().of_group(&group).into_iter().flatten() {
+            if is_read(*topic) {
+                continue;
+            }
             let old: Vec<_> = rows
                 .iter()
                 .filter(|(_, row)| expired(row))
@@ -232,6 +252,14 @@ impl Leader {
         if let Err(error) = self.execute(command) {
             warn!(%error, "old offsets cannot be dropped");
         }
+    }
+
+    /// Since when the group is as it is.
+    fn since_ms(&self, group: &str) -> i64 {
+        let classic = self.state.groups().get(group).map(|kept| kept.since_ms);
+        let consumer = self.state.consumer_groups().get(group);
+        let since_ms = classic.or_else(|| consumer.map(|kept| kept.since_ms));
+        since_ms.unwrap_or(i64::MIN)
     }
 }
 

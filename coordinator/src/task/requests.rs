@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{
-    AlterConfigs, CoordinatorError, DeletedTopic, GroupError, GrowTopic, Heartbeat, JoinGroup,
-    LeaveGroup, NewTopic, Reply, Request, SyncGroup, TopicError, TopicKey, TopicRefusal,
+    AlterConfigs, ConsumerHeartbeat, CoordinatorError, DeletedTopic, GroupError, GrowTopic,
+    Heartbeat, JoinGroup, LeaveGroup, NewTopic, Reply, Request, SyncGroup, TopicError, TopicKey,
+    TopicRefusal,
 };
 use firn_proto::env::Mono;
 use firn_proto::ids::{BrokerId, TopicId};
@@ -90,6 +91,14 @@ impl Leader {
             Request::DescribeGroups(groups) => {
                 let described = groups.iter().map(|group| self.groups.describe(group));
                 let reply = Reply::DescribeGroups(described.collect());
+                self.answer(call, reply);
+            }
+            Request::ConsumerHeartbeat(body) => self.consumer_heartbeat(call, &body),
+            Request::DescribeConsumerGroups(groups) => {
+                let topics = self.state.topics();
+                let groups = groups.iter();
+                let described = groups.map(|group| self.groups.describe_consumer(group, topics));
+                let reply = Reply::DescribeConsumerGroups(described.collect());
                 self.answer(call, reply);
             }
             Request::ListGroups(body) => {
@@ -230,6 +239,14 @@ impl Leader {
     fn heartbeat(&mut self, call: CallId, body: &Heartbeat) {
         let result = self.groups.handle_heartbeat(body, self.group_now());
         self.answer_heartbeat(call, Reply::Heartbeat(result));
+    }
+
+    fn consumer_heartbeat(&mut self, call: CallId, body: &ConsumerHeartbeat) {
+        let random = self.environment.entropy.next_u128();
+        let now = self.group_now();
+        let topics = self.state.topics();
+        let out = (self.groups).handle_consumer_heartbeat(call, body, topics, random, now);
+        self.take_out(out);
     }
 
     fn leave_group(&mut self, call: CallId, body: &LeaveGroup) {

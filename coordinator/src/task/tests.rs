@@ -1,4 +1,5 @@
 mod archive;
+mod consumer_groups;
 mod moves;
 
 use firn_proto::cluster::{
@@ -75,6 +76,7 @@ fn commit(topic: &str, offset: i64) -> Request {
         generation: -1,
         member: "".into(),
         instance: None,
+        knows_epochs: false,
         retention_ms: Some(-1),
         topics: vec![CommitTopic {
             topic: TopicKey::Name(topic.into()),

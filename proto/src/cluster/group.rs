@@ -177,6 +177,8 @@ pub struct OffsetCommit {
     pub member: Arc<str>,
     /// Its static id.
     pub instance: Option<Arc<str>>,
+    /// Whether `generation` may be a member epoch (v9).
+    pub knows_epochs: bool,
     /// How long to keep the offsets, in milliseconds (v2 to 4); absent: the broker's setting.
     pub retention_ms: Option<i64>,
     /// What to commit.
@@ -279,6 +281,8 @@ pub struct OffsetDelete {
 /// A group's state, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub enum GroupState {
+    /// A new target assignment is due (KIP-848).
+    Assigning,
     /// The leader is making the assignment.
     CompletingRebalance,
     /// Gone.
@@ -287,6 +291,8 @@ pub enum GroupState {
     Empty,
     /// Waiting for members to join.
     PreparingRebalance,
+    /// Members move towards the target assignment (KIP-848).
+    Reconciling,
     /// Every member has its assignment.
     Stable,
 }
@@ -295,10 +301,12 @@ impl GroupState {
     /// Kafka's spelling.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Assigning => "Assigning",
             Self::CompletingRebalance => "CompletingRebalance",
             Self::Dead => "Dead",
             Self::Empty => "Empty",
             Self::PreparingRebalance => "PreparingRebalance",
+            Self::Reconciling => "Reconciling",
             Self::Stable => "Stable",
         }
     }
@@ -383,6 +391,9 @@ pub enum GroupError {
     /// FENCED_INSTANCE_ID: another process has taken the static id.
     #[error("another member has taken this static id")]
     FencedInstanceId,
+    /// FENCED_MEMBER_EPOCH: it must let everything go and join again.
+    #[error("the member's epoch is not the group's: it must join again")]
+    FencedMemberEpoch,
     /// GROUP_ID_NOT_FOUND.
     #[error("there is no such group")]
     GroupIdNotFound,
@@ -404,6 +415,9 @@ pub enum GroupError {
     /// INVALID_GROUP_ID.
     #[error("the group id is not valid")]
     InvalidGroupId,
+    /// INVALID_REGULAR_EXPRESSION.
+    #[error("{0}")]
+    InvalidRegularExpression(String),
     /// INVALID_REQUEST: a size that no real client sends.
     #[error("{0}")]
     InvalidRequest(String),
@@ -422,12 +436,24 @@ pub enum GroupError {
     /// REBALANCE_IN_PROGRESS.
     #[error("the group is rebalancing")]
     RebalanceInProgress,
+    /// STALE_MEMBER_EPOCH: the member has not yet heard of its epoch.
+    #[error("the member's epoch is another one")]
+    StaleMemberEpoch,
     /// UNKNOWN_MEMBER_ID.
     #[error("the group does not know the member")]
     UnknownMemberId,
     /// UNKNOWN_TOPIC_OR_PARTITION, or UNKNOWN_TOPIC_ID if the request named the topic by id.
     #[error("there is no such partition")]
     UnknownTopicOrPartition,
+    /// UNRELEASED_INSTANCE_ID: another process has the static id and has not left.
+    #[error("another member has this static id and has not left")]
+    UnreleasedInstanceId,
+    /// UNSUPPORTED_ASSIGNOR.
+    #[error("there is no assignor {0:?}; there are \"uniform\" and \"range\"")]
+    UnsupportedAssignor(Arc<str>),
+    /// UNSUPPORTED_VERSION.
+    #[error("members of a consumer group commit with version 9 or later")]
+    UnsupportedVersion,
     /// UNSTABLE_OFFSET_COMMIT.
     #[error("a transactional commit is pending")]
     UnstableOffsetCommit,

@@ -5,6 +5,7 @@
 //! - `topics.rs`: topics, their configs, their deletion; producer ids
 //! - `ownership.rs`: brokers, streams, seals, folds, epochs, RELEASE and RESUME (I4)
 //! - `group.rs`: groups and committed offsets
+//! - `consumer_group.rs`: groups whose assignment the coordinator makes (KIP-848)
 //! - `image.rs`: the published picture
 //! - `follow.rs`: what a leader and its followers tell each other: pictures, beats, the journal
 //!
@@ -13,6 +14,7 @@
 //! coordinator holds it back until the journal has the state it was made from (I10).
 
 mod archive;
+mod consumer_group;
 mod follow;
 mod group;
 mod image;
@@ -27,6 +29,10 @@ pub use archive::{
     FoundRuns, Garbage, MapPage, MapPart, PageOut, PagedRelease, PartitionArchive, QueuedDelete,
     RaiseLogStart, RaiseLogStarts, RowGroup, RunsFrom, SegmentKey, StreamGarbage, row_group_of,
     row_groups_cover,
+};
+pub use consumer_group::{
+    Assignment, ConsumerHeartbeat, ConsumerStanding, DescribedConsumerGroup,
+    DescribedConsumerMember, NamedPartitions,
 };
 pub use follow::{
     Beat, FollowedImage, ImageDiff, ImageFault, ImageUpdate, JournalPart, LeaderBeat, Part,
@@ -140,6 +146,10 @@ pub enum Request {
     OffsetDelete(OffsetDelete),
     /// Describes groups by id.
     DescribeGroups(Vec<String>),
+    /// A member of a consumer group joins, is alive, or leaves.
+    ConsumerHeartbeat(ConsumerHeartbeat),
+    /// Describes consumer groups by id.
+    DescribeConsumerGroups(Vec<String>),
     /// Lists groups.
     ListGroups(ListGroups),
     /// Deletes groups by id.
@@ -215,6 +225,10 @@ pub enum Reply {
     OffsetFetch(Vec<FetchedOffsets>),
     /// To [`Request::DescribeGroups`], in the order of the request.
     DescribeGroups(Vec<Result<DescribedGroup, GroupError>>),
+    /// To [`Request::ConsumerHeartbeat`].
+    ConsumerHeartbeat(Result<ConsumerStanding, GroupError>),
+    /// To [`Request::DescribeConsumerGroups`], in the order of the request.
+    DescribeConsumerGroups(Vec<Result<DescribedConsumerGroup, GroupError>>),
     /// To [`Request::ListGroups`].
     ListGroups(Vec<ListedGroup>),
     /// To [`Request::DeleteGroups`], in the order of the request.

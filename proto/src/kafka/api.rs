@@ -8,9 +8,10 @@ use std::ops::RangeInclusive;
 
 use super::header::write_response_header;
 use super::messages::{
-    alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_records,
-    delete_topics, describe_cluster, describe_configs, describe_groups, fetch, find_coordinator,
-    heartbeat, incremental_alter_configs, init_producer_id, join_group, leave_group, list_groups,
+    alter_configs, api_versions, consumer_group_describe, consumer_group_heartbeat,
+    create_partitions, create_topics, delete_groups, delete_records, delete_topics,
+    describe_cluster, describe_configs, describe_groups, fetch, find_coordinator, heartbeat,
+    incremental_alter_configs, init_producer_id, join_group, leave_group, list_groups,
     list_offsets, metadata, offset_commit, offset_delete, offset_fetch, offset_for_leader_epoch,
     produce, sync_group,
 };
@@ -238,6 +239,12 @@ apis! {
     /// Brokers and the cluster's id.
     DescribeCluster = 60, 0..=2, served from 0, flexible from 0,
         describe_cluster::DescribeClusterRequest, DescribeClusterResponse;
+    /// A member of a consumer group joins, is alive, or leaves (KIP-848).
+    ConsumerGroupHeartbeat = 68, 0..=1, served from 0, flexible from 0,
+        consumer_group_heartbeat::ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse;
+    /// Describes consumer groups (KIP-848).
+    ConsumerGroupDescribe = 69, 0..=1, served from 0, flexible from 0,
+        consumer_group_describe::ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse;
 }
 
 impl ApiKey {

@@ -151,6 +151,44 @@ macro_rules! messages {
     )*};
 }
 
+/// Lets structures stand where null may: a byte says whether one is there.
+macro_rules! nullable {
+    ($name:ident) => {
+        impl $crate::kafka::wire::Nullable for $name {
+            fn read_nullable(
+                reader: &mut $crate::kafka::wire::Reader,
+                form: $crate::kafka::wire::Form,
+            ) -> Result<Option<Self>, $crate::kafka::wire::DecodeError> {
+                let there: i8 = $crate::kafka::wire::Field::read(reader, form)?;
+                if there < 0 {
+                    return Ok(None);
+                }
+                $crate::kafka::wire::Field::read(reader, form).map(Some)
+            }
+
+            fn write_null(
+                writer: &mut $crate::kafka::wire::Writer,
+                form: $crate::kafka::wire::Form,
+            ) {
+                $crate::kafka::wire::Field::write(&-1_i8, writer, form);
+            }
+
+            fn write_present(
+                &self,
+                writer: &mut $crate::kafka::wire::Writer,
+                form: $crate::kafka::wire::Form,
+            ) {
+                $crate::kafka::wire::Field::write(&1_i8, writer, form);
+                $crate::kafka::wire::Field::write(self, writer, form);
+            }
+
+            fn least_len_nullable(_: $crate::kafka::wire::Form) -> usize {
+                1
+            }
+        }
+    };
+}
+
 macro_rules! default_of {
     () => {
         Default::default()
@@ -169,7 +207,7 @@ macro_rules! is_tagged {
     };
 }
 
-pub(crate) use {default_of, is_tagged, messages};
+pub(crate) use {default_of, is_tagged, messages, nullable};
 
 /// Whether a version lies in a range of versions.
 #[inline(always)]

@@ -1,6 +1,8 @@
 //! Handlers of the group APIs, one file each: they turn a message of any version into a request to
 //! the coordinator, and its answer into a message. They decide nothing about groups.
 
+pub mod consumer_group_describe;
+pub mod consumer_group_heartbeat;
 pub mod delete_groups;
 pub mod describe_groups;
 pub mod heartbeat;
@@ -79,6 +81,7 @@ fn unavailable(error: &CoordinatorError) -> ErrorCode {
 fn code(error: &GroupError) -> ErrorCode {
     match error {
         GroupError::FencedInstanceId => ErrorCode::FencedInstanceId,
+        GroupError::FencedMemberEpoch => ErrorCode::FencedMemberEpoch,
         GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
         GroupError::GroupMaxSizeReached => ErrorCode::GroupMaxSizeReached,
         GroupError::GroupSubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
@@ -86,14 +89,19 @@ fn code(error: &GroupError) -> ErrorCode {
         GroupError::InconsistentGroupProtocol => ErrorCode::InconsistentGroupProtocol,
         GroupError::InvalidCommitOffsetSize => ErrorCode::InvalidCommitOffsetSize,
         GroupError::InvalidGroupId => ErrorCode::InvalidGroupId,
+        GroupError::InvalidRegularExpression(_) => ErrorCode::InvalidRegularExpression,
         GroupError::InvalidRequest(_) => ErrorCode::InvalidRequest,
         GroupError::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
         GroupError::MemberIdRequired(_) => ErrorCode::MemberIdRequired,
         GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
         GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
         GroupError::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+        GroupError::StaleMemberEpoch => ErrorCode::StaleMemberEpoch,
         GroupError::UnknownMemberId => ErrorCode::UnknownMemberId,
         GroupError::UnknownTopicOrPartition => ErrorCode::UnknownTopicOrPartition,
+        GroupError::UnreleasedInstanceId => ErrorCode::UnreleasedInstanceId,
+        GroupError::UnsupportedAssignor(_) => ErrorCode::UnsupportedAssignor,
+        GroupError::UnsupportedVersion => ErrorCode::UnsupportedVersion,
         GroupError::UnstableOffsetCommit => ErrorCode::UnstableOffsetCommit,
     }
 }

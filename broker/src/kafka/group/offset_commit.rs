@@ -1,7 +1,7 @@
 //! OffsetCommit (8), versions 2 to 9: commits offsets; answered when they are durable.
 //!
 //! - up to v4: a retention time, −1 for the broker's setting.
-//! - v6: leader epochs. v7: static members (KIP-345).
+//! - v6: leader epochs. v7: static members (KIP-345). v9: member epochs (KIP-848).
 //!
 //! A refusal of the request as a whole is that of each of its partitions.
 
@@ -17,10 +17,14 @@ use firn_proto::kafka::offset_commit::{
 };
 
 use super::{ask, code, code_of, name_of, optional};
-use crate::kafka::context::Context;
+use crate::kafka::context::{Call, Context};
 
 /// Commits.
-pub async fn handle(ctx: &Context, mut request: OffsetCommitRequest) -> OffsetCommitResponse {
+pub async fn handle(
+    ctx: &Context,
+    call: &Call,
+    mut request: OffsetCommitRequest,
+) -> OffsetCommitResponse {
     let topics = std::mem::take(&mut request.topics);
     let refused = refusal(&topics);
     let commit = OffsetCommit {
@@ -28,6 +32,7 @@ pub async fn handle(ctx: &Context, mut request: OffsetCommitRequest) -> OffsetCo
         generation: request.generation_id_or_member_epoch,
         member: request.member_id.into(),
         instance: optional(request.group_instance_id),
+        knows_epochs: call.version >= 9,
         retention_ms: Some(request.retention_time_ms).filter(|ms| *ms >= 0),
         topics: topics.into_iter().map(translate).collect(),
     };

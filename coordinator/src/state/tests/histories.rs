@@ -5,7 +5,7 @@ use firn_proto::cluster::EpochStart;
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{SlotBuilder, decode_slot};
+use crate::command::{GroupRow, PutGroup, SlotBuilder, decode_slot};
 use crate::snapshot::{decode_snapshot, encode_snapshot};
 
 /// A step of a random history; numbers choose among what exists.

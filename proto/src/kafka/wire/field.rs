@@ -52,11 +52,21 @@ pub trait Nullable: Field + Default {
 
     /// Writes null.
     fn write_null(writer: &mut Writer, form: Form);
+
+    /// Writes it where null might stand.
+    fn write_present(&self, writer: &mut Writer, form: Form) {
+        self.write(writer, form);
+    }
+
+    /// The least number of bytes it takes where null might stand.
+    fn least_len_nullable(form: Form) -> usize {
+        Self::least_len(form)
+    }
 }
 
 impl<T: Nullable> Field for Option<T> {
     fn least_len(form: Form) -> usize {
-        T::least_len(form)
+        T::least_len_nullable(form)
     }
 
     fn read(reader: &mut Reader, form: Form) -> Result<Self, DecodeError> {
@@ -65,7 +75,7 @@ impl<T: Nullable> Field for Option<T> {
 
     fn write(&self, writer: &mut Writer, form: Form) {
         match self {
-            Some(value) => value.write(writer, form),
+            Some(value) => value.write_present(writer, form),
             None => T::write_null(writer, form),
         }
     }
@@ -76,8 +86,8 @@ impl<T: Nullable> Field for Option<T> {
 
     fn write_filled(&self, writer: &mut Writer, form: Form) {
         match self {
-            Some(value) => value.write(writer, form),
-            None => T::default().write(writer, form),
+            Some(value) => value.write_present(writer, form),
+            None => T::default().write_present(writer, form),
         }
     }
 }
