@@ -32,9 +32,17 @@ pub(crate) struct Members {
 
 #[derive(Clone, Copy, Debug)]
 struct Member {
+    /// When its last beat came; before the first one, since when it is listened to.
     heard: Mono,
+    has_beaten: bool,
     /// When the last probe was sent, and whether it is under way.
     probed: Option<(Mono, bool)>,
+}
+
+impl Member {
+    fn is_heard(&self, now: Mono) -> bool {
+        self.has_beaten && now.since(self.heard) <= BEAT_SILENCE
+    }
 }
 
 impl Members {
@@ -52,6 +60,7 @@ impl Members {
         let mut known = std::mem::take(&mut self.members);
         let new = Member {
             heard: now,
+            has_beaten: false,
             probed: None,
         };
         self.members.extend(
@@ -63,13 +72,19 @@ impl Members {
     pub(crate) fn on_beat(&mut self, incarnation: Incarnation, at: Mono) {
         if let Some(member) = self.members.get_mut(&incarnation) {
             member.heard = member.heard.max(at);
+            member.has_beaten = true;
         }
     }
 
     /// Whether it was heard within the last beats.
     pub(crate) fn is_heard(&self, incarnation: Incarnation, now: Mono) -> bool {
         let member = self.members.get(&incarnation);
-        member.is_some_and(|member| now.since(member.heard) <= BEAT_SILENCE)
+        member.is_some_and(|member| member.is_heard(now))
+    }
+
+    /// Whether all of them were: some may be dead that are not known to be.
+    pub(crate) fn are_all_heard(&self, now: Mono) -> bool {
+        self.members.values().all(|member| member.is_heard(now))
     }
 
     /// Some time has passed; called several times a second.
@@ -182,6 +197,8 @@ mod tests {
         members.on_beat(B, millis(900));
         assert_eq!(members.on_probed(B, Probed::Refused), None);
         assert!(members.is_heard(B, millis(1000)));
+        assert!(members.are_all_heard(millis(1000)));
+        assert!(!members.are_all_heard(millis(1600)));
     }
 
     #[test]
@@ -201,5 +218,9 @@ mod tests {
         let mut members = both();
         members.on_beat(Incarnation(77), millis(1));
         assert!(!members.is_heard(Incarnation(77), millis(1)));
+        assert!(
+            !members.is_heard(A, millis(1)),
+            "nor is it heard that is only known"
+        );
     }
 }

@@ -398,8 +398,8 @@ pub const BROKER_SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(6);
 pub const BEATS_KEPT_MAX: usize = 10_000;
 /// Longest wait for a link to the leader.
 pub const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Longest wait for what other processes have heard.
-pub const ASK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for what all other processes have heard, each of which is waited for less long.
+pub const ASK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How soon a process without a leader tries again, at first and at last. Somewhat later each time,
 /// lest several do so at once.
 pub const ELECTION_RETRY_MIN: Duration = Duration::from_millis(200);
@@ -566,6 +566,10 @@ const _: () = assert!(
     "one beat that is late is no silence"
 );
 const _: () = assert!(FORWARDED_CALLS_MAX <= COORDINATOR_PARKED_MAX);
+const _: () = assert!(
+    5 * LINK_ASK_MAX.as_millis() <= ASK_WAIT_MAX.as_millis(),
+    "what others have heard must count though some of them do not answer"
+);
 const _: () = assert!(
     FENCE_LOOK_MAX.as_millis() < FENCE_WAIT_MAX.as_millis(),
     "a reader that waits for a look must hear what it says"

@@ -10,7 +10,7 @@ use firn_proto::ids::{BrokerId, CoordinatorEpoch};
 use firn_proto::limits::{COORDINATOR_READ_LEASE, ELECTION_TIE_WAIT, FENCE_LOOK_LASTS};
 use tokio::time::{Instant, sleep};
 
-use world::{World, create, has_topic, list_groups, register};
+use world::{World, create, create_many, has_topic, list_groups, moving, register};
 
 #[tokio::test(start_paused = true)]
 async fn a_second_process_joins_and_is_told_what_the_first_one_knows() {
@@ -208,6 +208,25 @@ async fn the_broker_of_a_leader_that_is_gone_is_fenced_by_the_next_one_at_once()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broker_that_joins_gets_its_share_and_one_that_is_silent_gets_nothing() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    for process in 0..2 {
+        let request = register(world.link(process), None);
+        world.ask(process, request).await.unwrap();
+    }
+    world.ask(0, create_many("a", 6)).await.unwrap();
+    world.cut_links(2, true);
+    let silent = register(world.link(2), None);
+    world.at(0).call(silent).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(moving(&world.at(0)), [], "it may be dead");
+    world.cut_links(2, false);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(moving(&world.at(0)), [BrokerId(3); 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_goes_from_a_process_that_is_dead_and_from_no_other() {
     let mut world = World::new(false);
     world.start_many(3).await;
@@ -231,7 +250,7 @@ async fn no_read_is_older_than_what_was_acknowledged_before() {
     for seed in 0..12 {
         let entropy = Entropy::from_seed(seed);
         let roll = |sides: u64| entropy.next_u64() % sides;
-        let mut world = World::new(false);
+        let mut world = World::new(seed % 2 == 0);
         world.start_many(3).await;
         let mut acknowledged = Vec::new();
         let mut reads = 0;

@@ -240,8 +240,10 @@ impl Leader {
     }
 
     /// Asks owners to release what should go elsewhere. While something moves it looks again soon.
+    /// While somebody is silent nothing moves: it might go there.
     fn balance(&mut self, now: Mono) {
-        if now < self.brokers.balance_at || self.state.brokers().len() < 2 {
+        let is_due = now >= self.brokers.balance_at && self.state.brokers().len() > 1;
+        if !is_due || !self.brokers.members.are_all_heard(now) {
             return;
         }
         let moves = balance::moves(&self.state, MOVES_MAX);

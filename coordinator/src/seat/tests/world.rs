@@ -263,6 +263,25 @@ pub(super) fn create(name: &str) -> Request {
     }
 }
 
+pub(super) fn create_many(name: &str, partitions: i32) -> Request {
+    Request::CreateTopics {
+        topics: vec![NewTopic {
+            partitions,
+            ..new_topic(name)
+        }],
+        validate_only: false,
+    }
+}
+
+/// Where partitions are asked to go.
+pub(super) fn moving(coordinator: &Coordinator) -> Vec<BrokerId> {
+    let image = Arc::clone(&coordinator.image().borrow());
+    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
+    partitions
+        .filter_map(|partition| partition.moving_to)
+        .collect()
+}
+
 pub(super) fn list_groups() -> Request {
     Request::ListGroups(ListGroups::default())
 }
