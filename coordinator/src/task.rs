@@ -548,7 +548,7 @@ impl Leader {
         for (_, answer) in std::mem::take(&mut self.calls) {
             refuse(answer, "the coordinator is stopping");
         }
-        if let Err(error) = self.execute(crate::command::Command::Resign(self.epoch)) {
+        if let Err(error) = self.execute(Command::Resign(self.epoch)) {
             warn!(%error, "the next leader has to wait, for this one cannot say that it stops");
             return false;
         }

@@ -147,7 +147,7 @@ pub enum Request {
     /// Describes groups by id.
     DescribeGroups(Vec<String>),
     /// A member of a consumer group joins, is alive, or leaves.
-    ConsumerHeartbeat(ConsumerHeartbeat),
+    ConsumerHeartbeat(Box<ConsumerHeartbeat>),
     /// Describes consumer groups by id.
     DescribeConsumerGroups(Vec<String>),
     /// Lists groups.

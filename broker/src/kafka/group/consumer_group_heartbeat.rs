@@ -26,7 +26,7 @@ pub async fn handle(
     memory: &mut Reserved,
 ) -> ConsumerGroupHeartbeatResponse {
     let host = format!("/{}", conn.peer.ip());
-    let beat = Request::ConsumerHeartbeat(translate(call, &host, request));
+    let beat = Request::ConsumerHeartbeat(Box::new(translate(call, &host, request)));
     match ask_parked(ctx, call, beat, 0, memory).await {
         Ok(Reply::ConsumerHeartbeat(Ok(standing))) => answer(standing),
         Ok(Reply::ConsumerHeartbeat(Err(error))) => refuse(&error),

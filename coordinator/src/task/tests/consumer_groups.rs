@@ -15,7 +15,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 async fn start(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask) {
     let mut config = CoordinatorConfig::default();
     config.groups.consumer_session_timeout = 30 * DAY;
-    Coordinator::start(bucket.opener(), config, environment())
+    Coordinator::start(bucket.opener(), config, environment(), Arc::new(Alone))
         .await
         .unwrap()
 }
@@ -49,7 +49,7 @@ fn beat(member: &str, epoch: i32) -> ConsumerHeartbeat {
 }
 
 async fn heard(coordinator: &Coordinator, request: ConsumerHeartbeat) -> ConsumerStanding {
-    let request = Request::ConsumerHeartbeat(request);
+    let request = Request::ConsumerHeartbeat(Box::new(request));
     match coordinator.call(request).await {
         Ok(Reply::ConsumerHeartbeat(Ok(standing))) => standing,
         other => panic!("{other:?}"),
