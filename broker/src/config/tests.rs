@@ -313,6 +313,14 @@ fn the_local_wal_is_on_for_s3_only() {
 }
 
 #[test]
+fn the_broker_link_is_where_the_first_listener_is_unless_it_is_written() {
+    assert_eq!(over(&[]).unwrap().link, None);
+    let written = over(&[("link.listener", "localhost:7000")]).unwrap();
+    assert_eq!(written.link, Some(([127, 0, 0, 1], 7000).into()));
+    assert!(over(&[("link.listener", "somewhere")]).is_err());
+}
+
+#[test]
 fn settings_are_shown_as_kafka_tools_read_them() {
     let config = over(&[("message.max.bytes", "2MiB"), ("bucket", "memory://")]).unwrap();
     let shown = |key| {

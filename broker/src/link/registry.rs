@@ -98,7 +98,7 @@ impl Registry {
     }
 
     /// The card of a process that has opened a link, which anybody may do; `None` if it is not
-    /// registered.
+    /// registered. While the bucket does not answer, who was registered still is.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -109,9 +109,15 @@ impl Registry {
         let now = self.clock.mono();
         let may_look = self
             .with(|known| known.fresh(process, now).is_some() || known.lookups.due(now).is_some());
-        match may_look {
-            true => self.card(process).await,
-            false => Err(RegistryError::Crowded),
+        if !may_look {
+            return Err(RegistryError::Crowded);
+        }
+        match self.card(process).await {
+            Err(RegistryError::Bucket(reason)) => {
+                let known = self.known(process);
+                known.map(Some).ok_or(RegistryError::Bucket(reason))
+            }
+            answer => answer,
         }
     }
 

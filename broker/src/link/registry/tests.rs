@@ -1,6 +1,7 @@
 use firn_coordinator::ProcessProof;
 use firn_proto::cluster::LinkAddress;
 use firn_proto::limits::LINK_HELLO_BYTES_MAX;
+use firn_storage::bucket::testing::FaultStore;
 use firn_storage::bucket::{Operation, Purpose};
 
 use super::*;
@@ -72,6 +73,31 @@ async fn a_card_that_no_link_could_begin_with_is_not_registered() {
     assert!(refused.to_string().contains("allowed"), "{refused}");
     let found = processes::registered(&bucket, 10).await.unwrap();
     assert!(found.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_registered_still_is_while_the_bucket_does_not_answer() {
+    let clock = Arc::new(TestClock::default());
+    let entropy = Arc::new(Entropy::from_seed(1));
+    let store = FaultStore::in_memory();
+    let bucket = Bucket::from_store(
+        Arc::new(store.clone()),
+        Arc::clone(&clock) as _,
+        Arc::clone(&entropy),
+    );
+    let registry = Registry::new(bucket, CLUSTER, Arc::clone(&clock) as _, entropy);
+    registry.register(&card(1)).await.unwrap();
+    let (one, two) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+    registry.card_of_stranger(one).await.unwrap();
+    clock.advance(LINK_CARD_LASTS);
+    store.set_outage(true);
+    let found = registry.card_of_stranger(one).await.unwrap();
+    assert_eq!(found.as_deref(), Some(&card(1)));
+    let unknown = registry.card_of_stranger(two).await;
+    assert!(
+        matches!(unknown, Err(RegistryError::Bucket(_))),
+        "{unknown:?}"
+    );
 }
 
 #[tokio::test]
