@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use firn_coordinator::FromLeader;
+use firn_coordinator::{Coordinator, Followed, FromLeader};
 use firn_proto::cluster::{Beat, CoordinatorError, Reply, Request};
 use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 /// The coordinator of this process, which may lead.
@@ -30,4 +31,34 @@ pub trait Pictures: Send + 'static {
 
     /// What to send next; `None` once this process leads no more. Cancel-safe.
     fn next(&mut self) -> BoxFuture<'_, Option<FromLeader>>;
+}
+
+impl Leading for Coordinator {
+    fn leads(&self) -> Option<CoordinatorEpoch> {
+        Self::leads(self)
+    }
+
+    fn heard_leader(&self, now: Mono) -> Option<(CoordinatorEpoch, Duration)> {
+        Self::heard_leader(self, now)
+    }
+
+    fn call_here(&self, request: Request) -> BoxFuture<'static, Result<Reply, CoordinatorError>> {
+        let coordinator = self.clone();
+        async move { Self::call_here(&coordinator, request).await }.boxed()
+    }
+
+    fn followed(&self) -> Option<Box<dyn Pictures>> {
+        Self::followed(self).map(|followed| Box::new(followed) as _)
+    }
+}
+
+impl Pictures for Followed {
+    fn beats(&self) -> Box<dyn Fn(Beat) + Send + Sync> {
+        let beats = Self::beats(self);
+        Box::new(move |beat| beats.on_beat(beat))
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Option<FromLeader>> {
+        Self::next(self).boxed()
+    }
 }

@@ -3,11 +3,13 @@
 //!
 //! A process starts it in these steps, and stops it in the reverse order:
 //! 1. [`ProcessCertificate::generate`], [`QuicTransport::bind`], and with [`QuicTransport::address`]
-//!    and [`own_proof`] its card; its Kafka listeners are bound before that;
+//!    and [`own_proof`] its card; its Kafka listeners are bound before that, and stay so until its
+//!    incarnation has ended, for a port that refuses connections means that a process is dead;
 //! 2. [`Registry::register`]: from then on others take its links. [`Registry::forget`] with its own
 //!    fingerprint at an orderly stop, and by the leader for processes whose incarnations have ended;
-//! 3. [`LinkPeers`], for the coordinator ([`encode_card`] makes the identity in its claims);
-//! 4. [`LinkDoor::serve`], with that coordinator, in a task of its own;
+//! 3. [`LinkDoor::serve`] in a task of its own, with a coordinator that has yet to take its seat
+//!    (`Coordinator::vacant`): those who start side by side ask each other whom they have heard;
+//! 4. [`LinkPeers`], with which that takes its seat; [`encode_card`] makes the identity in its claims;
 //! 5. at the end [`Transport::close`].
 //!
 //! - `transport.rs`: what a link runs over; `quic.rs`, `memory.rs`: what that is
