@@ -15,7 +15,7 @@ use firn_proto::kafka::consumer_group_describe::{
     ConsumerGroupDescribedTopicPartitions,
 };
 
-use super::describe_groups::GROUP_OPERATIONS;
+use super::describe_groups::{DESCRIBED_BYTES_MAX, GROUP_OPERATIONS};
 use super::{code, look_up, optional_string};
 use crate::kafka::context::Context;
 use crate::kafka::view::OPERATIONS_NOT_ASKED;
@@ -38,6 +38,8 @@ pub async fn handle(
     let asked = Request::DescribeConsumerGroups(request.group_ids);
     let groups = match look_up(ctx, asked).await {
         Ok(Reply::DescribeConsumerGroups(results)) => {
+            let mut room = DESCRIBED_BYTES_MAX;
+            let results = results.into_iter().map(|result| within(&mut room, result?));
             let named = names.into_iter().zip(results);
             named
                 .map(|(name, result)| describe(name, result, operations))
@@ -50,6 +52,34 @@ pub async fn handle(
         groups,
         ..ConsumerGroupDescribeResponse::default()
     }
+}
+
+/// A group that still fits the answer. The first one always does.
+pub(super) fn within(
+    room: &mut usize,
+    group: DescribedConsumerGroup,
+) -> Result<DescribedConsumerGroup, GroupError> {
+    let partitions = |topics: &[NamedPartitions]| {
+        let topics = topics.iter();
+        let bytes = topics.map(|named| named.name.len() + size_of_val(&named.partitions[..]));
+        bytes.sum::<usize>()
+    };
+    let bytes = group.members.iter().map(|member| {
+        let read = member.topics.iter().map(|name| name.len()).sum::<usize>();
+        size_of_val(member) + read + partitions(&member.assigned) + partitions(&member.target)
+    });
+    // Those that come after one that does not fit are not described either.
+    match room.checked_sub(bytes.sum()) {
+        Some(left) => *room = left,
+        None if *room < DESCRIBED_BYTES_MAX => {
+            *room = 0;
+            return Err(GroupError::InvalidRequest(
+                "the groups before it fill the answer: describe fewer at a time".to_owned(),
+            ));
+        }
+        None => *room = 0,
+    }
+    Ok(group)
 }
 
 pub(super) fn describe(

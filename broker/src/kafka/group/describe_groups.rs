@@ -20,7 +20,7 @@ use crate::kafka::context::{Call, Context};
 use crate::kafka::view::OPERATIONS_NOT_ASKED;
 
 /// What members say and are assigned, of all groups in one answer: that of one group always fits.
-const DESCRIBED_BYTES_MAX: usize = 2 * GROUP_BYTES_MAX;
+pub(super) const DESCRIBED_BYTES_MAX: usize = 2 * GROUP_BYTES_MAX;
 /// READ, DELETE and DESCRIBE, by Kafka's `AclOperation` codes: there is no authorizer.
 pub(super) const GROUP_OPERATIONS: i32 = (1 << 3) | (1 << 6) | (1 << 8);
 

@@ -1,9 +1,13 @@
 use firn_proto::cluster::{
-    CommittedOffset, DescribedGroup, DescribedMember, FetchTopicResult, FetchedOffsets, GroupError,
-    GroupState, LeftGroup, LeftMember, TopicKey,
+    CommittedOffset, ConsumerStanding, DescribedConsumerGroup, DescribedConsumerMember,
+    DescribedGroup, DescribedMember, FetchTopicResult, FetchedOffsets, GroupError, GroupState,
+    LeftGroup, LeftMember, TopicKey,
 };
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, PartitionIndex, TopicId};
+use firn_proto::kafka::consumer_group_heartbeat::{
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatTopicPartitions,
+};
 use firn_proto::kafka::join_group::JoinGroupRequest;
 use firn_proto::kafka::leave_group::LeaveGroupRequest;
 use firn_proto::kafka::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -230,4 +234,69 @@ fn groups_that_no_longer_fit_the_answer_are_refused_one_by_one() {
     assert!(describe_groups::within(&mut room, group(GROUP_BYTES_MAX)).is_ok());
     assert!(describe_groups::within(&mut room, group(1)).is_err());
     assert!(describe_groups::within(&mut room, group(0)).is_ok());
+}
+
+#[test]
+fn a_heartbeat_of_a_consumer_group_tells_what_is_unchanged_from_what_is_nothing() {
+    let beat = |request| consumer_group_heartbeat::translate(&call(1), "/::1", request);
+    let unchanged = beat(ConsumerGroupHeartbeatRequest::default());
+    assert!(unchanged.requires_member);
+    assert_eq!(
+        (unchanged.topics, unchanged.regex, unchanged.owned),
+        (None, None, None)
+    );
+    let partitions = ConsumerGroupHeartbeatTopicPartitions {
+        topic_id: TopicId([7; 16]),
+        partitions: vec![2, 0],
+    };
+    let said = beat(ConsumerGroupHeartbeatRequest {
+        subscribed_topic_names: Some(Vec::new()),
+        subscribed_topic_regex: Some(String::new()),
+        topic_partitions: Some(vec![partitions]),
+        ..ConsumerGroupHeartbeatRequest::default()
+    });
+    assert_eq!(said.topics, Some(Vec::new()));
+    assert_eq!(said.regex.as_deref(), Some(""));
+    let owned = said.owned.unwrap();
+    assert_eq!(owned.len(), 2);
+    let request = ConsumerGroupHeartbeatRequest::default();
+    assert!(!consumer_group_heartbeat::translate(&call(0), "/::1", request).requires_member);
+
+    let standing = |assignment| ConsumerStanding {
+        member: "m".into(),
+        epoch: 3,
+        heartbeat_interval_ms: 5000,
+        assignment,
+    };
+    let unchanged = consumer_group_heartbeat::answer(standing(None));
+    assert_eq!((unchanged.member_epoch, unchanged.assignment), (3, None));
+    let told = consumer_group_heartbeat::answer(standing(Some(owned)));
+    let topics = told.assignment.unwrap().topic_partitions;
+    assert_eq!(topics[0].partitions, [0, 2]);
+}
+
+#[test]
+fn consumer_groups_that_no_longer_fit_the_answer_are_refused_one_by_one() {
+    let group = |bytes: usize| DescribedConsumerGroup {
+        group: "g".into(),
+        state: GroupState::Stable,
+        epoch: 1,
+        assignment_epoch: 1,
+        assignor: "uniform".into(),
+        members: vec![DescribedConsumerMember {
+            member: "m".into(),
+            instance: None,
+            rack: None,
+            epoch: 1,
+            client_id: "c".into(),
+            client_host: "/::1".into(),
+            topics: vec!["t".repeat(bytes).into()],
+            regex: None,
+            assigned: Vec::new(),
+            target: Vec::new(),
+        }],
+    };
+    let mut room = 2 * GROUP_BYTES_MAX;
+    assert!(consumer_group_describe::within(&mut room, group(3 * GROUP_BYTES_MAX)).is_ok());
+    assert!(consumer_group_describe::within(&mut room, group(1)).is_err());
 }
