@@ -37,28 +37,34 @@ impl Leader {
         }
     }
 
-    /// A heartbeat tells nothing that the journal would have to hold, and next to nothing of what
-    /// there is: it needs no fresh look, but one.
+    /// A heartbeat tells nothing that the journal would have to hold.
     pub(super) fn answer_heartbeat(&mut self, call: CallId, reply: Reply) {
-        let now = self.environment.clock.mono();
-        if self.looked.alone_age(now) <= FENCE_LOOK_LASTS {
-            self.send(call, Ok(reply));
-        } else {
-            self.wait_for_look(Leaving {
-                call,
-                reply,
-                read_at: Some(now),
-            });
-        }
+        let read_at = Some(self.environment.clock.mono());
+        self.let_out(Leaving {
+            call,
+            reply,
+            read_at,
+        });
     }
 
     /// The journal holds what it was made from.
     pub(super) fn let_out(&mut self, leaving: Leaving) {
         let now = self.environment.clock.mono();
-        if leaving.read_at.is_none() || self.looked.is_leased(now) {
+        if leaving.read_at.is_none() || self.may_tell(&leaving.reply, now) {
             self.send(leaving.call, Ok(leaving.reply));
         } else {
             self.wait_for_look(leaving);
+        }
+    }
+
+    /// Whether a read may leave at `now`. What heartbeats tell may be as old as what brokers do: they
+    /// come so often that each of them would need a look.
+    fn may_tell(&self, reply: &Reply, now: Mono) -> bool {
+        match reply {
+            Reply::Heartbeat(_) | Reply::ConsumerHeartbeat(_) => {
+                self.looked.alone_age(now) <= FENCE_LOOK_LASTS
+            }
+            _ => self.looked.is_leased(now),
         }
     }
 

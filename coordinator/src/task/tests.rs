@@ -10,7 +10,8 @@ use firn_proto::cluster::{
 use firn_proto::env::Clock;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, LeaderEpoch, PartitionIndex};
 use firn_proto::limits::{
-    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX, FENCE_LOOK_AGAIN, FENCE_LOOK_LASTS,
+    COORDINATOR_HELD_BYTES_MAX, COORDINATOR_HELD_READ_BYTES_MAX, COORDINATOR_READ_LEASE,
+    FENCE_LOOK_AGAIN, FENCE_LOOK_LASTS,
 };
 use tokio::task::JoinHandle;
 
@@ -464,6 +465,26 @@ async fn reads_end_and_nobody_waits(coordinator: &Coordinator, clock: &TestClock
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert!(!may_read);
+}
+
+/// Members of groups come every few seconds each: a look for all of them would be one a moment.
+#[tokio::test(start_paused = true)]
+async fn a_read_waits_for_a_look_and_a_heartbeat_does_not() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task, _) = start_with_clock(&bucket).await;
+    let member = join(&coordinator, "").await;
+    sync(&coordinator, &member).await;
+    tokio::time::sleep(COORDINATOR_READ_LEASE + Duration::from_millis(1)).await;
+    let before = bucket.looks();
+    assert_eq!(heartbeat(&coordinator, &member).await, Ok(()));
+    assert_eq!(bucket.looks(), before);
+    coordinator.call(fetch_all()).await.unwrap();
+    coordinator.call(fetch_all()).await.unwrap();
+    assert_eq!(
+        bucket.looks(),
+        before + 1,
+        "one look does for all reads under its lease"
+    );
 }
 
 #[tokio::test(start_paused = true)]
