@@ -89,7 +89,7 @@ async fn start(folder: &Path, local: bool) -> (Wal, Receiver<i64>) {
     let bucket = Bucket::open(&url, &options, Arc::clone(&clock), Arc::clone(&entropy));
     let bucket = bucket.await.unwrap();
     let local_wal = local.then(|| {
-        let options = LocalWalOptions::new(folder.join("wal"), BrokerId(1));
+        let options = LocalWalOptions::new(folder.join("wal"), Some(BrokerId(1)));
         LocalWal::open(&options, CLUSTER, &entropy).unwrap().0
     });
     let spec = WalSpec {

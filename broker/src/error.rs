@@ -24,8 +24,7 @@ pub enum FirnError {
     /// Another process has taken this one's place. Exit status 3.
     #[error(
         "fenced: {0}. What this process acknowledged with acks=all is in the bucket and served \
-         there. One bucket takes one process: do not restart this one while the other runs, or \
-         give it a bucket or a prefix of its own"
+         there. Start it again, and it joins the cluster anew"
     )]
     Fenced(String),
     /// Anything else. Exit status 1.

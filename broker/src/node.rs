@@ -4,14 +4,16 @@
 //! - `world.rs`: what a node takes from the world around it
 //! - `doors.rs`: its sockets
 //! - `bucket.rs`: the bucket at start
+//! - `cluster.rs`: its links to the other processes, and its seat among them
 //! - `drain.rs`: partitions go to other brokers before a stop
-//! - `parts.rs`: coordinator, local WAL, WAL, reader, each built from those before it
-//! - `takeover.rs`: who had the bucket before, and who takes it away
+//! - `parts.rs`: local WAL, WAL, reader, each built from those before it
+//! - `takeover.rs`: who this process is, and its last words
 //! - `reminder.rs`: when to say again that something is waited for
 //! - `recovery.rs`: what the local WAL holds more of than the bucket
 //! - `lost.rs`: what of that cannot be brought back
 //! - `ownership/`: partitions that come and go
 //! - `rows.rs`: state rows on their way into the stream, and to the coordinator
+//! - `seal_watch.rs`: whether others have taken this process for dead
 //! - `archiver.rs`: what archives the partitions
 //! - `keeper.rs`: checkpoints, progress, and noticing that the bucket stands still
 //! - `sink.rs`: where the WAL tells what is durable
@@ -19,6 +21,7 @@
 
 mod archiver;
 mod bucket;
+mod cluster;
 mod doors;
 mod drain;
 mod figures;
@@ -29,6 +32,7 @@ mod parts;
 mod recovery;
 mod reminder;
 mod rows;
+mod seal_watch;
 mod sink;
 mod takeover;
 mod world;
@@ -45,7 +49,7 @@ use firn_storage::bucket::{Bucket, BucketKind};
 use firn_storage::cache::TailCache;
 use firn_storage::collect::OwnCheckpoints;
 use firn_storage::read::Reader;
-use firn_storage::stream::StreamEnv;
+use firn_storage::stream::{StreamEnv, StreamName};
 use firn_storage::wal::Wal;
 use firn_storage::wal::local::{LocalWal, Recovered};
 use tokio::sync::Mutex;
@@ -71,6 +75,7 @@ use crate::partition::Partitions;
 use crate::recovery::{DiskWaits, KnownStates, RecoveryDriver};
 use crate::retention::{PageWriter, Retainer};
 use crate::segment_map::SegmentMap;
+use cluster::{Cluster, Seated};
 use doors::Doors;
 use figures::{BucketFigures, GarbageFigures, ReadFigures, RequestFigures, WalFigures};
 use keeper::Keeper;
@@ -78,6 +83,7 @@ use ownership::{Follower, Movers};
 use parts::{call, coordinator_ended, wal_ended};
 use recovery::Recovery;
 use rows::StateRows;
+use seal_watch::SealWatch;
 use sink::NodeSink;
 pub use world::World;
 
@@ -87,7 +93,6 @@ pub struct Node {
     shown: Shown,
     doors: Doors,
     listeners: Vec<Arc<OpenListener>>,
-    bucket: Bucket,
     start_took: Duration,
     parts: Parts,
     door: Arc<Door<Dispatch>>,
@@ -98,6 +103,7 @@ pub struct Node {
 
 /// The parts that serve.
 struct Parts {
+    cluster: Cluster,
     coordinator: Coordinator,
     coordinator_task: Mutex<CoordinatorTask>,
     registered: RegisteredBroker,
@@ -166,9 +172,7 @@ impl Node {
         let bucket = starting.open_bucket().await?;
         let assembled = match starting.assemble(&bucket, &doors).await {
             Ok(assembled) => assembled,
-            Err(error) => {
-                return Err(takeover::name_successor(error, &config, &bucket).await);
-            }
+            Err(error) => return Err(takeover::last_words(error, &config)),
         };
         let stop_kafka = CancellationToken::new();
         let Assembled {
@@ -186,7 +190,6 @@ impl Node {
             shown,
             doors,
             listeners,
-            bucket,
             start_took,
             parts,
             door,
@@ -234,10 +237,10 @@ impl Node {
         }
     }
 
-    /// What a process that ends because of `error` has to say: of one that lost its place, who has it
-    /// now.
-    pub async fn last_words(&self, error: FirnError) -> FirnError {
-        takeover::name_successor(error, &self.config, &self.bucket).await
+    /// What a process that ends because of `error` has to say: of one that lost its place, where
+    /// records may be that are nowhere else.
+    pub fn last_words(&self, error: FirnError) -> FirnError {
+        takeover::last_words(error, &self.config)
     }
 
     /// Stops in order: partitions to other brokers if there are any, no more connections and requests, everything that was taken in durable and
@@ -269,6 +272,7 @@ impl Node {
 
     async fn leave(&mut self) -> Result<(), FirnError> {
         let Parts {
+            cluster,
             coordinator,
             registered,
             partitions,
@@ -287,6 +291,7 @@ impl Node {
         call(coordinator, Request::ReportProgress(report)).await?;
         call(coordinator, Request::LeaveBroker(registered.incarnation)).await?;
         coordinator.close().await;
+        cluster.leave().await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -325,8 +330,7 @@ struct Assembled {
 
 /// A start that has the journal, and of this machine what it needs.
 struct Led {
-    coordinator: Coordinator,
-    task: CoordinatorTask,
+    seated: Seated,
     local: Option<(LocalWal, Recovered)>,
     tail: Arc<TailCache>,
     reader: Reader,
@@ -338,6 +342,7 @@ impl Starting {
             clock,
             entropy,
             bucket,
+            ..
         } = &self.world;
         self.shown.health.starting("opening the bucket");
         let bucket = match bucket.clone() {
@@ -362,11 +367,16 @@ impl Starting {
             entropy: Arc::clone(&world.entropy),
         };
         let led = self.lead(bucket, doors, &env).await?;
-        let (coordinator, tail, reader) = (led.coordinator, led.tail, led.reader);
-        takeover::report_predecessors(&coordinator.image().borrow());
+        let Seated {
+            cluster,
+            coordinator,
+            task,
+        } = led.seated;
+        let (tail, reader) = (led.tail, led.reader);
         let (local, recovered) = led.local.unzip();
         let disk = recovered.as_ref().map(|recovered| recovered.disk());
-        let register = parts::register(config, doors, disk, &coordinator);
+        let link = cluster.link();
+        let register = parts::register(config, doors, disk, link, &coordinator);
         let registered =
             bucket::while_it_answers(&config.bucket, bucket, &world.clock, register).await?;
 
@@ -378,6 +388,7 @@ impl Starting {
         let sink = Arc::new(NodeSink::new(
             Arc::clone(&partitions),
             Arc::clone(&world.clock),
+            coordinator.clone(),
         ));
         let wal = parts::start_wal(config, bucket, &registered, local, &sink, &env)?;
         partitions.attach(wal.clone());
@@ -396,7 +407,8 @@ impl Starting {
         );
         let parts = Parts {
             coordinator,
-            coordinator_task: Mutex::new(led.task),
+            cluster,
+            coordinator_task: Mutex::new(task),
             registered,
             partitions,
             wal,
@@ -469,7 +481,9 @@ impl Starting {
                 };
                 recovery.run(recovered).await?;
             }
-            driver.pass().await?;
+            if parts.coordinator.leads().is_some() {
+                driver.pass().await?;
+            }
             follower.settle(&parts.coordinator.image()).await;
             Ok::<_, FirnError>(())
         };
@@ -513,12 +527,13 @@ impl Starting {
         let local = parts::open_local_wal(config, cluster, &env.entropy).await?;
         let tail = Arc::new(TailCache::new(config.cache.tail_bytes));
         let reader = parts::open_reader(config, bucket, cluster, &tail).await?;
-        health.starting("taking the journal over");
-        let identity = takeover::identity(config.broker_id, &doors.advertised(config));
-        let (coordinator, task) = parts::lead(config, identity, bucket, env).await?;
+        health.starting("looking for the leader of the cluster");
+        let seated = {
+            let who = (cluster, self.world.process.clone());
+            Cluster::join(config, doors, bucket, who, env).await?
+        };
         Ok(Led {
-            coordinator,
-            task,
+            seated,
             local,
             tail,
             reader,
@@ -530,7 +545,21 @@ impl Starting {
         keepers.spawn(Keeper::new(parts, archive, self).run());
         keepers.spawn(self.retainer(bucket, parts, archive).run());
         keepers.spawn(self.collector(bucket, parts).run());
+        keepers.spawn(self.seal_watch(bucket, parts).run());
         keepers
+    }
+
+    fn seal_watch(&self, bucket: &Bucket, parts: &Parts) -> SealWatch {
+        let registered = &parts.registered;
+        SealWatch {
+            bucket: bucket.clone(),
+            stream: StreamName::wal(registered.cluster, registered.stream),
+            wal: parts.wal.clone(),
+            partitions: Arc::clone(&parts.partitions),
+            coordinator: parts.coordinator.clone(),
+            clock: Arc::clone(&self.world.clock),
+            fenced: parts.fenced.clone(),
+        }
     }
 
     fn retainer(&self, bucket: &Bucket, parts: &Parts, archive: &Archive) -> Retainer {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_broker::config::{Config, Pair, Profile, Source};
-use firn_broker::error::FirnError;
 use firn_broker::node::{Node, World};
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::error_code::ErrorCode;
@@ -128,28 +127,17 @@ async fn a_restart_begins_the_next_epoch_of_every_partition() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_taken_over_says_so_and_ends() {
+async fn a_second_process_of_a_broker_that_lives_is_told_so_and_the_first_goes_on() {
     let (_folder, url) = directory();
-    let config = config(&[("bucket", &url)]);
+    let config = config(&[("bucket", &url), ("broker.id", "7")]);
     let first = Node::start(Arc::clone(&config)).await.unwrap();
-    let second = Node::start(config).await.unwrap();
-    let address = first.listeners()[0].bound;
-    // It learns of it when it next writes.
-    let writing = tokio::spawn(async move {
-        let request = CreateTopicsRequest {
-            topics: vec![CreatableTopic {
-                name: "late".to_owned(),
-                num_partitions: 1,
-                replication_factor: 1,
-                ..CreatableTopic::default()
-            }],
-            ..CreateTopicsRequest::default()
-        };
-        ask(address, CREATE_TOPICS, request).await
-    });
-    assert!(matches!(first.failed().await, FirnError::Fenced(_)));
-    writing.abort();
-    second.stop().await.unwrap();
+    let second = Node::start(config).await;
+    let error = second.err().unwrap().to_string();
+    assert!(error.contains("broker id 7 is taken"), "{error}");
+    create(&first, "on").await;
+    let metadata = metadata(first.listeners()[0].bound, "on").await;
+    assert_eq!(metadata.topics[0].partitions[0].leader_id, 7);
+    first.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -260,6 +248,7 @@ async fn a_start_gives_up_on_a_bucket_that_stops_answering_and_says_so() {
             )),
             clock: Arc::clone(&clock),
             entropy,
+            ..World::of_machine()
         };
         let config = config(&[("bucket", "memory://"), ("bucket.start.timeout.ms", "30s")]);
         // the put that hangs is the last thing that the bucket heard

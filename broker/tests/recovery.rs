@@ -17,6 +17,7 @@ use bytes::Bytes;
 use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::error::FirnError;
 use firn_broker::node::{Node, World};
+use firn_coordinator::ProcessProof;
 use firn_storage::bucket::Bucket;
 use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
 use firn_tests::client::Client;
@@ -54,8 +55,14 @@ impl Process {
             Arc::clone(&of_machine.clock),
             Arc::clone(&of_machine.entropy),
         );
+        // it dies with its runtime, and the process that the kernel knows lives on
+        let process = ProcessProof {
+            pid: u32::MAX,
+            ..of_machine.process
+        };
         let world = World {
             bucket: Some(over),
+            process,
             ..of_machine
         };
         let runtime = Runtime::new().unwrap();

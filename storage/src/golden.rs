@@ -232,7 +232,7 @@ fn files_of_the_local_wal_keep_their_bytes() {
     let mut disk = DiskId([0xd1; 16]);
     disk.0[8..].fill(0xe2);
     let broker = BrokerId(7);
-    let bytes = encode_identity(CLUSTER, disk, broker);
+    let bytes = encode_identity(CLUSTER, disk, Some(broker));
     assert_golden("local_identity_v2.hex", &bytes);
     let identity = |broker| Identity {
         cluster: CLUSTER,
@@ -242,6 +242,7 @@ fn files_of_the_local_wal_keep_their_bytes() {
     assert_eq!(decode_identity(&bytes), Some(identity(Some(broker))));
     let before = golden_bytes("local_identity_v1.hex");
     assert_eq!(decode_identity(&before), Some(identity(None)));
+    assert_eq!(encode_identity(CLUSTER, disk, None), before);
     let header = SegmentHeader {
         cluster: CLUSTER,
         disk,

@@ -55,37 +55,31 @@ fn sigterm_ends_the_broker_while_a_fetch_waits() {
     waiting.join().unwrap();
 }
 
-/// The second process takes the bucket over. The first has nothing to put, so that no put tells it,
-/// and must still not go on answering for what it no longer has.
+/// The second process joins the first, which goes on; each serves what the other has made.
 #[test]
-fn an_idle_broker_stops_by_itself_when_another_takes_its_bucket() {
+fn two_processes_on_one_bucket_are_one_cluster() {
     let (mine, other) = (folder(), folder());
     let plan = NodePlan::on_directory(FIRN, mine.path());
-    let mut first = plan.start();
+    let first = plan.start();
     let second = NodePlan::on_bucket(FIRN, other.path(), plan.bucket()).start();
-    let status = first.process.wait(wait::PATIENCE);
-    assert_eq!(status.code(), Some(3), "a status of its own");
-    let output = first.process.output();
-    let last = output.lines().last().unwrap_or_default();
-    let successor = format!(
-        "broker 1 at {} (process {}",
-        second.bootstrap(),
-        second.process.id()
-    );
-    for word in ["fenced", plan.bucket(), "claimed epoch 2", &successor] {
-        assert!(
-            last.contains(word),
-            "no {word:?} in the last line:\n{output}"
-        );
+    let mut client = Client::connect(second.kafka()).unwrap();
+    client.create_topic("shared", 2, &[]);
+    for node in [&first, &second] {
+        let mut client = Client::connect(node.kafka()).unwrap();
+        wait::until("both brokers", wait::PATIENCE, || {
+            let metadata = client.metadata("shared").ok()?;
+            (metadata.brokers.len() == 2).then_some(())
+        });
+        client.wait_leaders("shared", 2);
     }
-    let output = second.process.output();
-    let took = output.lines().find(|line| line.contains("takes over"));
-    let from = format!("broker 1 at {}", first.bootstrap());
-    assert!(took.is_some_and(|line| line.contains(&from)), "{output}");
     second.stop();
+    let mut client = Client::connect(first.kafka()).unwrap();
+    client.append("shared", 0, &[Record::new("k", "v")]);
+    client.append("shared", 1, &[Record::new("k", "v")]);
+    first.stop();
 }
 
-/// The claim to the bucket ends whoever has it, so a start takes what it needs of its machine first.
+/// A start takes what it needs of its machine before it has anything to do with the others.
 #[test]
 fn a_start_that_cannot_have_its_local_wal_leaves_the_running_broker_alone() {
     let (mine, other) = (folder(), folder());
@@ -96,7 +90,8 @@ fn a_start_that_cannot_have_its_local_wal_leaves_the_running_broker_alone() {
     let elsewhere = NodePlan::on_directory(FIRN, other.path()).with_wal(&foreign);
     elsewhere.start().stop();
     let idle = mine.path().join("idle");
-    plan.clone().with_wal(&idle).start().stop();
+    let named = plan.clone().with_wal(&idle).with_setting("broker.id=1");
+    named.start().stop();
     let first = plan.start();
     let unusable = [
         (&wal, "in use by another process"),

@@ -86,7 +86,7 @@ async fn serve(profile: Profile, config: Arc<Config>) -> Result<(), FirnError> {
         welcome(&config, &node);
     }
     tokio::select! {
-        ended = node.failed() => return Err(node.last_words(ended).await),
+        ended = node.failed() => return Err(node.last_words(ended)),
         () = stop.next() => {}
     }
     tokio::select! {

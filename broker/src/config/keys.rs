@@ -51,11 +51,17 @@ pub static KEYS: &[Key] = &[
     },
     Key {
         name: "broker.id",
-        default: "1",
-        about: "the number of this broker; a restart with the same one takes over what it left",
+        default: "auto",
+        about: "the number of this broker; auto is the one its local WAL had last, or the lowest that is free",
         set: |c, v| {
-            let id = i32::try_from(number(v, 0..=BROKER_ID_MAX)?).unwrap_or(i32::MAX);
-            set(&mut c.broker_id, Ok(BrokerId(id)))
+            c.broker_id = match v {
+                "auto" | "" => None,
+                v => {
+                    let id = i32::try_from(number(v, 0..=BROKER_ID_MAX)?);
+                    Some(BrokerId(id.unwrap_or(i32::MAX)))
+                }
+            };
+            Ok(())
         },
     },
     Key {
@@ -63,6 +69,18 @@ pub static KEYS: &[Key] = &[
         default: "",
         about: "the zone this broker runs in",
         set: |c, v| set(&mut c.rack, Ok((!v.is_empty()).then(|| v.to_owned()))),
+    },
+    Key {
+        name: "broker.session.timeout.ms",
+        default: "6s",
+        about: "after how long a silent broker is taken for dead that nobody could prove to be; at least 6s",
+        set: |c, v| {
+            let timeout = duration(v)?;
+            match timeout < limits::BROKER_SESSION_TIMEOUT_MIN {
+                true => Err(format!("`{v}` is too short: it must be at least 6s")),
+                false => set(&mut c.broker_session, Ok(timeout)),
+            }
+        },
     },
     Key {
         name: "bucket",

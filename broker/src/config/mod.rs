@@ -211,8 +211,10 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// Allows listeners beyond loopback although nobody authenticates.
     pub insecure: bool,
-    /// Kafka's `broker.id`: a restart with the same one takes over what it left.
-    pub broker_id: BrokerId,
+    /// Kafka's `broker.id`; `None`: the one its disk had last, or the lowest that is free.
+    pub broker_id: Option<BrokerId>,
+    /// After how long a silent broker is taken for dead that nobody could prove to be.
+    pub broker_session: Duration,
     /// Kafka's `broker.rack`: the zone this broker runs in.
     pub rack: Option<String>,
     /// The write-ahead path.
@@ -411,7 +413,8 @@ impl Config {
             quic: None,
             http: None,
             insecure: false,
-            broker_id: BrokerId(1),
+            broker_id: None,
+            broker_session: Duration::ZERO,
             rack: None,
             wal: WalConfig {
                 place: WalPlace::Auto,

@@ -3,18 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use firn_coordinator::groups::GroupConfig;
-use firn_coordinator::{
-    Alone, Coordinator, CoordinatorConfig, CoordinatorTask, EndReason, Environment,
-};
-use firn_proto::cluster::{RegisterBroker, RegisteredBroker, Reply, Request};
+use firn_coordinator::{Coordinator, CoordinatorConfig, EndReason};
+use firn_proto::cluster::{LinkAddress, RegisterBroker, RegisteredBroker, Reply, Request};
 use firn_proto::env::Entropy;
 use firn_proto::ids::{ClusterId, DiskId};
 use firn_proto::journal::JournalError;
 use firn_storage::bucket::{Bucket, BucketKind, backoff};
 use firn_storage::cache::{CachedObjects, DiskSpace, FoyerCache, TailCache};
-use firn_storage::journal::{BucketJournal, cluster_id};
+use firn_storage::journal::cluster_id;
 use firn_storage::read::Reader;
 use firn_storage::stream::StreamEnv;
 use firn_storage::wal::local::{LocalWal, LocalWalError, LocalWalOptions, Recovered};
@@ -26,15 +23,10 @@ use super::sink::NodeSink;
 use crate::config::Config;
 use crate::error::FirnError;
 
-/// Takes the journal over and starts the coordinator. `identity` is who does, for others to read.
-pub(super) async fn lead(
-    config: &Config,
-    identity: Bytes,
-    bucket: &Bucket,
-    env: &StreamEnv,
-) -> Result<(Coordinator, CoordinatorTask), FirnError> {
+/// Settings of the coordinator that do not say who this process is.
+pub(super) fn coordinator_config(config: &Config, bucket: &Bucket) -> CoordinatorConfig {
     let millis = |duration: Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
-    let coordinator = CoordinatorConfig {
+    CoordinatorConfig {
         groups: GroupConfig {
             session_timeout_ms_min: millis(config.groups.session_timeout_min),
             session_timeout_ms_max: millis(config.groups.session_timeout_max),
@@ -46,18 +38,8 @@ pub(super) async fn lead(
             offsets_retention: config.groups.offsets_retention,
         },
         puts_per_second: (bucket.kind() == BucketKind::S3).then_some(JOURNAL_PUTS_PER_SECOND),
-        identity,
         ..CoordinatorConfig::default()
-    };
-    let start = || async {
-        let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
-        let environment = Environment {
-            clock: Arc::clone(&env.clock),
-            entropy: Arc::clone(&env.entropy),
-        };
-        Coordinator::start(opener, coordinator.clone(), environment, Arc::new(Alone)).await
-    };
-    patiently(config, env, "the journal cannot be taken over yet", start).await
+    }
 }
 
 /// The id of the cluster whose bucket this is. Claims nothing.
@@ -126,14 +108,15 @@ pub(super) async fn register(
     config: &Config,
     doors: &Doors,
     disk: Option<DiskId>,
+    link: LinkAddress,
     coordinator: &Coordinator,
 ) -> Result<RegisteredBroker, FirnError> {
     let request = RegisterBroker {
-        broker: Some(config.broker_id),
+        broker: config.broker_id,
         listeners: doors.advertised(config),
         rack: config.rack.clone(),
         disk,
-        link: None,
+        link: Some(link),
     };
     match call(coordinator, Request::RegisterBroker(request)).await? {
         Reply::RegisterBroker(registered) => Ok(registered),

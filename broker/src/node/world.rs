@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use firn_coordinator::ProcessProof;
 use firn_proto::env::{Clock, Entropy, SystemClock};
 use firn_storage::bucket::Bucket;
 
-/// Time, randomness, and the bucket if it is already open.
+use crate::link::own_proof;
+
+/// Time, randomness, the bucket if it is already open, and the process.
 pub struct World {
     /// The reader of time.
     pub clock: Arc<dyn Clock>,
@@ -13,6 +16,8 @@ pub struct World {
     pub entropy: Arc<Entropy>,
     /// The bucket to use instead of the one the configuration names.
     pub bucket: Option<Bucket>,
+    /// What shows on this machine that the process is gone.
+    pub process: ProcessProof,
 }
 
 impl World {
@@ -22,6 +27,7 @@ impl World {
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(Entropy::from_os()),
             bucket: None,
+            process: own_proof(),
         }
     }
 }

@@ -58,7 +58,7 @@ impl RecoveryDriver {
         loop {
             let latest = Arc::clone(&image.borrow_and_update());
             let now = self.env.clock.mono();
-            let leads = true;
+            let leads = self.coordinator.leads().is_some();
             let is_due = due.is_some_and(|due| due <= now)
                 || !seen.is_some_and(|seen| is_settled(&seen, &latest));
             seen = leads.then_some(latest);

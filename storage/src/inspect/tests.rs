@@ -232,7 +232,7 @@ fn a_reserved_segment_an_identity_and_a_lock_say_what_they_are() {
     let lock = Bytes::from_static(b"4711\n");
     assert_shows(&lock, "lock of a directory", &["process 4711"]);
     let disk = DiskId([3; 16]);
-    let identity = Bytes::copy_from_slice(&encode_identity(CLUSTER, disk, BrokerId(4)));
+    let identity = Bytes::copy_from_slice(&encode_identity(CLUSTER, disk, Some(BrokerId(4))));
     let kind = "identity of a local WAL";
     assert_shows(
         &identity,

@@ -320,13 +320,13 @@ async fn a_deletion_is_confirmed_until_somebody_takes_note_of_it() {
     let world = World::of_machine();
     let bucket = Bucket::memory(Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let world = World {
-        bucket: Some(bucket),
+        bucket: Some(bucket.clone()),
         ..world
     };
     let node = Node::start_in(world, config()).await.unwrap();
     let parts = &node.parts;
     let movers = Movers {
-        bucket: node.bucket.clone(),
+        bucket,
         cluster: parts.registered.cluster,
         incarnation: parts.registered.incarnation,
         stream: parts.registered.stream,

@@ -139,7 +139,7 @@ fn world(spec: WalSpec) -> World {
 fn local(dir: &Path) -> (LocalWal, Recovered) {
     let options = LocalWalOptions {
         segment_bytes: 64 * 1024,
-        ..LocalWalOptions::new(dir, BrokerId(1))
+        ..LocalWalOptions::new(dir, Some(BrokerId(1)))
     };
     LocalWal::open(&options, CLUSTER, &Entropy::from_seed(1)).unwrap()
 }

@@ -56,7 +56,7 @@ impl Directory {
     /// Takes the directory: makes it if it is missing, locks it, and only then reads it.
     pub(crate) fn open(
         path: &Path,
-        (cluster, broker): (ClusterId, BrokerId),
+        (cluster, broker): (ClusterId, Option<BrokerId>),
         foreign: ForeignDirectory,
         entropy: &Entropy,
     ) -> Result<Self, LocalWalError> {
@@ -65,16 +65,16 @@ impl Directory {
         let handle = File::open(path).map_err(LocalWalError::io("open", path))?;
         let anew = || DiskId::from_random(entropy.next_u128());
         let disk = match read_identity(path)? {
-            Some(found) if found.cluster == cluster => match found.broker {
-                Some(found) if found != broker => {
+            Some(found) if found.cluster == cluster => match (found.broker, broker) {
+                (Some(found), Some(expected)) if found != expected => {
                     return Err(LocalWalError::ForeignBroker {
                         dir: path.to_owned(),
                         found,
-                        expected: broker,
+                        expected,
                     });
                 }
-                Some(_) => found.disk,
-                None => name_broker(path, &handle, cluster, found.disk, broker)?,
+                (None, Some(broker)) => name_broker(path, &handle, cluster, found.disk, broker)?,
+                (_, _) => found.disk,
             },
             Some(found) if foreign == ForeignDirectory::Refuse => {
                 return Err(LocalWalError::ForeignCluster {
@@ -374,7 +374,7 @@ fn write_identity(
     handle: &File,
     cluster: ClusterId,
     disk: DiskId,
-    broker: BrokerId,
+    broker: Option<BrokerId>,
 ) -> Result<DiskId, LocalWalError> {
     let bytes = encode_identity(cluster, disk, broker);
     let new = dir.join(LOCAL_WAL_IDENTITY_NEW);
@@ -399,7 +399,7 @@ fn name_broker(
     disk: DiskId,
     broker: BrokerId,
 ) -> Result<DiskId, LocalWalError> {
-    match write_identity(dir, handle, cluster, disk, broker) {
+    match write_identity(dir, handle, cluster, disk, Some(broker)) {
         Err(LocalWalError::Io { source, .. }) if is_full(&source) => {
             // give back what was written of it
             let _ = fs::remove_file(dir.join(LOCAL_WAL_IDENTITY_NEW));

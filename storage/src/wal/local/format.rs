@@ -40,7 +40,7 @@ const NO_SEGMENT: u64 = u64::MAX;
 pub(crate) const IDENTITY_MAGIC: [u8; 8] = *b"FIRNWALD";
 const IDENTITY_VERSION: u32 = 2;
 const IDENTITY_BYTES: usize = 56;
-/// Version 1 names no broker.
+/// Version 1 names no broker: the directory is known by itself.
 const IDENTITY_BYTES_V1: usize = 48;
 
 /// Whose directory it is.
@@ -54,18 +54,24 @@ pub(crate) struct Identity {
     pub(crate) broker: Option<BrokerId>,
 }
 
-/// The identity of a directory, as it stands in its file.
+/// The identity of a directory, as it stands in its file; of version 1 if it is no broker's.
 pub(crate) fn encode_identity(
     cluster: ClusterId,
     disk: DiskId,
-    broker: BrokerId,
-) -> [u8; IDENTITY_BYTES] {
-    let mut bytes = [0; IDENTITY_BYTES];
+    broker: Option<BrokerId>,
+) -> Vec<u8> {
+    let (version, len) = match broker {
+        Some(_) => (IDENTITY_VERSION, IDENTITY_BYTES),
+        None => (1, IDENTITY_BYTES_V1),
+    };
+    let mut bytes = vec![0; len];
     bytes[..8].copy_from_slice(&IDENTITY_MAGIC);
-    bytes[8..12].copy_from_slice(&IDENTITY_VERSION.to_le_bytes());
+    bytes[8..12].copy_from_slice(&version.to_le_bytes());
     bytes[16..32].copy_from_slice(&cluster.0);
     bytes[32..48].copy_from_slice(&disk.0);
-    bytes[48..52].copy_from_slice(&broker.0.to_le_bytes());
+    if let Some(broker) = broker {
+        bytes[48..52].copy_from_slice(&broker.0.to_le_bytes());
+    }
     let crc = crc32_iscsi(&bytes[16..]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     bytes

@@ -39,8 +39,8 @@ use log::{LocalLog, is_full};
 pub struct LocalWalOptions {
     /// The directory, for one process at a time.
     pub dir: PathBuf,
-    /// Whose it is. That of another broker is refused.
-    pub broker: BrokerId,
+    /// Whose it is. That of another broker is refused, unless this one is known by its disk.
+    pub broker: Option<BrokerId>,
     /// What to do with a directory of another cluster.
     pub foreign: ForeignDirectory,
     /// Size of a segment in bytes.
@@ -48,9 +48,9 @@ pub struct LocalWalOptions {
 }
 
 impl LocalWalOptions {
-    /// Segments of the usual size in `dir`, which is `broker`'s; a directory of another cluster is
+    /// Segments of the usual size in `dir`, which is `broker`'s if that is said; a directory of another cluster is
     /// refused.
-    pub fn new(dir: impl Into<PathBuf>, broker: BrokerId) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, broker: Option<BrokerId>) -> Self {
         Self {
             dir: dir.into(),
             broker,

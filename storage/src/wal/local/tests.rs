@@ -18,7 +18,7 @@ const SEGMENT_BYTES: u64 = 16 * 1024;
 fn options(dir: &Path) -> LocalWalOptions {
     LocalWalOptions {
         segment_bytes: SEGMENT_BYTES,
-        ..LocalWalOptions::new(dir, BrokerId(1))
+        ..LocalWalOptions::new(dir, Some(BrokerId(1)))
     }
 }
 
@@ -442,7 +442,7 @@ fn the_directory_of_another_broker_is_refused_unchanged() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path());
     let other = LocalWalOptions {
-        broker: BrokerId(2),
+        broker: Some(BrokerId(2)),
         ..options(dir.path())
     };
     let error = LocalWal::open(&other, CLUSTER, &Entropy::from_seed(2)).unwrap_err();
@@ -495,7 +495,7 @@ fn a_directory_that_names_no_broker_is_that_of_the_first_to_open_it() {
     assert_eq!((local.disk(), recovered.rows().len()), (disk, 6));
     drop((local, recovered));
     let other = LocalWalOptions {
-        broker: BrokerId(2),
+        broker: Some(BrokerId(2)),
         ..options(dir.path())
     };
     let refused = LocalWal::open(&other, CLUSTER, &Entropy::from_seed(2));

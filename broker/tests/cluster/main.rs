@@ -1,0 +1,149 @@
+//! Several whole nodes on one bucket: who leads, who owns what, and what is left when one of them
+//! ends. A process that dies is a runtime whose tasks are dropped; nothing is shared but the store
+//! and the loopback of this machine.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod members;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use firn_tests::client::code;
+use firn_tests::records::{ProducerFields, Record, encode_batch};
+use firn_tests::wait;
+use members::{Members, numbers};
+
+const TOPIC: &str = "shared";
+const PARTITIONS: i32 = 6;
+
+#[test]
+fn processes_on_one_bucket_form_a_cluster_and_share_what_there_is() {
+    let members = Members::start(3);
+    for member in 0..3 {
+        let metadata = members.client(member).metadata(TOPIC).unwrap();
+        let mut ids: Vec<_> = metadata.brokers.iter().map(|b| b.node_id.0).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 3], "as member {member} sees it");
+    }
+    members.client(1).create_topic(TOPIC, PARTITIONS, &[]);
+    let mut owned: BTreeMap<i32, usize> = BTreeMap::new();
+    for leader in members.leaders(TOPIC, PARTITIONS) {
+        *owned.entry(leader).or_default() += 1;
+    }
+    assert_eq!(owned, [(1, 2), (2, 2), (3, 2)].into());
+    for partition in 0..PARTITIONS {
+        members.append(TOPIC, partition, 0);
+        assert_eq!(members.numbers(TOPIC, partition), [0]);
+    }
+}
+
+#[test]
+fn whoever_does_not_own_a_partition_says_who_does() {
+    let members = Members::start(2);
+    members.client(0).create_topic(TOPIC, 2, &[]);
+    let leaders = members.leaders(TOPIC, 2);
+    for partition in 0..2 {
+        for member in 0..2 {
+            let batch = encode_batch(&[Record::new("k", "0")], ProducerFields::NONE);
+            let produced = members.client(member).produce(TOPIC, partition, batch);
+            let is_owner = members.id(member) == leaders[partition as usize];
+            let expected = match is_owner {
+                true => code::NONE,
+                false => code::NOT_LEADER_OR_FOLLOWER,
+            };
+            assert_eq!(produced.unwrap().error, expected);
+        }
+    }
+}
+
+/// What a dead process had acknowledged is served by the others, and goes on there.
+fn survives_the_death_of(member: usize) {
+    let mut members = Members::start(3);
+    members.client(0).create_topic(TOPIC, PARTITIONS, &[]);
+    for partition in 0..PARTITIONS {
+        (0..3).for_each(|number| members.append(TOPIC, partition, number));
+    }
+    members.kill(member);
+    for partition in 0..PARTITIONS {
+        members.append(TOPIC, partition, 3);
+        assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2, 3]);
+    }
+    let leaders = members.leaders(TOPIC, PARTITIONS);
+    assert!(!leaders.contains(&members.id(member)), "{leaders:?}");
+}
+
+#[test]
+fn partitions_of_a_process_that_dies_go_on_elsewhere_with_all_that_was_acknowledged() {
+    survives_the_death_of(1);
+}
+
+#[test]
+fn when_the_leader_dies_another_leads_and_takes_its_partitions_over() {
+    survives_the_death_of(0);
+}
+
+#[test]
+fn all_processes_die_and_one_that_starts_has_everything() {
+    let mut members = Members::start(2);
+    members.client(0).create_topic(TOPIC, 2, &[]);
+    (0..2).for_each(|partition| members.append(TOPIC, partition, 0));
+    members.kill(0);
+    members.kill(1);
+    members.add();
+    for partition in 0..2 {
+        members.append(TOPIC, partition, 1);
+        assert_eq!(members.numbers(TOPIC, partition), [0, 1]);
+    }
+}
+
+#[test]
+fn a_process_that_joins_gets_its_share_and_one_that_stops_gives_it_back_unnoticed() {
+    let mut members = Members::start(2);
+    members.client(0).create_topic(TOPIC, PARTITIONS, &[]);
+    let is_over = AtomicBool::new(false);
+    let (addresses, mut written) = (members.addresses(), 0);
+    thread::scope(|scope| {
+        let producing = scope.spawn(|| {
+            let mut number = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                (0..PARTITIONS).for_each(|partition| {
+                    members::append(&addresses, TOPIC, partition, number);
+                });
+                number += 1;
+            }
+            number
+        });
+        members.add();
+        let third = members.id(2);
+        wait::until("a share of the new one", wait::PATIENCE, || {
+            let leaders = members.leaders(TOPIC, PARTITIONS);
+            let share = leaders.iter().filter(|leader| **leader == third).count();
+            (share == 2).then_some(())
+        });
+        members.stop(2);
+        let leaders = members.leaders(TOPIC, PARTITIONS);
+        assert!(!leaders.contains(&third), "{leaders:?}");
+        is_over.store(true, Ordering::Relaxed);
+        written = producing.join().unwrap();
+    });
+    let all: Vec<i32> = (0..written).collect();
+    for partition in 0..PARTITIONS {
+        assert_eq!(members.numbers(TOPIC, partition), all);
+    }
+}
+
+/// The numbers that a client reads who may ask any member.
+#[test]
+fn a_stop_of_the_leader_hands_the_seat_on() {
+    let mut members = Members::start(2);
+    members.client(0).create_topic(TOPIC, 2, &[]);
+    (0..2).for_each(|partition| members.append(TOPIC, partition, 0));
+    members.stop(0);
+    for partition in 0..2 {
+        members.append(TOPIC, partition, 1);
+        assert_eq!(numbers(&mut members.client(1), TOPIC, partition), [0, 1]);
+    }
+    members.client(1).create_topic("another", 1, &[]);
+}

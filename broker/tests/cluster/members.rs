@@ -1,0 +1,184 @@
+//! The members of a cluster, and a client that finds its way among them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use firn_broker::config::{Config, Pair, Profile, Source};
+use firn_broker::node::{Node, World};
+use firn_storage::bucket::Bucket;
+use firn_storage::bucket::testing::FaultStore;
+use firn_tests::client::{Client, code};
+use firn_tests::records::{ProducerFields, Record, encode_batch};
+use firn_tests::wait;
+use tokio::runtime::Runtime;
+
+struct Member {
+    runtime: Runtime,
+    node: Node,
+}
+
+/// A cluster. Members keep their numbers when they are gone.
+pub(crate) struct Members {
+    store: FaultStore,
+    members: Vec<Option<Member>>,
+    ids: Vec<i32>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Members {
+    /// So many, one after the other: the first one leads.
+    pub(crate) fn start(count: usize) -> Self {
+        let mut members = Self {
+            store: FaultStore::in_memory(),
+            members: Vec::new(),
+            ids: Vec::new(),
+            addresses: Vec::new(),
+        };
+        (0..count).for_each(|_| members.add());
+        members
+    }
+
+    /// Starts one more, and waits until the others know of it.
+    pub(crate) fn add(&mut self) {
+        let machine = World::of_machine();
+        let bucket = Bucket::from_store(
+            Arc::new(self.store.clone()),
+            Arc::clone(&machine.clock),
+            Arc::clone(&machine.entropy),
+        );
+        let world = World {
+            bucket: Some(bucket),
+            ..machine
+        };
+        let runtime = Runtime::new().unwrap();
+        let node = runtime.block_on(Node::start_in(world, config())).unwrap();
+        let address = node.listeners()[0].bound;
+        self.members.push(Some(Member { runtime, node }));
+        self.addresses.push(address);
+        let id = wait::until("the place of a new member", wait::PATIENCE, || {
+            let mut ids = self.live().map(|(_, at)| {
+                let metadata = Client::connect(at).ok()?.metadata("none").ok()?;
+                let port = i32::from(address.port());
+                let own = metadata.brokers.iter().find(|broker| broker.port == port);
+                own.map(|own| own.node_id.0)
+            });
+            let first = ids.next()??;
+            ids.all(|id| id == Some(first)).then_some(first)
+        });
+        self.ids.push(id);
+    }
+
+    /// It is gone from one moment to the next.
+    pub(crate) fn kill(&mut self, member: usize) {
+        let Member { runtime, node } = self.members[member].take().unwrap();
+        drop(node);
+        runtime.shutdown_background();
+    }
+
+    /// It stops in order.
+    pub(crate) fn stop(&mut self, member: usize) {
+        let Member { runtime, node } = self.members[member].take().unwrap();
+        runtime.block_on(node.stop()).unwrap();
+        runtime.shutdown_background();
+    }
+
+    pub(crate) fn id(&self, member: usize) -> i32 {
+        self.ids[member]
+    }
+
+    pub(crate) fn client(&self, member: usize) -> Client {
+        Client::connect(self.addresses[member]).unwrap()
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.clone()
+    }
+
+    /// Who leads each partition, once somebody leads each.
+    pub(crate) fn leaders(&self, topic: &str, partitions: i32) -> Vec<i32> {
+        wait::until("leaders", wait::PATIENCE, || {
+            let (_, at) = self.live().next()?;
+            let metadata = Client::connect(at).ok()?.metadata(topic).ok()?;
+            let found = &metadata.topics.first()?.partitions;
+            let mut found: Vec<_> = found
+                .iter()
+                .map(|partition| (partition.partition_index, partition.leader_id.0))
+                .collect();
+            found.sort_unstable();
+            let leaders: Vec<_> = found.into_iter().map(|(_, leader)| leader).collect();
+            let is_led = leaders.len() == partitions as usize && !leaders.contains(&-1);
+            is_led.then_some(leaders)
+        })
+    }
+
+    /// Appends the next number of a partition, wherever that is.
+    pub(crate) fn append(&self, topic: &str, partition: i32, number: i32) {
+        append(&self.addresses, topic, partition, number);
+    }
+
+    /// The numbers of a partition, wherever that is.
+    pub(crate) fn numbers(&self, topic: &str, partition: i32) -> Vec<i32> {
+        wait::until("the owner", wait::PATIENCE, || {
+            let mut owner = owner(&self.addresses, topic, partition)?;
+            let probe = owner.fetch(topic, partition, 0).ok()?;
+            (probe.error == code::NONE).then(|| numbers(&mut owner, topic, partition))
+        })
+    }
+
+    fn live(&self) -> impl Iterator<Item = (usize, SocketAddr)> {
+        let members = self.members.iter().zip(&self.addresses).enumerate();
+        members.filter_map(|(at, (member, address))| member.as_ref().map(|_| (at, *address)))
+    }
+}
+
+/// Appends the next number of a partition at the member that takes it, which is asked for until one
+/// does. The number is the offset, too: nothing may be lost or stored twice.
+pub(crate) fn append(members: &[SocketAddr], topic: &str, partition: i32, number: i32) {
+    wait::until("a batch to be taken", wait::PATIENCE, || {
+        let mut owner = owner(members, topic, partition)?;
+        let record = Record::new("number", number.to_string());
+        let batch = encode_batch(&[record], ProducerFields::NONE);
+        let produced = owner.produce(topic, partition, batch).ok()?;
+        if code::RETRIABLE.contains(&produced.error) {
+            return None;
+        }
+        assert_eq!(produced.error, code::NONE, "{topic}/{partition}");
+        assert_eq!(produced.base_offset, i64::from(number));
+        Some(())
+    });
+}
+
+/// The numbers that a member serves.
+pub(crate) fn numbers(client: &mut Client, topic: &str, partition: i32) -> Vec<i32> {
+    let records = client.read(topic, partition, 0);
+    let numbers = records.iter().map(|stored| {
+        let value = stored.record.value.as_ref().unwrap();
+        std::str::from_utf8(value).unwrap().parse().unwrap()
+    });
+    numbers.collect()
+}
+
+/// A connection to the owner of a partition, as any member knows it.
+fn owner(members: &[SocketAddr], topic: &str, partition: i32) -> Option<Client> {
+    let any = members.iter().find_map(|at| Client::connect(*at).ok());
+    let metadata = any?.metadata(topic).ok()?;
+    let found = metadata.topics.first()?.partitions.iter();
+    let leader = found
+        .into_iter()
+        .find(|found| found.partition_index == partition)?
+        .leader_id;
+    let leader = metadata.brokers.iter().find(|b| b.node_id == leader)?;
+    let address = format!("{}:{}", leader.host.as_str(), leader.port);
+    Client::connect(address.parse().ok()?).ok()
+}
+
+fn config() -> Arc<Config> {
+    let pairs = [
+        ("bucket", "memory://"),
+        ("http", "none"),
+        ("kafka", "127.0.0.1:0"),
+        ("wal", "none"),
+    ];
+    let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
+    Arc::new(Config::new(Profile::Dev, pairs.to_vec()).unwrap())
+}
