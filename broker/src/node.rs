@@ -546,6 +546,7 @@ impl Starting {
         keepers.spawn(self.retainer(bucket, parts, archive).run());
         keepers.spawn(self.collector(bucket, parts).run());
         keepers.spawn(self.seal_watch(bucket, parts).run());
+        keepers.spawn(parts.cluster.forget_gone(parts.coordinator.clone()));
         keepers
     }
 

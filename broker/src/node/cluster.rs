@@ -3,6 +3,7 @@
 //!
 //! May not touch: who leads (`firn_coordinator`), what goes over links (`link/`).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use bytes::Bytes;
 use firn_coordinator::{
     Coordinator, CoordinatorConfig, CoordinatorTask, Environment, ProcessCard, ProcessProof,
 };
-use firn_proto::cluster::LinkAddress;
-use firn_proto::ids::ClusterId;
+use firn_proto::cluster::{ClusterImage, LinkAddress};
+use firn_proto::ids::{ClusterId, Fingerprint};
 use firn_storage::bucket::Bucket;
 use firn_storage::journal::BucketJournal;
 use firn_storage::stream::StreamEnv;
@@ -105,6 +106,33 @@ impl Cluster {
         })
     }
 
+    /// Deletes the cards of processes that have left the cluster or were taken for dead, while this
+    /// one leads: nobody takes links of theirs any more.
+    pub(super) fn forget_gone(
+        &self,
+        coordinator: Coordinator,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let registry = Arc::clone(&self.registry);
+        let mut image = coordinator.image();
+        async move {
+            let mut known = BTreeSet::new();
+            loop {
+                let live = links(&image.borrow_and_update());
+                let gone: Vec<Fingerprint> = known.difference(&live).copied().collect();
+                known = live;
+                if coordinator.leads().is_some()
+                    && !gone.is_empty()
+                    && let Err(error) = registry.forget(&gone).await
+                {
+                    tracing::warn!(%error, "cards of dead processes stay in the bucket");
+                }
+                if image.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Where other brokers reach this one.
     pub(super) fn link(&self) -> LinkAddress {
         self.card.link.clone()
@@ -146,6 +174,13 @@ fn open_link(
         process,
     };
     Ok((Arc::new(transport), card))
+}
+
+/// By what the live processes are known.
+fn links(image: &ClusterImage) -> BTreeSet<Fingerprint> {
+    let brokers = image.brokers.values();
+    let links = brokers.filter_map(|broker| broker.link.as_ref());
+    links.map(|link| link.fingerprint).collect()
 }
 
 fn is_any_port(config: &Config) -> bool {

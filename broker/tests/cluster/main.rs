@@ -75,6 +75,18 @@ fn survives_the_death_of(member: usize) {
 }
 
 #[test]
+fn the_bucket_forgets_processes_that_stop_and_those_that_die() {
+    let mut members = Members::start(3);
+    assert_eq!(members.registered(), 3);
+    members.stop(2);
+    assert_eq!(members.registered(), 2);
+    members.kill(1);
+    wait::until("the card to be deleted", wait::PATIENCE, || {
+        (members.registered() == 1).then_some(())
+    });
+}
+
+#[test]
 fn partitions_of_a_process_that_dies_go_on_elsewhere_with_all_that_was_acknowledged() {
     survives_the_death_of(1);
 }

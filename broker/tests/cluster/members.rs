@@ -7,6 +7,7 @@ use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::node::{Node, World};
 use firn_storage::bucket::Bucket;
 use firn_storage::bucket::testing::FaultStore;
+use firn_storage::processes::registered;
 use firn_tests::client::{Client, code};
 use firn_tests::records::{ProducerFields, Record, encode_batch};
 use firn_tests::wait;
@@ -123,6 +124,14 @@ impl Members {
             let probe = owner.fetch(topic, partition, 0).ok()?;
             (probe.error == code::NONE).then(|| numbers(&mut owner, topic, partition))
         })
+    }
+
+    /// How many processes the bucket says belong to the cluster.
+    pub(crate) fn registered(&self) -> usize {
+        let World { clock, entropy, .. } = World::of_machine();
+        let bucket = Bucket::from_store(Arc::new(self.store.clone()), clock, entropy);
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(registered(&bucket, 100)).unwrap().len()
     }
 
     fn live(&self) -> impl Iterator<Item = (usize, SocketAddr)> {
