@@ -137,7 +137,9 @@ impl RecoveryDriver {
             match self.wait(ended.stream, disk) {
                 Wait::Until(at) => next = earliest(next, Some(at)),
                 Wait::Over => {
-                    if let Some(disk) = disk {
+                    // What was acknowledged in its last second may not have been told of.
+                    let absent = ended.disk.filter(|disk| self.holder_of(*disk).is_none());
+                    if let Some(disk) = absent {
                         report_absent(&ended, disk);
                     }
                     due.push(ended);
@@ -162,16 +164,20 @@ impl RecoveryDriver {
 
     /// Whether a stream waits for a disk. This process has done with its own before it served.
     fn wait(&mut self, stream: StreamId, disk: Option<DiskId>) -> Wait {
-        let image = Arc::clone(&self.coordinator.image().borrow());
-        let holder = image
-            .brokers
-            .values()
-            .find(|broker| disk.is_some() && broker.disk == disk);
-        if holder.is_some_and(|holder| holder.incarnation == self.incarnation) {
+        let holder = disk.and_then(|disk| self.holder_of(disk));
+        if holder == Some(self.incarnation) {
             return Wait::Over;
         }
         let now = self.env.clock.mono();
         self.disks.ask(stream, disk, holder.is_some(), now)
+    }
+
+    /// The live process that shows a disk.
+    fn holder_of(&self, disk: DiskId) -> Option<Incarnation> {
+        let image = Arc::clone(&self.coordinator.image().borrow());
+        let mut brokers = image.brokers.values();
+        let holder = brokers.find(|broker| broker.disk == Some(disk));
+        holder.map(|holder| holder.incarnation)
     }
 
     async fn seal_all(&self, seals: Vec<StreamToSeal>) -> Result<(), RecoveryError> {
@@ -252,9 +258,9 @@ fn report_absent(ended: &StreamToSeal, disk: DiskId) {
         broker = %ended.broker,
         stream = %ended.stream,
         %disk,
-        "a process did not stop in order, and none that lives shows its local wal: whether it had \
-         acknowledged records with acks=1 that it had not yet put into the bucket is not known \
-         here; its partitions go on without them. The first start with its directory again says \
+        "a process did not stop in order, and none that lives shows its local wal (it has another \
+         directory, another disk, or none): whether it had acknowledged records with acks=1 that it \
+         had not yet put into the bucket is not known here; its partitions go on without them. The first start with its directory again says \
          whether there are any, and counts them by topic and offset"
     );
 }
