@@ -197,13 +197,16 @@ impl Collector {
         Ok(())
     }
 
-    /// Deletes what has left the segment map, and deleted topics.
+    /// Deletes what has left the segment map, and deleted topics. A topic that cannot be deleted stays
+    /// in the queue, and keeps nothing else there.
     async fn delete_doomed(
         &self,
         garbage: &Garbage,
         collected: &mut Collected,
     ) -> Result<(), BucketError> {
-        let (mut segments, mut pages, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        let mut done = Ok(());
+        let (mut segments, mut segment_ids) = (Vec::new(), Vec::new());
+        let (mut pages, mut page_ids) = (Vec::new(), Vec::new());
         for queued in &garbage.doomed {
             match &queued.what {
                 Doomed::Segment {
@@ -217,25 +220,34 @@ impl Collector {
                         incarnation: segment.incarnation,
                         number: segment.number,
                     });
-                    ids.push(queued.id);
+                    segment_ids.push(queued.id);
                 }
                 Doomed::MapPage { topic, page } => {
                     pages.push((*topic, *page));
-                    ids.push(queued.id);
+                    page_ids.push(queued.id);
                 }
                 Doomed::Topic { topic_name, topic } => {
-                    collect::delete_table(&self.bucket, topic_name, *topic).await?;
-                    add(&self.counts.topics, 1);
-                    collected.doomed.push(queued.id);
+                    let deleted = collect::delete_table(&self.bucket, topic_name, *topic).await;
+                    if deleted.is_ok() {
+                        add(&self.counts.topics, 1);
+                        collected.doomed.push(queued.id);
+                    }
+                    done = done.and(deleted);
                 }
             }
         }
-        collect::delete_segments(&self.bucket, &segments).await?;
-        add(&self.counts.segments, segments.len());
-        collect::delete_map_pages(&self.bucket, &pages).await?;
-        add(&self.counts.map_pages, pages.len());
-        collected.doomed.extend(ids);
-        Ok(())
+        let deleted = collect::delete_segments(&self.bucket, &segments).await;
+        if deleted.is_ok() {
+            add(&self.counts.segments, segments.len());
+            collected.doomed.extend(segment_ids);
+        }
+        done = done.and(deleted);
+        let deleted = collect::delete_map_pages(&self.bucket, &pages).await;
+        if deleted.is_ok() {
+            add(&self.counts.map_pages, pages.len());
+            collected.doomed.extend(page_ids);
+        }
+        done.and(deleted)
     }
 
     async fn delete_of_stream(
@@ -275,5 +287,89 @@ impl Collector {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         change(&mut own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use firn_coordinator::Environment;
+    use firn_proto::cluster::{QueuedDelete, SegmentKey};
+    use firn_proto::env::{Entropy, SystemClock};
+    use firn_proto::ids::{Incarnation, TopicId};
+    use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
+    use firn_storage::bucket::{CreateOutcome, Purpose};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_deleted_keeps_nothing_else_in_the_queue() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let entropy = Arc::new(Entropy::from_seed(1));
+        let store = FaultStore::in_memory();
+        let shared = Arc::new(store.clone());
+        let bucket = Bucket::from_store(shared, Arc::clone(&clock), Arc::clone(&entropy));
+        let started = clock.mono();
+        let environment = Environment {
+            clock: Arc::clone(&clock),
+            entropy,
+        };
+        let collector = Collector {
+            bucket,
+            coordinator: Coordinator::vacant(environment).0,
+            stream: StreamId(1),
+            checkpoints: Arc::default(),
+            clock,
+            started,
+            orphans_after: Duration::ZERO,
+            every: Duration::from_secs(1),
+            counts: Arc::default(),
+        };
+        let segment = |topic_name: &str| SegmentName {
+            topic_name: topic_name.to_owned(),
+            topic: TopicId([7; 16]),
+            incarnation: Incarnation(1),
+            number: 0,
+        };
+        for topic_name in ["refused", "deleted", "kept"] {
+            let (key, body) = (segment(topic_name).key(), vec![Bytes::from_static(b"x")]);
+            let put = collector.bucket.create_once(Purpose::Archive, &key, body);
+            assert!(matches!(put.await, CreateOutcome::Created));
+        }
+        let topic = |topic_name: &str| Doomed::Topic {
+            topic_name: topic_name.into(),
+            topic: TopicId([7; 16]),
+        };
+        let kept = segment("kept");
+        let segment = Doomed::Segment {
+            topic_name: "kept".into(),
+            topic: kept.topic,
+            segment: SegmentKey {
+                incarnation: kept.incarnation,
+                number: kept.number,
+            },
+        };
+        let doomed = [topic("refused"), segment, topic("deleted")];
+        let doomed = doomed.into_iter().zip(0..);
+        let garbage = Garbage {
+            doomed: doomed
+                .map(|(what, id)| QueuedDelete {
+                    id,
+                    what,
+                    due_ms: 0,
+                })
+                .collect(),
+            ..Garbage::default()
+        };
+        let denied = Rule::new(On::Delete, Fault::Denied).key("refused");
+        store.inject(denied.times(u64::MAX));
+
+        let mut collected = Collected::default();
+        let done = collector.delete(&garbage, &mut collected).await;
+        assert!(matches!(done, Err(BucketError::Denied { .. })), "{done:?}");
+        collected.doomed.sort_unstable();
+        assert_eq!(collected.doomed, [1, 2]);
+        let figures = collector.counts.figures();
+        assert_eq!((figures.segments, figures.topics), (1, 1));
     }
 }

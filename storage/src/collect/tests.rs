@@ -280,6 +280,19 @@ async fn the_directories_of_a_deleted_topic_go_unless_they_hold_a_file() {
         .unwrap();
 }
 
+/// As with a mount point or a lacking right, for whoever runs the test.
+#[tokio::test]
+async fn a_directory_that_cannot_be_removed_does_not_keep_a_topic_from_being_deleted() {
+    let [_, world] = worlds().await;
+    world.put([page_key(1, 0)]).await;
+    let table = layout::table("flights", TOPIC);
+    let path = world.folder.as_ref().unwrap().path().join(table.as_str());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "in the way").unwrap();
+    delete_table(&world.bucket, "flights", TOPIC).await.unwrap();
+    assert_eq!(world.keys().await, set([table]), "its map page is gone");
+}
+
 #[tokio::test]
 async fn orphans_are_what_an_ended_writer_never_brought_into_the_map() {
     for world in worlds().await {

@@ -33,7 +33,8 @@ pub async fn delete_map_pages(
 }
 
 /// Deletes everything of a topic that was deleted: its table with all segments, its part of the
-/// segment map, and the directories of both. Its id is never given out again.
+/// segment map, and the directories of both. Its id is never given out again. A directory that cannot
+/// be removed is left: all it costs is that lists look into it.
 ///
 /// # Errors
 /// As [`delete_segments`]; [`BucketError::Unfit`] if objects come again and again.
@@ -44,7 +45,12 @@ pub async fn delete_table(
 ) -> Result<(), BucketError> {
     for folder in [layout::table(topic_name, topic), layout::map_pages(topic)] {
         empty(bucket, &folder).await?;
-        bucket.remove_empty_folder(&folder).await?;
+        if let Err(error) = bucket.remove_empty_folder(&folder).await {
+            tracing::warn!(
+                %folder, %error,
+                "the empty directory of a deleted topic could not be removed: remove it by hand"
+            );
+        }
     }
     Ok(())
 }
