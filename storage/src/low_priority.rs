@@ -1,5 +1,6 @@
 //! Threads of low priority: what they compute must not take the processor from clients.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
@@ -8,9 +9,9 @@ use firn_proto::env::thread_cpu;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-/// The threads that do the work are gone: they panicked, or the process ends.
+/// The work panicked, or was dropped because the process ends.
 #[derive(Clone, Copy, Debug, Error)]
-#[error("the threads of low priority have stopped")]
+#[error("work of low priority was not done: it panicked, or the process ends")]
 pub struct Stopped;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -49,6 +50,24 @@ impl Workers {
             // whoever no longer waits does not mind
             let _ = sender.send(work());
         });
+        self.answered(work, answer).await
+    }
+
+    /// [`Self::run`], but what nobody waits for any more when its turn comes is not done.
+    pub(crate) async fn run_if_wanted<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (sender, answer) = oneshot::channel();
+        let work = Box::new(move || {
+            if !sender.is_closed() {
+                let _ = sender.send(work());
+            }
+        });
+        self.answered(work, answer).await
+    }
+
+    async fn answered<T>(&self, work: Work, answer: oneshot::Receiver<T>) -> Result<T, Stopped> {
         self.work.send(work).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
@@ -67,7 +86,9 @@ fn work_on(queue: &Mutex<mpsc::Receiver<Work>>, cpu_micros: &AtomicU64) {
         let Some(work) = next else {
             return;
         };
-        work();
+        // The panic hook has said why, and whoever waits is told. Nothing else saw what the work
+        // held, for it is dropped with it.
+        let _ = catch_unwind(AssertUnwindSafe(work));
         let taken = thread_cpu();
         let micros = taken.saturating_sub(before).as_micros();
         cpu_micros.fetch_add(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -125,9 +146,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn work_that_is_to_be_wanted_is_not_done_when_nobody_waits_for_it() {
+        let workers = Workers::start("test", 1, &Arc::default()).unwrap();
+        let (begun, held) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let (begins, holds) = (Arc::clone(&begun), Arc::clone(&held));
+        let mut first = Box::pin(workers.run(move || {
+            begins.wait();
+            holds.wait();
+        }));
+        assert!(futures::poll!(&mut first).is_pending());
+        begun.wait();
+        let done = Arc::new(AtomicU64::new(0));
+        let add = || {
+            let done = Arc::clone(&done);
+            move || done.fetch_add(1, Ordering::Relaxed)
+        };
+        let mut given_up = Box::pin(workers.run_if_wanted(add()));
+        assert!(futures::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        held.wait();
+        first.await.unwrap();
+        assert_eq!(workers.run_if_wanted(add()).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
     async fn work_that_panics_is_told_from_work_that_is_done() {
         let workers = Workers::start("test", 1, &Arc::default()).unwrap();
         let panicked = workers.run(|| panic!("as the test wants it")).await;
         assert!(panicked.is_err());
+        let next = workers.run(|| 7).await;
+        assert_eq!(next.unwrap(), 7, "the thread goes on");
     }
 }

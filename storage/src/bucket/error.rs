@@ -319,8 +319,8 @@ pub(super) enum Failure {
 /// Sorts an error of a read, list or delete.
 pub(super) fn sort(operation: Operation, key: &str, error: &StoreError) -> Failure {
     match error {
-        // A LIST says it in the words of the store alone.
-        error if detail(error).contains("NoSuchBucket") => {
+        // A LIST says it in the body of the answer alone; keys and paths may have that name.
+        error if code(&error.to_string()) == Some("NoSuchBucket") => {
             Failure::Lasting(BucketError::no_such_bucket())
         }
         StoreError::NotFound { .. } => Failure::Absent,
@@ -362,9 +362,8 @@ fn denied(operation: Operation, key: &str, error: &StoreError) -> BucketError {
 /// What a store will never do, however often it is asked.
 fn rejected(error: &StoreError) -> Option<BucketError> {
     let text = error.to_string();
-    let code = between(&text, "<Code>", "</Code>");
     // A redirect that says nothing at all is how S3 answers in the wrong region.
-    let code = code.or_else(|| {
+    let code = code(&text).or_else(|| {
         text.contains("redirect without LOCATION")
             .then_some(WRONG_REGION)
     });
@@ -441,7 +440,7 @@ pub(super) fn chain<'a>(
 /// key id and the string that was signed.
 pub(super) fn detail(error: &StoreError) -> String {
     let text = error.to_string();
-    let short = match (between(&text, "<Code>", "</Code>"), status(error)) {
+    let short = match (code(&text), status(error)) {
         (Some(code), status) => {
             let message = between(&text, "<Message>", "</Message>").unwrap_or_default();
             let status = status.map(|s| format!("{s} ")).unwrap_or_default();
@@ -463,6 +462,11 @@ pub(super) fn detail(error: &StoreError) -> String {
     };
     let short = short.split_whitespace().collect::<Vec<_>>().join(" ");
     short.chars().take(DETAIL_CHARS_MAX).collect()
+}
+
+/// The error code in the body of an answer over HTTP.
+fn code(text: &str) -> Option<&str> {
+    between(text, "<Code>", "</Code>")
 }
 
 fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {

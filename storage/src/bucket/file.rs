@@ -149,7 +149,8 @@ impl FileStore {
             .await
     }
 
-    /// [`Self::run`] on a thread of low priority: megabytes are copied, and clients come first.
+    /// [`Self::run`] on a thread of low priority: megabytes are copied, and clients come first. A
+    /// disk that is slow does not read for those who have given up.
     async fn run_slowly<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
@@ -164,7 +165,7 @@ impl FileStore {
             return self.run(job).await;
         };
         let inner = Arc::clone(&self.0);
-        let done = readers.run(move || {
+        let done = readers.run_if_wanted(move || {
             inner.check_poison()?;
             job(&inner)
         });

@@ -2,14 +2,16 @@
 //! checked for its length. What to do about a failure is decided in `mod.rs`.
 
 use std::ops::Range;
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, poll};
 use object_store::path::Path;
 use object_store::{Error as StoreError, GetOptions, GetRange};
 
 use super::error::{Effect, StoreFailure, UnclearKind};
-use super::{Bucket, ListedObject, lock};
+use super::{Bucket, BucketKind, ListedObject, lock};
 use crate::layout::Key;
 
 impl Bucket {
@@ -18,13 +20,24 @@ impl Bucket {
         path: &Path,
         range: Option<Range<u64>>,
     ) -> Result<Bytes, StoreError> {
+        // A directory reads the range before it answers, so that the answer takes its time.
+        let read_at_once = match (self.0.kind, &range) {
+            (BucketKind::File, Some(range)) => range.end.saturating_sub(range.start),
+            _ => 0,
+        };
         let options = GetOptions {
             range: range.map(GetRange::Bounded),
             ..GetOptions::default()
         };
-        let answer = self.timed(0, self.0.store.get_opts(path, options)).await?;
+        let opened = self.0.store.get_opts(path, options);
+        let answer = self.timed_beside(read_at_once, 0, opened).await?;
         let expected = answer.range.end - answer.range.start;
-        let bytes = self.timed(expected, answer.bytes()).await?;
+        let mut body = pin!(answer.bytes());
+        let bytes = match poll!(body.as_mut()) {
+            // They came with the answer: that says nothing about the rate.
+            Poll::Ready(bytes) => bytes?,
+            Poll::Pending => self.timed(expected, body).await?,
+        };
         if bytes.len() as u64 == expected {
             return Ok(bytes);
         }
@@ -98,7 +111,18 @@ impl Bucket {
         bytes: u64,
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let timeout = lock(&self.0.download).timeout(bytes);
+        self.timed_beside(0, bytes, request).await
+    }
+
+    /// [`Self::timed`] for a request that may take the time of `beside` more bytes, how fast these
+    /// move being nothing to learn.
+    async fn timed_beside<T>(
+        &self,
+        beside: u64,
+        bytes: u64,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let timeout = lock(&self.0.download).timeout(beside.saturating_add(bytes));
         let started = self.0.clock.mono();
         let answer = tokio::time::timeout(timeout, request).await;
         let mut timer = lock(&self.0.download);

@@ -124,6 +124,7 @@ struct Script {
     hits: Vec<(On, Fault, String)>,
     outage: bool,
     uplink: Option<u64>,
+    downlink: Option<u64>,
 }
 
 /// A store with a script of faults. Cheap to clone; clones share the script.
@@ -172,6 +173,12 @@ impl FaultStore {
     /// Lets every PUT take the time that its body needs at this many bytes a second, or none.
     pub fn set_uplink(&self, bytes_per_second: Option<u64>) {
         self.script().uplink = bytes_per_second;
+    }
+
+    /// Lets the answer to every GET take the time that its body needs at this many bytes a second,
+    /// and the body come with it, or neither.
+    pub fn set_downlink(&self, bytes_per_second: Option<u64>) {
+        self.script().downlink = bytes_per_second;
     }
 
     /// Lets the oldest held-back PUT ([`Fault::AppliedLater`]) reach the store.
@@ -286,6 +293,12 @@ impl FaultStore {
             _ => {
                 let answer = self.inner.get_opts(&location, options).await;
                 after(fault).await?;
+                let downlink = self.script().downlink;
+                if let (Some(bytes_per_second), Ok(answer)) = (downlink, &answer) {
+                    let length = answer.range.end - answer.range.start;
+                    let millis = length * 1000 / bytes_per_second.max(1);
+                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                }
                 answer
             }
         }

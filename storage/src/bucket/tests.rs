@@ -384,6 +384,44 @@ async fn a_probe_waits_for_a_store_that_hangs_once_and_says_so() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_reads_before_it_answers_gets_the_time_of_the_range() {
+    const LEN: u64 = 8 * 1024 * 1024;
+    let clock = Arc::new(RuntimeClock(tokio::time::Instant::now()));
+    let (_, entropy) = env();
+    let store = FaultStore::in_memory();
+    let shared = Arc::new(store.clone());
+    let bucket = Bucket::new(shared, Path::default(), BucketKind::File, clock, entropy);
+    let body = vec![Bytes::from(vec![7; LEN as usize])];
+    bucket.create_once(P, &slot(0), body).await;
+    store.set_downlink(Some(1024 * 1024));
+    let learned = || lock(&bucket.0.download).timeout(LEN);
+    let before = learned();
+    let read = bucket.get_range(P, &slot(0), 0..LEN).await.unwrap();
+    assert_eq!(read.unwrap().len() as u64, LEN);
+    assert_eq!(bucket.usage().requests(P, Operation::Get), 1);
+    assert_eq!(learned(), before, "bytes that came at once have no rate");
+}
+
+#[test]
+fn a_bucket_is_missing_only_if_the_body_of_an_answer_says_so() {
+    let sorted = |text: &str| {
+        let error = StoreError::Generic {
+            store: "test",
+            source: text.into(),
+        };
+        match error::sort(Operation::List, "key", &error) {
+            Failure::Lasting(BucketError::NoSuchBucket { .. }) => true,
+            Failure::Lasting(_) | Failure::Absent | Failure::Passing(_) => false,
+        }
+    };
+    assert!(sorted("404: <Error><Code>NoSuchBucket</Code></Error>"));
+    assert!(!sorted("/data/NoSuchBucket/tables: Input/output error"));
+    assert!(!sorted(
+        "<Error><Code>SlowDown</Code><Key>NoSuchBucket</Key></Error>"
+    ));
+}
+
 #[tokio::test]
 async fn a_missing_directory_is_made_only_if_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
