@@ -202,6 +202,20 @@ pub const READ_CURSORS_MAX: usize = 16 * 1024;
 pub const RANGE_GETS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Row groups that were fetched ahead of sequential readers and not asked for yet, in bytes.
 pub const RANGES_AHEAD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Memory that long reads of a local bucket have filled, that nobody looks at any more and that is
+/// kept for the next ones, in bytes: a row group each of some partitions that are read side by side.
+pub const FILE_BUFFERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Longest read into such memory, in bytes.
+pub const FILE_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Lengths of it are multiples of this, in bytes, so that reads of about the same length share it,
+pub const FILE_BUFFER_GRAIN_BYTES: usize = 64 * 1024;
+/// and from this length on
+pub const FILE_BUFFER_LONG_BYTES: usize = 2 * 1024 * 1024;
+/// multiples of this.
+pub const FILE_BUFFER_LONG_GRAIN_BYTES: usize = 256 * 1024;
+/// A read takes memory that is longer than it needs by this part of that at most: whoever keeps the
+/// bytes counts those alone.
+pub const FILE_BUFFER_SLACK_PART: usize = 4;
 /// Memory of row groups that are open: being read, or kept for the next fetch of a sequential
 /// reader, in bytes.
 pub const OPEN_ROW_GROUPS_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -677,6 +691,16 @@ const _: () = assert!(
     2 * ROW_GROUP_BYTES_TARGET <= RANGE_GETS_BYTES_MAX
         && 2 * ROW_GROUP_BYTES_TARGET <= RANGES_AHEAD_BYTES_MAX,
     "a row group must be fetched beside another"
+);
+const _: () = assert!(
+    2 * ROW_GROUP_BYTES_TARGET <= FILE_BUFFER_BYTES_MAX
+        && FILE_BUFFER_BYTES_MAX + 2 * FILE_BUFFER_LONG_GRAIN_BYTES <= FILE_BUFFERS_BYTES_MAX,
+    "memory of a row group must be used again"
+);
+const _: () = assert!(
+    FILE_BUFFER_LONG_GRAIN_BYTES.is_multiple_of(FILE_BUFFER_GRAIN_BYTES)
+        && FILE_BUFFER_SLACK_PART * FILE_BUFFER_LONG_GRAIN_BYTES <= FILE_BUFFER_LONG_BYTES,
+    "fresh memory must be no longer than what is used again"
 );
 const _: () = assert!(
     4 * (ROW_GROUP_BYTES_TARGET + OPEN_ROW_GROUP_WORK_BYTES) <= OPEN_ROW_GROUPS_BYTES_MAX

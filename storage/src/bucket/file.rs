@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use firn_proto::limits::FILE_BUFFER_BYTES_MAX;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use object_store::path::Path;
@@ -305,7 +306,7 @@ impl Inner {
             None => 0..meta.size,
         };
         // Here and now, as a thread that waits for the disk is at hand.
-        let payload = if options.head || range.end - range.start > reading::BYTES_MAX {
+        let payload = if options.head || range.end - range.start > FILE_BUFFER_BYTES_MAX as u64 {
             GetResultPayload::Stream(read_in_one(file, path, range.clone()))
         } else {
             let read = self.reads.read(&file, &path, range.clone());

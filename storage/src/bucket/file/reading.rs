@@ -20,27 +20,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use firn_proto::limits::{
+    FILE_BUFFER_GRAIN_BYTES, FILE_BUFFER_LONG_BYTES, FILE_BUFFER_LONG_GRAIN_BYTES,
+    FILE_BUFFER_SLACK_PART, FILE_BUFFERS_BYTES_MAX,
+};
 use rustix::fs::OFlags;
 
 /// Shorter reads are left to the allocator.
 const BYTES_MIN: usize = 256 * 1024;
 /// Shorter reads go through the page cache.
 const DIRECT_BYTES_MIN: usize = super::LONG_BYTES as usize;
-/// A longer read is not for the thread that opens the file.
-pub(super) const BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Memory, length and place in the file of a direct read are multiples of this.
 const ALIGNMENT: usize = 4096;
-/// Lengths of buffers are multiples of this, so that reads of about the same length share them.
-const GRAIN_BYTES: usize = 1024 * 1024;
-/// What is kept for the next reads: a row group each of some partitions that are read side by side.
-const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Ranges that are known to have been read before.
 const RECENT_MAX: usize = 4096;
 
 const _: () = assert!(
-    BYTES_MAX as usize + GRAIN_BYTES + ALIGNMENT <= KEPT_BYTES_MAX
-        && BYTES_MIN <= DIRECT_BYTES_MIN
-        && GRAIN_BYTES.is_multiple_of(ALIGNMENT)
+    BYTES_MIN <= DIRECT_BYTES_MIN
+        // so that a buffer fits the next read of its length
+        && FILE_BUFFER_SLACK_PART * FILE_BUFFER_GRAIN_BYTES <= BYTES_MIN
+        && 3 * ALIGNMENT <= FILE_BUFFER_GRAIN_BYTES
 );
 
 /// Reads ranges. Cheap to clone; clones share their buffers.
@@ -166,14 +165,17 @@ impl LongReads {
 
     /// A buffer of `len` bytes or some more, whatever is in them.
     fn take(&self, len: usize) -> Vec<u8> {
-        let len = len.next_multiple_of(GRAIN_BYTES);
         let mut kept = self.kept();
         let lens = kept.buffers.iter().map(Vec::len).enumerate();
-        // who counts `len` bytes must not hold many times that
-        let fitting = lens.filter(|(_, buffer)| (len..=2 * len).contains(buffer));
+        let longest = len + len / FILE_BUFFER_SLACK_PART;
+        let fitting = lens.filter(|(_, buffer)| (len..=longest).contains(buffer));
         let Some((at, _)) = fitting.min_by_key(|(_, buffer)| *buffer) else {
             drop(kept);
-            return vec![0; len];
+            let grain = match len < FILE_BUFFER_LONG_BYTES {
+                true => FILE_BUFFER_GRAIN_BYTES,
+                false => FILE_BUFFER_LONG_GRAIN_BYTES,
+            };
+            return vec![0; len.next_multiple_of(grain)];
         };
         let buffer = kept.buffers.remove(at);
         kept.bytes -= buffer.len();
@@ -197,7 +199,7 @@ impl Drop for Filled {
         let mut kept = self.home.kept();
         kept.bytes += memory.len();
         kept.buffers.push(memory);
-        while kept.bytes > KEPT_BYTES_MAX {
+        while kept.bytes > FILE_BUFFERS_BYTES_MAX {
             let oldest = kept.buffers.remove(0);
             kept.bytes -= oldest.len();
         }
@@ -354,6 +356,31 @@ mod tests {
         assert_eq!(third.as_ptr(), place, "the memory is used again");
     }
 
+    /// Who keeps the bytes counts their length.
+    #[test]
+    fn bytes_hold_little_more_memory_than_their_length() {
+        let world = World::new(16 * MIB);
+        let longer = [1, 2, 3, 5, 8, 16].map(|mib| world.read(0..mib * MIB));
+        drop(longer);
+        for len in [
+            BYTES_MIN,
+            BYTES_MIN + 1,
+            700_000,
+            MIB,
+            MIB + 77,
+            2 * MIB - ALIGNMENT,
+            2 * MIB + 1,
+            5 * MIB / 2,
+            7 * MIB,
+        ] {
+            for _ in 0..2 {
+                drop(world.read(77..77 + len));
+                let memory = world.reads.kept().buffers.last().unwrap().len();
+                assert!(memory <= len + len / 4 + 64 * 1024, "{memory} for {len}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_kept_is_bounded() {
         let world = World::new(8 * MIB);
@@ -362,6 +389,6 @@ mod tests {
         let kept = world.reads.kept();
         let sum: usize = kept.buffers.iter().map(Vec::len).sum();
         assert_eq!(kept.bytes, sum);
-        assert!(sum <= KEPT_BYTES_MAX, "{sum}");
+        assert!(sum <= FILE_BUFFERS_BYTES_MAX, "{sum}");
     }
 }
