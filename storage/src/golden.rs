@@ -354,6 +354,48 @@ fn a_segment_keeps_its_bytes() {
     assert_eq!(read_footer(object, object.len() as u64).unwrap().0, origin);
 }
 
+/// Of a row group whose values are stored as they are.
+#[test]
+fn a_batch_table_of_version_2_keeps_its_bytes() {
+    let origin = SegmentOrigin {
+        cluster: CLUSTER,
+        topic: TopicId([0x70; 16]),
+        topic_name: "orders".to_owned(),
+    };
+    let mut state = 1_u64;
+    let mut byte = |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let noise: Vec<u8> = (0..20_000).map(&mut byte).collect();
+    let mut batch = BatchBuilder::new(Codec::None);
+    let record = NewRecord {
+        timestamp: 1_700_000_000_000,
+        key: Some(b"key"),
+        value: Some(&noise),
+        headers: &[],
+    };
+    batch.push(&record).unwrap();
+    let batch = batch.build().unwrap();
+    let mut writer = SegmentWriter::new(Vec::new(), &origin).unwrap();
+    writer.begin_run(PartitionIndex(3), 0, 0).unwrap();
+    writer.push(&batch).unwrap();
+    let written = writer.finish().unwrap();
+    let run = &written.segment.runs[0];
+    let group = &run.row_groups[0];
+    let range = group.byte_range();
+    let bytes = &written.sink[range.start as usize..range.end as usize];
+    let bytes = Bytes::copy_from_slice(bytes);
+    let trailer = Trailer::decode(&bytes).unwrap();
+    let table_len = TRAILER_BYTES + trailer.stored_len as usize;
+    assert_golden("batch_table_v2.hex", &bytes[bytes.len() - table_len..]);
+    let mut reader = RowGroupReader::open(&bytes, origin.topic, run.partition, group).unwrap();
+    let found = reader.next_batch(TargetCodec::Producer).unwrap().unwrap();
+    assert_eq!(found.bytes(), batch.bytes());
+}
+
 #[test]
 fn a_page_of_the_segment_map_keeps_its_bytes() {
     let group = RowGroup {

@@ -14,7 +14,7 @@ use crate::bucket::{CreateOutcome, Purpose, backoff};
 use crate::layout::Key;
 use crate::low_priority::Workers;
 use crate::segment::{
-    Fingerprints, RowGroup, Segment, SegmentFault, verify_footer, verify_row_group,
+    Fingerprints, PlainChunks, RowGroup, Segment, SegmentFault, verify_footer, verify_row_group,
 };
 
 /// Row groups that lie side by side, and what must come out of each.
@@ -75,20 +75,22 @@ impl Archiver {
             .unwrap_or_default();
         // of the row groups there are fingerprints: their bytes are not needed any more
         let end = bytes_from(groups_end, pieces);
+        let mut plain_chunks = Vec::new();
         for stretch in stretches(&segment, &fingerprints) {
             let Stretch { range, groups } = stretch;
             let start = range.start;
             let compare = move |bytes: &Bytes| {
-                groups.iter().try_for_each(|(partition, group, expected)| {
+                let groups = groups.iter().map(|(partition, group, expected)| {
                     let bytes = part(bytes, start, &group.byte_range());
                     verify_row_group(&bytes, topic, *partition, group, *expected)
-                })
+                });
+                groups.collect::<Result<Vec<PlainChunks>, _>>()
             };
-            self.compare(key, worker, range, compare).await?;
+            plain_chunks.extend(self.compare(key, worker, range, compare).await?);
         }
         let range = groups_end..segment.byte_len;
         let compare = move |bytes: &Bytes| match *bytes == end {
-            true => verify_footer(bytes, &segment),
+            true => verify_footer(bytes, &segment, &plain_chunks),
             false => Err(SegmentFault::Differs(
                 "its page indexes and footer are not those that were put".to_owned(),
             )),
@@ -97,13 +99,13 @@ impl Archiver {
     }
 
     /// Compares a range of the object; once more, if it is not what it should be.
-    async fn compare(
+    async fn compare<T: Send + 'static>(
         &self,
         key: &Key,
         worker: &Workers,
         range: Range<u64>,
-        compare: impl Fn(&Bytes) -> Result<(), SegmentFault> + Send + Sync + 'static,
-    ) -> Result<(), ArchiveFault> {
+        compare: impl Fn(&Bytes) -> Result<T, SegmentFault> + Send + Sync + 'static,
+    ) -> Result<T, ArchiveFault> {
         let compare = Arc::new(compare);
         let mut attempts = 0;
         loop {
@@ -115,8 +117,9 @@ impl Archiver {
                 .await?
                 .ok_or_else(|| ArchiveFault::Missing(key.clone()))?;
             let compare = Arc::clone(&compare);
-            let Err(fault) = worker.run(move || compare(&bytes)).await? else {
-                return Ok(());
+            let fault = match worker.run(move || compare(&bytes)).await? {
+                Ok(same) => return Ok(same),
+                Err(fault) => fault,
             };
             tracing::warn!(%key, ?range, %fault, "a segment does not come back as it was put");
             attempts += 1;

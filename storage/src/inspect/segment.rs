@@ -5,7 +5,8 @@ use firn_proto::ids::PartitionIndex;
 
 use super::{Inspection, Page, ROWS_MAX};
 use crate::segment::{
-    BatchSummary, RowGroup, RowGroupReader, Segment, SegmentFault, read_footer, verify_footer,
+    BatchSummary, PlainChunks, RowGroup, RowGroupReader, Segment, SegmentFault, read_footer,
+    verify_footer,
 };
 
 pub(super) fn inspect(object: &Bytes) -> Inspection {
@@ -22,7 +23,7 @@ pub(super) fn inspect(object: &Bytes) -> Inspection {
         "topic",
         format_args!("{} ({})", origin.topic, origin.topic_name),
     );
-    if let Err(fault) = verify_footer(object, &segment) {
+    if let Err(fault) = verify_end(object, &segment) {
         page.fault(fault);
     }
     page.field("runs", segment.runs.len());
@@ -55,6 +56,18 @@ pub(super) fn inspect(object: &Bytes) -> Inspection {
         }
     }
     page.finish()
+}
+
+/// Whether the footer says the same as the map in it and the trailers of the row groups.
+fn verify_end(object: &Bytes, segment: &Segment) -> Result<(), SegmentFault> {
+    let plain_chunks = segment.row_groups().map(|(_, group)| {
+        let range = group.byte_range();
+        let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = object.get(at(range.start)..at(range.end));
+        PlainChunks::of(bytes.unwrap_or_default())
+    });
+    let plain_chunks: Vec<PlainChunks> = plain_chunks.collect::<Result<_, _>>()?;
+    verify_footer(object, segment, &plain_chunks)
 }
 
 fn show_group(page: &mut Page, object: &Bytes, group: &RowGroup) {

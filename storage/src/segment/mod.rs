@@ -57,7 +57,7 @@ pub use map::{RowGroup, Segment, SegmentRun, row_groups_from_time};
 pub use map_page::{MAP_PAGE_MAGIC, MapPageFault, decode_map_page, encode_map_page};
 pub use read::{BatchSummary, RowGroupReader, TargetCodec};
 pub use search::{TimedRecord, first_at_or_after, first_of_max};
-pub use verify::{Fingerprints, verify_footer, verify_row_group};
+pub use verify::{Fingerprints, PlainChunks, verify_footer, verify_row_group};
 pub use write::{SegmentWriter, Written};
 
 #[cfg(test)]

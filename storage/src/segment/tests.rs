@@ -112,6 +112,13 @@ pub(crate) fn assert_same(found: &[BatchView], batches: &[BatchView]) {
     }
 }
 
+/// What the trailers say.
+pub(super) fn plain_chunks(object: &[u8], segment: &Segment) -> Vec<PlainChunks> {
+    let groups = segment.row_groups();
+    let groups = groups.map(|(_, group)| PlainChunks::of(&bytes_of(object, group)).unwrap());
+    groups.collect()
+}
+
 pub(super) fn assert_verified(written: &Written<Vec<u8>>) {
     let Written {
         sink,
@@ -119,7 +126,7 @@ pub(super) fn assert_verified(written: &Written<Vec<u8>>) {
         fingerprints,
     } = written;
     assert_eq!(segment.byte_len, sink.len() as u64);
-    verify_footer(sink, segment).unwrap();
+    verify_footer(sink, segment, &plain_chunks(sink, segment)).unwrap();
     assert_eq!(
         read_footer(sink, segment.byte_len).unwrap(),
         (origin(), segment.clone())
@@ -697,7 +704,11 @@ fn a_difference_is_found_when_it_is_read_back() {
     let mut elsewhere = one.segment.clone();
     elsewhere.runs[0].row_groups[0].byte_start += 1;
     assert!(matches!(
-        verify_footer(&one.sink, &elsewhere),
+        verify_footer(
+            &one.sink,
+            &elsewhere,
+            &plain_chunks(&one.sink, &one.segment)
+        ),
         Err(SegmentFault::Differs(_))
     ));
 }

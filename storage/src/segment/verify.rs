@@ -9,11 +9,14 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use firn_proto::ids::{PartitionIndex, TopicId};
 use firn_proto::record::BatchHeader;
+use parquet::basic::Compression;
+use parquet::file::metadata::RowGroupMetaData;
 
 use super::fault::SegmentFault;
 use super::footer::{chunk_range, parquet_footer, read_key_values};
 use super::map::{RowGroup, Segment};
 use super::read::{Decoded, RowGroupReader};
+use super::table::Trailer;
 
 /// Fingerprints of the batches of a segment's row groups, in the order of
 /// [`Segment::row_groups`].
@@ -71,7 +74,22 @@ impl Fingerprint {
     }
 }
 
-/// Reads a row group, the bytes of [`RowGroup::byte_range`], back.
+/// Which chunks of a row group are stored without compression, as its trailer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainChunks(Trailer);
+
+impl PlainChunks {
+    /// Those of a row group, the bytes of [`RowGroup::byte_range`].
+    ///
+    /// # Errors
+    /// Its trailer is broken.
+    pub fn of(row_group: &[u8]) -> Result<Self, SegmentFault> {
+        Ok(Self(Trailer::decode(row_group)?))
+    }
+}
+
+/// Reads a row group, the bytes of [`RowGroup::byte_range`], back, and says how its chunks are
+/// stored.
 ///
 /// # Errors
 /// It is broken, or holds other batches than those that went in.
@@ -81,7 +99,7 @@ pub fn verify_row_group(
     partition: PartitionIndex,
     group: &RowGroup,
     fingerprint: u64,
-) -> Result<(), SegmentFault> {
+) -> Result<PlainChunks, SegmentFault> {
     let mut reader = RowGroupReader::open(bytes, topic, partition, group)?;
     let mut found = Fingerprint::default();
     while let Some(decoded) = reader.next_decoded()? {
@@ -91,7 +109,7 @@ pub fn verify_row_group(
         }
     }
     if found.finish() == fingerprint {
-        return Ok(());
+        return PlainChunks::of(bytes);
     }
     Err(SegmentFault::Differs(format!(
         "the batches at offsets {}..={} of {topic}/{partition} are not those that were written",
@@ -100,11 +118,16 @@ pub fn verify_row_group(
 }
 
 /// Reads the footer, in the last bytes of the object, back: engines find the row groups where the
-/// map has them, and it says the same as the map.
+/// map has them, and it says the same as the map; and the same of each chunk as the trailer of its row
+/// group, of which `plain_chunks` has what they say, in the order of [`Segment::row_groups`].
 ///
 /// # Errors
 /// It is broken, or says something else.
-pub fn verify_footer(end: &[u8], segment: &Segment) -> Result<(), SegmentFault> {
+pub fn verify_footer(
+    end: &[u8],
+    segment: &Segment,
+    plain_chunks: &[PlainChunks],
+) -> Result<(), SegmentFault> {
     let metadata = parquet_footer(end)?;
     let (_, found) = read_key_values(&metadata, segment.byte_len)?;
     if found != *segment {
@@ -112,13 +135,28 @@ pub fn verify_footer(end: &[u8], segment: &Segment) -> Result<(), SegmentFault> 
             "the footer names other row groups than were written".to_owned(),
         ));
     }
+    if segment.row_groups().count() != plain_chunks.len() {
+        return Err(SegmentFault::Differs(
+            "the segment has not as many row groups as were read back".to_owned(),
+        ));
+    }
     let mut groups = segment
         .row_groups()
         .map(|(_, group)| group)
-        .filter(|group| group.records > 0);
+        .zip(plain_chunks)
+        .filter(|(group, _)| group.records > 0);
     for found in metadata.row_groups() {
         let group = groups.next();
-        let is_there = group.is_some_and(|group| {
+        if let Some((group, plain)) = group
+            && !has_codecs(found, plain)
+        {
+            return Err(SegmentFault::Differs(format!(
+                "the footer and the trailer do not agree on how the row group of offsets {}..={} \
+                 is compressed",
+                group.base_offset, group.last_offset
+            )));
+        }
+        let is_there = group.is_some_and(|(group, _)| {
             let mut at = group.byte_start;
             let contiguous = found.columns().iter().all(|chunk| {
                 let range = chunk_range(chunk).filter(|(start, _)| *start == at);
@@ -137,9 +175,20 @@ pub fn verify_footer(end: &[u8], segment: &Segment) -> Result<(), SegmentFault> 
     }
     match groups.next() {
         None => Ok(()),
-        Some(group) => Err(SegmentFault::Differs(format!(
+        Some((group, _)) => Err(SegmentFault::Differs(format!(
             "the footer has no row group of offsets {}..={}",
             group.base_offset, group.last_offset
         ))),
     }
+}
+
+fn has_codecs(found: &RowGroupMetaData, plain: &PlainChunks) -> bool {
+    let mut chunks = found.columns().iter().enumerate();
+    chunks.all(|(leaf, chunk)| {
+        let codec = chunk.compression();
+        match plain.0.is_plain(leaf) {
+            true => codec == Compression::UNCOMPRESSED,
+            false => matches!(codec, Compression::ZSTD(_)),
+        }
+    })
 }

@@ -205,3 +205,21 @@ fn a_compressed_page_is_not_taken_for_one_that_is_not() {
         "{found:?}"
     );
 }
+
+/// Readers go by the trailer, engines by the footer.
+#[test]
+fn a_footer_that_calls_chunks_otherwise_compressed_than_the_trailer_is_found_out() {
+    let [plain, shorter] = [noise(10, 1000), words(10, 1000)].map(|batches| {
+        let written = write(&[(PARTITION, batches)]);
+        let trailers = plain_chunks(&written.sink, &written.segment);
+        verify_footer(&written.sink, &written.segment, &trailers).unwrap();
+        (written, trailers)
+    });
+    for ((written, _), (_, trailers)) in [(&plain, &shorter), (&shorter, &plain)] {
+        let found = verify_footer(&written.sink, &written.segment, trailers);
+        assert!(
+            matches!(&found, Err(SegmentFault::Differs(why)) if why.contains("compressed")),
+            "{found:?}"
+        );
+    }
+}
