@@ -2,7 +2,8 @@
 //! any point of archiving, committing, moving floors and deleting.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use firn_tests::client::{Client, EARLIEST, HIGH_WATERMARK, LATEST, code};
@@ -186,13 +187,34 @@ fn kills_lose_double_or_leave_over_nothing(
             client.delete_records(topic, partition, HIGH_WATERMARK);
         }
     }
-    wait::until("every segment to be deleted", wait::PATIENCE, || {
+    wait::until("everything archived to be deleted", wait::PATIENCE, || {
         let usage = plan.run(&["bucket", "usage", "--json"]);
         let usage: serde_json::Value = serde_json::from_str(&usage).unwrap();
-        let segments = usage["segments"]["objects"].as_u64().unwrap();
-        (segments == 0).then_some(())
+        let objects = |kind: &str| usage[kind]["objects"].as_u64().unwrap();
+        assert_eq!(
+            objects("unknown"),
+            0,
+            "an object that no part of Firn names"
+        );
+        (objects("segments") == 0 && objects("map_pages") == 0).then_some(())
     });
+    // of a directory also what lists leave out; on S3 there is none of that name
+    let left = files(&folder.join("bucket/tables"));
+    assert!(left.is_empty(), "{left:?}");
     node.stop();
+}
+
+/// All files below a directory, if it is there.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found
 }
 
 /// The runs of all partitions that are in segments.

@@ -39,7 +39,7 @@ use object_store::{
 };
 
 use creating::Creating;
-use disk::{Directory, Disk, LocalDisk};
+use disk::{Directory, Disk, Draft, LocalDisk};
 use reading::LongReads;
 
 use super::error::{Effect, StoreFailure, UnclearKind};
@@ -209,11 +209,13 @@ impl Inner {
     fn create(&self, location: &Path, body: &PutPayload) -> Result<()> {
         let path = self.file_path(location);
         let parent = path.parent().unwrap_or(&self.root).to_path_buf();
-        self.make_directories(&parent)?;
         let failed = |error: io::Error| nothing_done(&path, &error);
-        // Opened before there is anything to sync: with no file descriptor left, nothing is done.
-        let directory = self.disk.open_directory(&parent).map_err(failed)?;
-        let mut draft = self.disk.draft(&parent).map_err(failed)?;
+        let begun = match self.begin(&path, &parent) {
+            // Another process has removed directories that were empty.
+            Err(_) if self.forget_removed(&parent) => self.begin(&path, &parent),
+            begun => begun,
+        };
+        let (directory, mut draft) = begun?;
         self.disk.write(&mut draft, body).map_err(failed)?;
         self.disk.sync_file(&draft).map_err(failed)?;
         let linked = self.disk.link(&draft, &path).map_err(failed)?;
@@ -227,6 +229,25 @@ impl Inner {
             path: location.to_string(),
             source: "the file exists".into(),
         })
+    }
+
+    /// The directory that is to hold `path`, and a file in it that has no name yet.
+    fn begin(&self, path: &FsPath, parent: &FsPath) -> Result<(Directory, Draft)> {
+        self.make_directories(parent)?;
+        let failed = |error: io::Error| nothing_done(path, &error);
+        // Opened before there is anything to sync: with no file descriptor left, nothing is done.
+        let directory = self.disk.open_directory(parent).map_err(failed)?;
+        Ok((directory, self.disk.draft(parent).map_err(failed)?))
+    }
+
+    /// Forgets the directories down to `directory` that are not there any more; whether there were
+    /// any.
+    fn forget_removed(&self, directory: &FsPath) -> bool {
+        let below_root = directory.ancestors().take_while(|d| *d != self.root);
+        let removed: Vec<&FsPath> = below_root.filter(|made| !made.is_dir()).collect();
+        let mut synced = self.synced();
+        let known = removed.iter().filter(|made| synced.remove(**made));
+        known.count() > 0
     }
 
     /// Makes the directories down to `directory` and makes sure that the entry of each survives

@@ -2,12 +2,13 @@
 //! most, however long it is.
 //!
 //! A range is fetched once, however many readers wait for it. The GET belongs to nobody: once
-//! started it ends in the cache, even if every reader has left. What was fetched ahead of a reader
+//! started it ends in the cache, if there is one, even if every reader has left. What was fetched ahead of a reader
 //! is kept here until it is asked for, since a cache that is small beside a range would have dropped
 //! its first blocks when the last ones come.
 //!
-//! What lies in a local directory is in the page cache of the kernel, which needs no second one here:
-//! such a range is read as it is, and neither looked for in the cache nor put there.
+//! A range of a local directory passes the cache by: it is read as it is, and neither looked for
+//! there nor put there. What is read again is in the page cache of the kernel, which needs no second
+//! one here; `bucket/file/reading.rs` decides what goes there.
 //!
 //! The memory of GETs under way and of what was fetched ahead is bounded, each on its own.
 
@@ -96,8 +97,8 @@ impl WholeRanges {
         }))
     }
 
-    /// The bytes of `range` that the object has. Dropping the future loses nothing: what was asked
-    /// of the bucket still reaches the cache.
+    /// The bytes of `range` that the object has. Dropping the future cancels nothing: what was
+    /// asked of the bucket still reaches the cache, if there is one.
     ///
     /// # Errors
     /// [`ObjectError`].
@@ -193,7 +194,8 @@ impl WholeRanges {
             };
             let answer = inner.load(&span, false).await;
             landing.is_whole = answer.is_ok();
-            // Nobody waits any more: the cache has it.
+            // Whoever asks after nobody waited finds it in the cache, and reads it once more where
+            // there is none.
             let _ = sender.send(answer);
             // Behind the answer: who finds no flight finds the cache, who finds this one its bytes.
             drop(landing);

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use rustix::io::Errno;
 
-use super::disk::{Draft, TEMPORARY};
+use super::disk::TEMPORARY;
 use super::*;
 use crate::bucket::{BucketError, CreateOutcome};
 
@@ -60,6 +60,20 @@ async fn a_crash_between_write_and_link_leaves_nothing_to_see() {
             .unwrap(),
         "whole"
     );
+}
+
+#[tokio::test]
+async fn directories_that_another_process_has_removed_are_made_once_more() {
+    let (_folder, store) = open();
+    let options = || PutOptions::from(PutMode::Create);
+    let path = Path::from("wal/7/0");
+    store.put_opts(&path, body("x"), options()).await.unwrap();
+    for removed in ["wal/7", "wal"] {
+        fs::remove_dir_all(store.0.root.join(removed)).unwrap();
+        store.put_opts(&path, body("y"), options()).await.unwrap();
+        let read = store.get(&path).await.unwrap().bytes().await.unwrap();
+        assert_eq!(read, "y");
+    }
 }
 
 #[tokio::test]
