@@ -1,6 +1,7 @@
 //! Moves the log starts of partitions that this broker owns: first in the journal, then here (I5).
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
@@ -9,7 +10,7 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::Entropy;
 use firn_proto::error_code::ErrorCode;
-use firn_proto::ids::Incarnation;
+use firn_proto::ids::{Incarnation, LeaderEpoch, Slot, SlotPosition, StreamId, TopicPartition};
 use firn_proto::limits::{
     ARCHIVE_REQUEST_ITEMS_MAX, LOG_START_REQUESTS_MAX, LOG_STARTS_MOVED_MAX, MAP_PAGE_RUNS,
     RELEASED_PAGES_MAX,
@@ -29,6 +30,49 @@ pub struct LogStarts {
     segments: Arc<SegmentMap>,
     /// Requests that move log starts, whether anybody waits for them or not.
     moving: Arc<Semaphore>,
+    let_go: Arc<Mutex<LetGo>>,
+}
+
+/// Below which slots the journal knows that idle partitions need nothing: as much as this process
+/// has told it, or more.
+#[derive(Debug, Default)]
+struct LetGo(BTreeMap<TopicPartition, (LeaderEpoch, SlotPosition)>);
+
+impl LetGo {
+    /// Those of the `idle` partitions that hold the floors of their streams, beside what others
+    /// `need` there. Forgets all partitions but these.
+    fn holding(
+        &mut self,
+        idle: Vec<RaiseLogStart>,
+        needed: &BTreeMap<StreamId, Slot>,
+    ) -> Vec<RaiseLogStart> {
+        let mut told = std::mem::take(&mut self.0);
+        let holds = |start: &RaiseLogStart| {
+            let Some((epoch, next)) = told.remove(&start.tp) else {
+                return true;
+            };
+            if epoch != start.epoch || next.stream != start.next.stream {
+                return true;
+            }
+            self.0.insert(start.tp, (epoch, next));
+            let is_lowest = needed
+                .get(&next.stream)
+                .is_none_or(|slot| next.slot < *slot);
+            next.slot < start.next.slot && is_lowest
+        };
+        let mut holding = idle;
+        holding.retain(holds);
+        holding
+    }
+
+    /// The journal has answered.
+    fn on_moved(&mut self, starts: &[RaiseLogStart], moved: &[Result<(), ArchiveError>]) {
+        for (start, moved) in starts.iter().zip(moved) {
+            if moved.is_ok() {
+                self.0.insert(start.tp, (start.epoch, start.next));
+            }
+        }
+    }
 }
 
 /// A log start on its way up.
@@ -54,6 +98,7 @@ impl LogStarts {
             incarnation,
             segments,
             moving: Arc::new(Semaphore::new(LOG_START_REQUESTS_MAX)),
+            let_go: Arc::default(),
         }
     }
 
@@ -99,31 +144,42 @@ impl LogStarts {
 
     /// Tells the journal of partitions without records in the WAL that they need nothing of it up to
     /// here, though their log starts stay where they are: else a partition that nobody writes to
-    /// would hold the floor of the stream (I7).
+    /// would hold the floor of the stream (I7). Of `partitions`, all that this process owns, only
+    /// those are told that hold it: others need slots that were told of the rest before.
     pub async fn let_go_of_slots(&self, partitions: &[Arc<Partition>]) {
-        for some in partitions.chunks(LOG_STARTS_MOVED_MAX) {
-            let starts = some.iter().filter_map(|partition| {
-                let bounds = partition.bounds();
-                let is_idle = bounds.archived_to >= bounds.log_end;
-                let next = partition
-                    .next_slot(bounds.archived_to)
-                    .filter(|_| is_idle)?;
-                Some(RaiseLogStart {
-                    tp: partition.tp(),
-                    epoch: partition.epoch(),
-                    log_start: bounds.log_start,
-                    next,
-                    paged: None,
-                })
-            });
-            let starts: Vec<_> = starts.collect();
-            if starts.is_empty() {
+        let mut idle = Vec::new();
+        let mut needed = BTreeMap::new();
+        for partition in partitions {
+            let bounds = partition.bounds();
+            let Some(next) = partition.next_slot(bounds.archived_to) else {
+                continue;
+            };
+            if bounds.archived_to < bounds.log_end {
+                let first = needed.entry(next.stream).or_insert(next.slot);
+                *first = next.slot.min(*first);
                 continue;
             }
-            if let Err(error) = self.ask(starts).await {
-                tracing::debug!(%error, "idle partitions hold their slots a while longer");
+            idle.push(RaiseLogStart {
+                tp: partition.tp(),
+                epoch: partition.epoch(),
+                log_start: bounds.log_start,
+                next,
+                paged: None,
+            });
+        }
+        let holding = self.let_go().holding(idle, &needed);
+        for starts in holding.chunks(LOG_STARTS_MOVED_MAX) {
+            match self.ask(starts.to_vec()).await {
+                Ok(moved) => self.let_go().on_moved(starts, &moved),
+                Err(error) => {
+                    tracing::debug!(%error, "idle partitions hold their slots a while longer");
+                }
             }
         }
+    }
+
+    fn let_go(&self) -> MutexGuard<'_, LetGo> {
+        self.let_go.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves each as far as one command takes it; returns those that are not where they are to be.
@@ -299,7 +355,7 @@ fn coordinator_code(error: &CoordinatorError) -> ErrorCode {
 mod tests {
     use super::*;
     use firn_proto::cluster::SegmentKey;
-    use firn_proto::ids::{LeaderEpoch, Slot, SlotPosition, StreamId, TopicId, TopicPartition};
+    use firn_proto::ids::TopicId;
 
     /// A log start with which so many pages leave, all of them full.
     fn start(pages: usize) -> RaiseLogStart {
@@ -348,5 +404,53 @@ mod tests {
         let without_pages = ARCHIVE_REQUEST_ITEMS_MAX - START_ITEMS_MAX + 1;
         assert_eq!(taken(&start(0)), without_pages);
         assert!(without_pages >= LOG_STARTS_MOVED_MAX);
+    }
+
+    fn idle(partition: i32, epoch: i32, next: u64) -> RaiseLogStart {
+        let mut start = start(0);
+        start.tp.partition = partition.into();
+        start.epoch = LeaderEpoch(epoch);
+        start.next.slot = Slot(next);
+        start
+    }
+
+    #[test]
+    fn the_journal_is_told_only_of_idle_partitions_that_hold_the_floor() {
+        let mut let_go = LetGo::default();
+        let mut told = |idle: &[RaiseLogStart], needed: Option<u64>| -> Vec<i32> {
+            let needed = needed.map(|slot| (StreamId(1), Slot(slot)));
+            let holding = let_go.holding(idle.to_vec(), &needed.into_iter().collect());
+            // that of the last partition is refused
+            let mut moved = vec![Ok(()); holding.len()];
+            if holding
+                .last()
+                .is_some_and(|start| start.tp.partition.0 == 9)
+            {
+                moved.pop();
+                moved.push(Err(ArchiveError::UnknownTopic));
+            }
+            let_go.on_moved(&holding, &moved);
+            holding.iter().map(|start| start.tp.partition.0).collect()
+        };
+        let at = |next| [idle(1, 0, next), idle(2, 0, next), idle(9, 0, next)];
+        assert_eq!(
+            told(&at(10), Some(5)),
+            [1, 2, 9],
+            "of none is anything known"
+        );
+        assert_eq!(
+            told(&at(20), Some(10)),
+            [9],
+            "another needs what they let go of"
+        );
+        assert_eq!(told(&at(20), Some(11)), [1, 2, 9]);
+        assert_eq!(told(&at(20), None), [9], "nothing is new");
+        assert_eq!(told(&[idle(1, 1, 20), idle(2, 0, 21)], None), [1, 2]);
+        assert_eq!(told(&[idle(1, 1, 20)], None), [0; 0]);
+        assert_eq!(
+            told(&[idle(2, 0, 21)], None),
+            [2],
+            "it was written to meanwhile"
+        );
     }
 }

@@ -71,7 +71,14 @@ impl Reported {
 }
 
 type Checkpoint = BoxFuture<'static, (bool, Result<(), WalError>)>;
-type Report = BoxFuture<'static, Result<Reply, CoordinatorError>>;
+
+/// A report on its way.
+struct Report {
+    told: ProgressReport,
+    /// Slots are to be let go of when it was taken.
+    lets_go: bool,
+    reply: BoxFuture<'static, Result<Reply, CoordinatorError>>,
+}
 
 impl Keeper {
     /// A keeper of these parts.
@@ -104,7 +111,8 @@ impl Keeper {
     /// noticed while a checkpoint or a report hangs in it.
     pub(super) async fn run(mut self) {
         let mut checkpoint: Option<Checkpoint> = None;
-        let mut report: Option<(ProgressReport, Report)> = None;
+        let mut report: Option<Report> = None;
+        let mut letting_go: Option<BoxFuture<'static, ()>> = None;
         let mut tick = interval(LOOK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0u64;
@@ -120,11 +128,17 @@ impl Keeper {
                         Err(error) => tracing::warn!(%error, "a checkpoint was not written"),
                     }
                 }
-                reply = poll(report.as_mut().map(|(_, reply)| reply)) => {
-                    if let Some((told, _)) = report.take() {
-                        self.on_reported(&told, reply);
+                reply = poll(report.as_mut().map(|report| &mut report.reply)) => {
+                    if let Some(Report { told, lets_go, .. }) = report.take() {
+                        let is_taken = self.on_reported(&told, reply);
+                        if lets_go && is_taken && letting_go.is_none() {
+                            letting_go = Some(self.let_go_of_slots());
+                        } else {
+                            self.lets_go |= lets_go;
+                        }
                     }
                 }
+                () = poll(letting_go.as_mut()) => letting_go = None,
                 _ = tick.tick() => {
                     ticks += 1;
                     self.watch_bucket();
@@ -145,10 +159,8 @@ impl Keeper {
         async move { (due.is_wanted, rows.write_due(due).await) }.boxed()
     }
 
-    /// Tells the coordinator what is new: the durable end and the last rows; and behind that, since
-    /// no slot is let go of that is not known to be durable, that partitions which are archived to
-    /// their ends need none of these slots.
-    fn report(&mut self) -> Option<(ProgressReport, Report)> {
+    /// Tells the coordinator what is new: the durable end and the last rows.
+    fn report(&mut self) -> Option<Report> {
         let (rows, rows_end) = self.rows.reports();
         // asked for behind the rows, so that it lies behind each
         let durable_end = self.wal.status().durable_end;
@@ -160,7 +172,7 @@ impl Keeper {
             return None;
         }
         self.reported.at = Some(now);
-        let report = ProgressReport {
+        let told = ProgressReport {
             incarnation: self.incarnation,
             stream: self.stream,
             durable_end,
@@ -169,36 +181,46 @@ impl Keeper {
             holds_local,
         };
         let coordinator = self.coordinator.clone();
-        let request = Request::ReportProgress(report.clone());
-        let (log_starts, partitions) = (self.log_starts.clone(), Arc::clone(&self.partitions));
-        let lets_go = std::mem::take(&mut self.lets_go);
-        let reply = async move {
-            let let_go = async {
-                if lets_go {
-                    log_starts.let_go_of_slots(&partitions.all()).await;
-                }
-            };
-            // polled in this order, and so asked in this order: one slot of the journal takes both
-            futures::join!(coordinator.call(request), let_go).0
-        };
-        Some((report, reply.boxed()))
+        let request = Request::ReportProgress(told.clone());
+        Some(Report {
+            told,
+            lets_go: std::mem::take(&mut self.lets_go),
+            reply: async move { coordinator.call(request).await }.boxed(),
+        })
     }
 
-    /// What the coordinator did not take is told again.
-    fn on_reported(&mut self, told: &ProgressReport, reply: Result<Reply, CoordinatorError>) {
+    /// Tells the coordinator that partitions which are archived to their ends need none of their
+    /// slots: behind a report, since no slot is let go of that is not known to be durable, and beside
+    /// those that follow, since there may be many partitions.
+    fn let_go_of_slots(&self) -> BoxFuture<'static, ()> {
+        let (log_starts, partitions) = (self.log_starts.clone(), Arc::clone(&self.partitions));
+        async move { log_starts.let_go_of_slots(&partitions.all()).await }.boxed()
+    }
+
+    /// Whether the coordinator took it; what it did not take is told again.
+    fn on_reported(
+        &mut self,
+        told: &ProgressReport,
+        reply: Result<Reply, CoordinatorError>,
+    ) -> bool {
         match reply {
             Ok(Reply::Stream(Ok(()))) => {
                 self.reported.durable_end = told.durable_end;
                 self.reported.holds_local = told.holds_local;
                 self.rows.on_told(&told.rows);
+                true
             }
-            Ok(other) => tracing::error!(
-                ?other,
-                "the coordinator refuses the progress of this broker"
-            ),
+            Ok(other) => {
+                tracing::error!(
+                    ?other,
+                    "the coordinator refuses the progress of this broker"
+                );
+                false
+            }
             Err(error) => {
                 self.reported.at = None;
                 tracing::warn!(%error, "progress was not reported");
+                false
             }
         }
     }
