@@ -8,6 +8,7 @@
 )]
 
 mod archive;
+mod cluster;
 mod crash;
 mod damage;
 mod doctor;

@@ -23,6 +23,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::client::{code, topic_name};
+use crate::cluster::Brokers;
 use crate::wait;
 use crate::wire::Connection;
 
@@ -65,6 +66,18 @@ impl GroupMember {
             member: StrBytes::new(),
             generation: -1,
         }
+    }
+
+    /// Nobody who joins: a client of any of the brokers that commits and reads offsets of the group
+    /// from outside. None while no broker has a coordinator for it.
+    pub fn outside(brokers: &Brokers, group: &str, topic: &str) -> Option<Self> {
+        Some(Self {
+            connection: brokers.answering().next()?.connection,
+            group: GroupId(StrBytes::from_string(group.to_owned())),
+            topic: topic.to_owned(),
+            member: StrBytes::new(),
+            generation: -1,
+        })
     }
 
     /// Asks to join. The answer comes when all members have: [`Self::joined`].
@@ -169,6 +182,16 @@ impl GroupMember {
     /// # Panics
     /// When the broker refuses.
     pub fn commit(&mut self, partition: i32, offset: i64) {
+        let error = self.try_commit(partition, offset);
+        let error = error.expect("OffsetCommit is answered");
+        assert_eq!(error, code::NONE, "OffsetCommit of {partition}");
+    }
+
+    /// [`Self::commit`]; returns the error code.
+    ///
+    /// # Errors
+    /// When the connection breaks: the offset may be committed or not.
+    pub fn try_commit(&mut self, partition: i32, offset: i64) -> io::Result<i16> {
         let committed = OffsetCommitRequestPartition::default()
             .with_partition_index(partition)
             .with_committed_offset(offset)
@@ -181,10 +204,8 @@ impl GroupMember {
             .with_generation_id_or_member_epoch(self.generation)
             .with_member_id(self.member.clone())
             .with_topics(vec![topic]);
-        let response = self.connection.call(COMMIT_VERSION, &request);
-        let response = response.expect("OffsetCommit is answered");
-        let error = response.topics[0].partitions[0].error_code;
-        assert_eq!(error, code::NONE, "OffsetCommit of {partition}");
+        let response = self.connection.call(COMMIT_VERSION, &request)?;
+        Ok(response.topics[0].partitions[0].error_code)
     }
 
     /// The committed offset of one partition; -1 if there is none.
@@ -192,22 +213,31 @@ impl GroupMember {
     /// # Panics
     /// When the broker refuses.
     pub fn committed(&mut self, partition: i32) -> i64 {
+        let committed = self.try_committed(partition);
+        let committed = committed.expect("OffsetFetch is answered");
+        committed.unwrap_or_else(|error| panic!("OffsetFetch of {partition}: {error}"))
+    }
+
+    /// [`Self::committed`], or the error code.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn try_committed(&mut self, partition: i32) -> io::Result<Result<i64, i16>> {
         let topic = OffsetFetchRequestTopic::default()
             .with_name(topic_name(&self.topic))
             .with_partition_indexes(vec![partition]);
         let request = OffsetFetchRequest::default()
             .with_group_id(self.group.clone())
             .with_topics(Some(vec![topic]));
-        let response = self.connection.call(OFFSET_FETCH_VERSION, &request);
-        let response = response.expect("OffsetFetch is answered");
-        assert_eq!(response.error_code, code::NONE, "OffsetFetch");
+        let response = self.connection.call(OFFSET_FETCH_VERSION, &request)?;
+        if response.error_code != code::NONE {
+            return Ok(Err(response.error_code));
+        }
         let partition = &response.topics[0].partitions[0];
-        assert_eq!(
-            partition.error_code,
-            code::NONE,
-            "OffsetFetch of a partition"
-        );
-        partition.committed_offset
+        Ok(match partition.error_code {
+            code::NONE => Ok(partition.committed_offset),
+            error => Err(error),
+        })
     }
 
     /// Deletes committed offsets. Returns the error of the whole and that of each partition.

@@ -13,6 +13,7 @@
 
 pub mod careless_store;
 pub mod client;
+pub mod cluster;
 pub mod flights;
 pub mod group;
 pub mod history;
@@ -22,6 +23,7 @@ pub mod node;
 pub mod ports;
 pub mod process;
 pub mod producer;
+pub mod proxy;
 pub mod records;
 pub mod requirement;
 pub mod seed;

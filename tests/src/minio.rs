@@ -78,15 +78,17 @@ impl Minio {
 
     /// The bucket's URL with `prefix`, as `--bucket` takes it.
     pub fn url(&self, prefix: &str) -> String {
-        format!(
-            "s3://{BUCKET}/{prefix}?endpoint=http://{}&region=us-east-1&path_style=true",
-            self.address
-        )
+        url_at(self.address, prefix)
     }
 
     /// A broker on this server's bucket.
     pub fn node(&self, built: &str, folder: &Path, prefix: &str) -> NodePlan {
-        NodePlan::on_bucket(built, folder, &self.url(prefix))
+        Self::node_by(self.address, built, folder, prefix)
+    }
+
+    /// A broker that reaches this server at another address, by way of a proxy.
+    pub fn node_by(address: SocketAddr, built: &str, folder: &Path, prefix: &str) -> NodePlan {
+        NodePlan::on_bucket(built, folder, &url_at(address, prefix))
             .with_environment("AWS_ACCESS_KEY_ID", SECRET)
             .with_environment("AWS_SECRET_ACCESS_KEY", SECRET)
     }
@@ -97,6 +99,10 @@ impl Minio {
             stream.is_ok().then_some(())
         });
     }
+}
+
+fn url_at(address: SocketAddr, prefix: &str) -> String {
+    format!("s3://{BUCKET}/{prefix}?endpoint=http://{address}&region=us-east-1&path_style=true")
 }
 
 fn launch(binary: &Path, folder: &Path, address: SocketAddr) -> Process {

@@ -88,6 +88,11 @@ impl NodePlan {
         self
     }
 
+    /// Where it keeps what it may lose, and its log.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The bucket's URL.
     pub fn bucket(&self) -> &str {
         &self.bucket

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::client::{Client, code};
+use crate::cluster::Brokers;
 use crate::history::History;
 use crate::records::{ProducerFields, Record, encode_batch};
 use crate::wait;
@@ -23,10 +24,19 @@ struct InFlight {
     values: Vec<Bytes>,
 }
 
+/// Where a producer connects.
+#[derive(Clone, Debug)]
+enum Reached {
+    /// Always there.
+    Broker(SocketAddr),
+    /// To whichever of the brokers leads this partition.
+    Leader(Brokers, i32),
+}
+
 /// Produces to one topic and remembers what was acknowledged.
 #[derive(Debug)]
 pub struct IdempotentProducer {
-    address: SocketAddr,
+    reached: Reached,
     topic: String,
     client: Option<Client>,
     fields: ProducerFields,
@@ -41,10 +51,34 @@ impl IdempotentProducer {
     pub fn new(address: SocketAddr, topic: &str, partitions: i32) -> Self {
         let mut client = Client::connect(address).expect("a broker that is ready");
         let fields = client.init_producer();
+        Self::with(
+            Reached::Broker(address),
+            topic,
+            partitions,
+            Some(client),
+            fields,
+        )
+    }
+
+    /// Takes a producer id from any of the brokers, and sends to the one that leads `partition`,
+    /// wherever that moves.
+    pub fn of_partition(brokers: &Brokers, topic: &str, partition: i32) -> Self {
+        let fields = brokers.any().init_producer();
+        let reached = Reached::Leader(brokers.clone(), partition);
+        Self::with(reached, topic, partition + 1, None, fields)
+    }
+
+    fn with(
+        reached: Reached,
+        topic: &str,
+        partitions: i32,
+        client: Option<Client>,
+        fields: ProducerFields,
+    ) -> Self {
         Self {
-            address,
+            reached,
             topic: topic.to_owned(),
-            client: Some(client),
+            client,
             fields,
             next_sequence: vec![0; partitions as usize],
             in_flight: VecDeque::new(),
@@ -111,7 +145,10 @@ impl IdempotentProducer {
             "the broker to take everything in flight",
             wait::PATIENCE,
             || {
-                self.client = Client::connect(self.address).ok();
+                self.client = match &self.reached {
+                    Reached::Broker(address) => Client::connect(*address).ok(),
+                    Reached::Leader(brokers, partition) => brokers.leader(&self.topic, *partition),
+                };
                 self.client.as_ref()?;
                 for at in 0..self.in_flight.len() {
                     let InFlight {

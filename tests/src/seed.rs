@@ -16,6 +16,11 @@ impl Seed {
         Self(seed)
     }
 
+    /// The generator that begins with `seed`, which was drawn from a printed one.
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// 64 random bits.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -27,9 +27,17 @@ impl Connection {
     /// # Errors
     /// When nobody listens.
     pub fn open(address: SocketAddr) -> io::Result<Self> {
+        Self::open_within(address, READ_PATIENCE)
+    }
+
+    /// Connects; a read that takes longer than `patience` fails.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn open_within(address: SocketAddr, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(READ_PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         Ok(Self {
             stream,
             sent: 0,

@@ -4,6 +4,7 @@
 
 mod archive;
 mod bucket;
+mod dev_cluster;
 mod doctor;
 mod http_client;
 mod inspect;
@@ -29,8 +30,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a broker for development: by default on the directory ./firn-data, which it makes
-    Dev(serve::ServeArgs),
+    /// Run a broker, or several, for development: by default on the directory ./firn-data, which it makes
+    Dev(serve::DevArgs),
     /// Run a broker on a bucket
     Serve(serve::ServeArgs),
     /// Check that a bucket can hold a log, one line per check
@@ -59,7 +60,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Dev(args) => serve::run(Profile::Dev, &args),
+        Command::Dev(args) => serve::run_dev(&args),
         Command::Serve(args) => serve::run(Profile::Serve, &args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Archive(args) => archive::run(&args),

@@ -7,12 +7,25 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
+use crate::cli::dev_cluster::{self, DEV_BROKERS_MAX};
 use crate::cli::settings::{KeyTable, SettingArgs};
 use crate::cli::{log, runtime};
 use crate::config::{Config, Pair, Profile, Source};
 use crate::error::FirnError;
 use crate::node::Node;
+
+/// Flags of `firn dev`.
+#[derive(Debug, Args)]
+pub(super) struct DevArgs {
+    /// How many brokers to run, each a process of its own, at ports one above the other
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(DEV_BROKERS_MAX)))]
+    brokers: u8,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
 
 /// Flags of `firn dev` and `firn serve`. Each is short for a key of the configuration.
 #[derive(Debug, Args)]
@@ -44,11 +57,25 @@ pub(super) struct ServeArgs {
     /// Log lines: plain or json
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// Stop in order when the standard input ends, as on SIGTERM
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
     #[command(flatten)]
     settings: SettingArgs,
     /// List every key of the configuration with its default and meaning, and end
     #[arg(long)]
     help_keys: bool,
+}
+
+/// `firn dev`: one broker in this process, or several of their own.
+pub(super) fn run_dev(args: &DevArgs) -> Result<ExitCode, FirnError> {
+    let DevArgs { brokers, serve } = args;
+    if *brokers == 1 || serve.help_keys {
+        return run(Profile::Dev, serve);
+    }
+    let config = serve.settings.configure(Profile::Dev, serve.flags())?;
+    log::start(&config.log)?;
+    runtime()?.block_on(dev_cluster::run(&config, *brokers))
 }
 
 /// Runs a broker until SIGTERM or SIGINT; a second signal ends it at once.
@@ -68,15 +95,22 @@ pub(super) fn run(profile: Profile, args: &ServeArgs) -> Result<ExitCode, FirnEr
         }
     }
     let runtime = runtime()?;
-    let served = runtime.block_on(serve(profile, config));
+    let served = runtime.block_on(serve(profile, config, args.stop_with_stdin));
     // A disk or a bucket that hangs must not keep a process that has nothing more to do.
     runtime.shutdown_timeout(LAST_TASKS_MAX);
     served?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(profile: Profile, config: Arc<Config>) -> Result<(), FirnError> {
-    let mut stop = stop_signals()?;
+async fn serve(
+    profile: Profile,
+    config: Arc<Config>,
+    stop_with_stdin: bool,
+) -> Result<(), FirnError> {
+    let mut stop = StopSignals::listen()?;
+    if stop_with_stdin {
+        stop.end_with_stdin()?;
+    }
     let starting = Node::start(Arc::clone(&config));
     let node = tokio::select! {
         node = starting => node?,
@@ -124,27 +158,53 @@ impl ServeArgs {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct StopSignals {
+/// SIGTERM and SIGINT, and the end of the standard input if that counts.
+pub(super) struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    input_ends: Option<oneshot::Receiver<()>>,
 }
 
 impl StopSignals {
-    async fn next(&mut self) {
+    pub(super) fn listen() -> Result<Self, FirnError> {
+        let listen =
+            |kind| signal(kind).map_err(|e| FirnError::failed("cannot listen for signals", e));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            input_ends: None,
+        })
+    }
+
+    /// Lets the end of the standard input count once as a signal.
+    fn end_with_stdin(&mut self) -> Result<(), FirnError> {
+        let (ended, input_ends) = oneshot::channel();
+        // A thread of its own: a read of the standard input cannot be cancelled.
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(move || {
+                let read = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+                // Whatever ended it, and whether anybody still listens, there is no more input.
+                drop((read, ended.send(())));
+            })
+            .map_err(|e| FirnError::failed("cannot read the standard input", e))?;
+        self.input_ends = Some(input_ends);
+        Ok(())
+    }
+
+    pub(super) async fn next(&mut self) {
+        let input_ends = async {
+            match self.input_ends.as_mut() {
+                Some(ends) => drop(ends.await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = input_ends => self.input_ends = None,
         }
     }
-}
-
-fn stop_signals() -> Result<StopSignals, FirnError> {
-    let listen = |kind| signal(kind).map_err(|e| FirnError::failed("cannot listen for signals", e));
-    Ok(StopSignals {
-        terminate: listen(SignalKind::terminate())?,
-        interrupt: listen(SignalKind::interrupt())?,
-    })
 }
 
 /// Where the broker listens, and the first commands to try.

@@ -1,0 +1,245 @@
+//! Several `firn` processes on one bucket, and clients that find their way among them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::client::{Client, code};
+use crate::minio::Minio;
+use crate::node::{Node, NodePlan};
+use crate::wait;
+use crate::wire::Connection;
+
+/// How long a broker may take to say who leads.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How many brokers the tests of a cluster start.
+pub const BROKERS: usize = 3;
+
+/// Brokers on one bucket, each with a folder of its own.
+#[derive(Clone, Debug)]
+pub struct ClusterPlan {
+    /// How each is started.
+    pub nodes: Vec<NodePlan>,
+}
+
+impl ClusterPlan {
+    /// Brokers on MinIO, each with a local WAL.
+    pub fn on_minio(minio: &Minio, built: &str, folder: &Path) -> Self {
+        Self::on_minio_by(&[minio.address(); BROKERS], built, folder)
+    }
+
+    /// The same, each of which reaches MinIO at an address of its own, by way of a proxy.
+    pub fn on_minio_by(addresses: &[SocketAddr; BROKERS], built: &str, folder: &Path) -> Self {
+        Self::of(folder, |at, folder| {
+            Minio::node_by(addresses[at], built, folder, "cluster").with_wal(&folder.join("wal"))
+        })
+    }
+
+    /// Brokers on one directory, without a local WAL.
+    pub fn on_directory(built: &str, folder: &Path) -> Self {
+        let bucket = folder.join("bucket");
+        fs::create_dir_all(&bucket).expect("a folder for the bucket");
+        let url = format!("file://{}", bucket.display());
+        Self::of(folder, |_, folder| NodePlan::on_bucket(built, folder, &url))
+    }
+
+    fn of(folder: &Path, plan: impl Fn(usize, &Path) -> NodePlan) -> Self {
+        let nodes = (0..BROKERS).map(|at| {
+            let folder = folder.join(format!("broker-{}", at + 1));
+            fs::create_dir_all(&folder).expect("a folder for a broker");
+            plan(at, &folder).with_setting(&format!("broker.id={}", at + 1))
+        });
+        Self {
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// With `-X key=value` for each.
+    #[must_use]
+    pub fn with_setting(self, setting: &str) -> Self {
+        let nodes = self.nodes.into_iter();
+        Self {
+            nodes: nodes.map(|node| node.with_setting(setting)).collect(),
+        }
+    }
+
+    /// Starts all and waits until each is ready.
+    pub fn start(&self) -> Cluster {
+        let mut nodes: Vec<Node> = self.nodes.iter().map(NodePlan::launch).collect();
+        nodes.iter_mut().for_each(Node::wait_ready);
+        Cluster {
+            nodes: nodes.into_iter().map(Some).collect(),
+            plan: self.clone(),
+        }
+    }
+
+    /// Where clients find them.
+    pub fn brokers(&self) -> Brokers {
+        Brokers(self.nodes.iter().map(|node| node.kafka).collect())
+    }
+}
+
+/// Running brokers, some of which may be dead at the moment.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Option<Node>>,
+    plan: ClusterPlan,
+}
+
+impl Cluster {
+    /// How it was started.
+    pub fn plan(&self) -> &ClusterPlan {
+        &self.plan
+    }
+
+    /// A broker that runs.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn node(&self, at: usize) -> &Node {
+        self.nodes[at].as_ref().expect("a broker that runs")
+    }
+
+    /// Whether a broker was neither killed nor stopped.
+    pub fn runs(&self, at: usize) -> bool {
+        self.nodes[at].is_some()
+    }
+
+    /// A broker that may have ended by itself, since another process has its place: starts it again
+    /// if so.
+    pub fn revive_if_ended(&mut self, at: usize) {
+        if self.nodes[at]
+            .as_mut()
+            .is_some_and(|node| !node.process.is_running())
+        {
+            self.nodes[at] = None;
+        }
+        self.revive();
+    }
+
+    /// Ends a broker as a crash does.
+    pub fn kill(&mut self, at: usize) {
+        if let Some(node) = self.nodes[at].take() {
+            node.kill();
+        }
+    }
+
+    /// Stops a broker in order.
+    pub fn stop(&mut self, at: usize) {
+        if let Some(node) = self.nodes[at].take() {
+            node.stop();
+        }
+    }
+
+    /// Starts again those that do not run, all at once, and waits until each is ready.
+    pub fn revive(&mut self) {
+        let plans = self.plan.nodes.iter();
+        for (node, plan) in self.nodes.iter_mut().zip(plans) {
+            if node.is_none() {
+                *node = Some(plan.launch());
+            }
+        }
+        self.nodes.iter_mut().flatten().for_each(Node::wait_ready);
+    }
+
+    /// Stops all in order, one after the other.
+    pub fn stop_all(mut self) {
+        for at in 0..self.nodes.len() {
+            self.stop(at);
+        }
+    }
+}
+
+/// Where the brokers of a cluster listen.
+#[derive(Clone, Debug)]
+pub struct Brokers(Vec<SocketAddr>);
+
+impl Brokers {
+    /// The others.
+    #[must_use]
+    pub fn without(&self, at: usize) -> Self {
+        let mut rest = self.0.clone();
+        rest.remove(at);
+        Self(rest)
+    }
+
+    /// Where the broker at `address` stands among them.
+    pub fn position(&self, address: SocketAddr) -> Option<usize> {
+        self.0.iter().position(|known| *known == address)
+    }
+
+    /// A client of the first broker that answers.
+    ///
+    /// # Panics
+    /// When none does.
+    pub fn any(&self) -> Client {
+        wait::until("a broker to answer", wait::PATIENCE, || {
+            self.answering().next()
+        })
+    }
+
+    /// A client of the broker that leads the partition, if any is known and answers.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<Client> {
+        Client::connect(self.leader_address(topic, partition)?).ok()
+    }
+
+    /// Where the leader of a partition is, as the first of the brokers says that knows.
+    pub fn leader_address(&self, topic: &str, partition: i32) -> Option<SocketAddr> {
+        self.answering()
+            .find_map(|mut client| leader_by(&mut client, topic, partition))
+    }
+
+    /// [`Self::leader`], once there is one.
+    ///
+    /// # Panics
+    /// When there is none for long.
+    pub fn wait_leader(&self, topic: &str, partition: i32) -> Client {
+        wait::until("a leader", wait::PATIENCE, || self.leader(topic, partition))
+    }
+
+    /// Which of the brokers is the controller, as any of them says.
+    ///
+    /// # Panics
+    /// When none says.
+    pub fn controller(&self, topic: &str) -> usize {
+        wait::until("a controller", wait::PATIENCE, || {
+            let metadata = self.answering().next()?.metadata(topic).ok()?;
+            let id = metadata.controller_id;
+            let broker = metadata
+                .brokers
+                .iter()
+                .find(|broker| broker.node_id == id)?;
+            self.0
+                .iter()
+                .position(|address| i32::from(address.port()) == broker.port)
+        })
+    }
+
+    /// A client of each broker that listens. One that stands still is not waited for long.
+    pub fn answering(&self) -> impl Iterator<Item = Client> + '_ {
+        let connections = self.0.iter();
+        connections
+            .filter_map(|address| Connection::open_within(*address, ANSWER_PATIENCE).ok())
+            .map(|connection| Client { connection })
+    }
+}
+
+/// Where the leader of a partition is, as this broker says.
+fn leader_by(client: &mut Client, topic: &str, partition: i32) -> Option<SocketAddr> {
+    let metadata = client.metadata(topic).ok()?;
+    let partitions = &metadata.topics.first()?.partitions;
+    let partition = partitions
+        .iter()
+        .find(|found| found.partition_index == partition)?;
+    if partition.error_code != code::NONE {
+        return None;
+    }
+    let leader = partition.leader_id;
+    let broker = metadata
+        .brokers
+        .iter()
+        .find(|broker| broker.node_id == leader)?;
+    let host = broker.host.parse().ok()?;
+    Some(SocketAddr::new(host, u16::try_from(broker.port).ok()?))
+}
