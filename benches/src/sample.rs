@@ -26,6 +26,11 @@ impl Sample {
         self.0[self.0.len() / 2]
     }
 
+    /// How many values are at most `border`.
+    pub fn count_to(&self, border: f64) -> usize {
+        self.0.iter().filter(|value| **value <= border).count()
+    }
+
     /// The value below which `share` (0 to 1) of all lie.
     ///
     /// # Panics

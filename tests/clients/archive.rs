@@ -13,7 +13,7 @@ use firn_tests::records::Record;
 use firn_tests::{requirement, wait};
 use serde_json::{Value, json};
 
-use crate::python::{Scripts, number, python_with};
+use crate::python::{Scripts, number};
 use crate::{FIRN, s3_for};
 
 const TOPIC: &str = "flights";
@@ -58,7 +58,7 @@ fn analysed_and_deleted(
     aside: &Path,
     place_of: impl Fn(&str) -> Vec<String>,
 ) {
-    let Some(python) = python_with("duckdb, pyarrow") else {
+    let Some(python) = requirement::python_with("duckdb, pyarrow") else {
         return requirement::skip(test, "Python with duckdb and pyarrow");
     };
     let plan = plan

@@ -7,10 +7,8 @@ use std::process::Command;
 use firn_proto::ids::{ClusterId, PartitionIndex, TopicId};
 use firn_proto::record::{BatchBuilder, BatchView, Codec, NewRecord};
 use firn_storage::segment::{SegmentOrigin, SegmentWriter};
-use firn_tests::requirement::skip;
+use firn_tests::requirement::{python_with, skip};
 use serde_json::{Value, json};
-
-use crate::python::python_with;
 
 /// The golden segment of the storage crate.
 const GOLDEN: &str = include_str!("../../storage/src/segment/testdata/segment_v1.hex");

@@ -8,22 +8,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use firn_tests::process::Process;
-use firn_tests::requirement::{cache_folder, skip};
+use firn_tests::requirement::{python_with, skip};
 use firn_tests::wait;
 use serde_json::Value;
 
 /// Lines that a script may be ahead of the test, beside what the pipe holds.
 const UNHEARD_MAX: usize = 16;
-
-/// A Python that can import `modules`: `CI_FIRN_PYTHON`, else the one `.ci/run` makes.
-pub(crate) fn python_with(modules: &str) -> Option<PathBuf> {
-    let python = std::env::var_os("CI_FIRN_PYTHON")
-        .map(PathBuf::from)
-        .or_else(|| cache_folder().map(|folder| folder.join("python/bin/python")))?;
-    let import = format!("import {modules}");
-    let imported = Command::new(&python).args(["-c", &import]).output().ok()?;
-    imported.status.success().then_some(python)
-}
 
 /// A Python that has confluent-kafka, or the reason why the test does not run here.
 pub(crate) fn python_for(test: &str) -> Option<PathBuf> {

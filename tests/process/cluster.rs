@@ -109,7 +109,7 @@ impl Committer {
             let mut committed = -1;
             let mut next = 0;
             while !stopped.load(Ordering::Relaxed) {
-                let Some(mut member) = GroupMember::outside(&brokers, GROUP, TOPIC) else {
+                let Some(mut member) = GroupMember::coordinated(&brokers, GROUP, TOPIC) else {
                     continue;
                 };
                 while let Ok(read) = member.try_committed(0) {

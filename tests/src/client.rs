@@ -122,7 +122,8 @@ impl Client {
         })
     }
 
-    /// Makes a topic and waits until each partition has a leader.
+    /// Makes a topic, replicated as the broker does by default, and waits until each partition has a
+    /// leader.
     ///
     /// # Panics
     /// When the broker refuses; a topic that is there already is no refusal.
@@ -135,7 +136,7 @@ impl Client {
         let topic = CreatableTopic::default()
             .with_name(topic_name(name))
             .with_num_partitions(partitions)
-            .with_replication_factor(1)
+            .with_replication_factor(-1)
             .with_configs(configs.collect());
         let request = CreateTopicsRequest::default()
             .with_topics(vec![topic])

@@ -12,7 +12,7 @@ use crate::wait;
 use crate::wire::Connection;
 
 /// How long a broker may take to say who leads.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// How many brokers the tests of a cluster start.
 pub const BROKERS: usize = 3;
 
@@ -156,6 +156,17 @@ impl Cluster {
 pub struct Brokers(Vec<SocketAddr>);
 
 impl Brokers {
+    /// Brokers that listen at these addresses.
+    pub fn at(addresses: Vec<SocketAddr>) -> Self {
+        Self(addresses)
+    }
+
+    /// As a client is told.
+    pub fn bootstrap(&self) -> String {
+        let addresses: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        addresses.join(",")
+    }
+
     /// The others.
     #[must_use]
     pub fn without(&self, at: usize) -> Self {

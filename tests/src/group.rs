@@ -23,7 +23,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::client::{code, topic_name};
-use crate::cluster::Brokers;
+use crate::cluster::{ANSWER_PATIENCE, Brokers};
 use crate::wait;
 use crate::wire::Connection;
 
@@ -68,12 +68,21 @@ impl GroupMember {
         }
     }
 
-    /// Nobody who joins: a client of any of the brokers that commits and reads offsets of the group
-    /// from outside. None while no broker has a coordinator for it.
-    pub fn outside(brokers: &Brokers, group: &str, topic: &str) -> Option<Self> {
+    /// Nobody who joins, but a client that commits and reads offsets of the group from outside, of
+    /// the broker that any of `brokers` names as its coordinator. None while there is none.
+    pub fn coordinated(brokers: &Brokers, group: &str, topic: &str) -> Option<Self> {
+        let group = StrBytes::from_string(group.to_owned());
+        let connection = brokers.answering().find_map(|mut client| {
+            let request = FindCoordinatorRequest::default().with_key(group.clone());
+            let found = client.connection.call(FIND_COORDINATOR_VERSION, &request);
+            let found = found.ok().filter(|found| found.error_code == code::NONE)?;
+            let port = u16::try_from(found.port).ok()?;
+            let address = SocketAddr::new(found.host.parse().ok()?, port);
+            Connection::open_within(address, ANSWER_PATIENCE).ok()
+        })?;
         Some(Self {
-            connection: brokers.answering().next()?.connection,
-            group: GroupId(StrBytes::from_string(group.to_owned())),
+            connection,
+            group: GroupId(group),
             topic: topic.to_owned(),
             member: StrBytes::new(),
             generation: -1,

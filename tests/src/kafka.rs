@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::cluster::Brokers;
 use crate::process::Process;
 use crate::requirement::{cache_folder, program};
 use crate::{ports, wait};
@@ -92,23 +93,7 @@ impl Kafka {
         let properties = folder.join("server.properties");
         let text = server_properties(folder, address, controller, settings);
         fs::write(&properties, text).expect("a properties file");
-        let formatted = jars
-            .java("256m", "kafka.tools.StorageTool")
-            .args([
-                "format",
-                "--standalone",
-                "-t",
-                "4L6g3nShT-eMCtK--X86sw",
-                "-c",
-            ])
-            .arg(&properties)
-            .output()
-            .expect("java runs");
-        assert!(
-            formatted.status.success(),
-            "Kafka's storage tool failed: {}",
-            String::from_utf8_lossy(&formatted.stderr)
-        );
+        format_storage(jars, &properties, &["--standalone"]);
         let mut command = jars.java_by(before, memory, "kafka.Kafka");
         command.arg(&properties);
         Self {
@@ -116,6 +101,121 @@ impl Kafka {
             address,
         }
     }
+}
+
+/// Kafka brokers that replicate everything to each other, each a controller too. Dropping them kills
+/// them.
+#[derive(Debug)]
+pub struct KafkaCluster {
+    jars: KafkaJars,
+    folders: Vec<PathBuf>,
+    addresses: Vec<SocketAddr>,
+    nodes: Vec<Option<Process>>,
+}
+
+impl KafkaCluster {
+    /// Formats folders below `folder` and starts `count` brokers on them.
+    pub fn start(jars: &KafkaJars, folder: &Path, count: usize) -> Self {
+        let addresses: Vec<SocketAddr> = (0..count).map(|_| ports::free()).collect();
+        let controllers: Vec<SocketAddr> = (0..count).map(|_| ports::free()).collect();
+        let voters = controllers.iter().zip(1..);
+        let voters: Vec<String> = voters.map(|(at, id)| format!("{id}@{at}")).collect();
+        let mut folders = Vec::new();
+        for (at, (address, controller)) in addresses.iter().zip(&controllers).enumerate() {
+            let folder = folder.join(format!("kafka-{}", at + 1));
+            fs::create_dir_all(&folder).expect("a folder for Kafka");
+            let text = member_properties(&folder, at + 1, *address, *controller, &voters.join(","));
+            let properties = folder.join("server.properties");
+            fs::write(&properties, text).expect("a properties file");
+            format_storage(jars, &properties, &[]);
+            folders.push(folder);
+        }
+        let mut cluster = Self {
+            jars: jars.clone(),
+            nodes: folders.iter().map(|_| None).collect(),
+            folders,
+            addresses,
+        };
+        cluster.revive();
+        cluster
+    }
+
+    /// Where clients find them.
+    pub fn brokers(&self) -> Brokers {
+        Brokers::at(self.addresses.clone())
+    }
+
+    /// Ends a broker as a crash does.
+    pub fn kill(&mut self, at: usize) {
+        if let Some(mut node) = self.nodes[at].take() {
+            node.kill();
+        }
+    }
+
+    /// Stops a broker in order.
+    pub fn stop(&mut self, at: usize) {
+        if let Some(mut node) = self.nodes[at].take() {
+            node.signal("TERM");
+            node.wait(wait::PATIENCE);
+        }
+    }
+
+    /// Starts again those that do not run, and waits until each serves.
+    pub fn revive(&mut self) {
+        for (node, folder) in self.nodes.iter_mut().zip(&self.folders) {
+            if node.is_none() {
+                let mut command = self.jars.java("512m", "kafka.Kafka");
+                command.arg(folder.join("server.properties"));
+                *node = Some(Process::spawn("kafka", command, &folder.join("kafka.log")));
+            }
+        }
+        for address in &self.addresses {
+            wait::until("Kafka to open its port", wait::PATIENCE, || {
+                TcpStream::connect_timeout(address, Duration::from_secs(1)).ok()
+            });
+        }
+    }
+}
+
+fn member_properties(
+    folder: &Path,
+    id: usize,
+    address: SocketAddr,
+    controller: SocketAddr,
+    voters: &str,
+) -> String {
+    let lines = [
+        "process.roles=broker,controller".to_owned(),
+        format!("node.id={id}"),
+        format!("controller.quorum.voters={voters}"),
+        format!("listeners=PLAINTEXT://{address},CONTROLLER://{controller}"),
+        format!("advertised.listeners=PLAINTEXT://{address}"),
+        "controller.listener.names=CONTROLLER".to_owned(),
+        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned(),
+        format!("log.dirs={}", folder.join("data").display()),
+        "default.replication.factor=3".to_owned(),
+        "min.insync.replicas=2".to_owned(),
+        "offsets.topic.replication.factor=3".to_owned(),
+        "offsets.topic.num.partitions=3".to_owned(),
+    ];
+    lines.join("\n") + "\n"
+}
+
+/// Prepares the folder that `properties` names.
+fn format_storage(jars: &KafkaJars, properties: &Path, how: &[&str]) {
+    let formatted = jars
+        .java("256m", "kafka.tools.StorageTool")
+        .arg("format")
+        .args(how)
+        .args(["-t", "4L6g3nShT-eMCtK--X86sw", "-c"])
+        .arg(properties)
+        .output()
+        .expect("java runs");
+    assert!(
+        formatted.status.success(),
+        "Kafka's storage tool failed: {}",
+        String::from_utf8_lossy(&formatted.stderr)
+    );
 }
 
 fn server_properties(

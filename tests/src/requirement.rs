@@ -31,6 +31,16 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// A Python that can import `modules`: `CI_FIRN_PYTHON`, else the one `.ci/run` makes.
+pub fn python_with(modules: &str) -> Option<PathBuf> {
+    let python = std::env::var_os("CI_FIRN_PYTHON")
+        .map(PathBuf::from)
+        .or_else(|| cache_folder().map(|folder| folder.join("python/bin/python")))?;
+    let import = format!("import {modules}");
+    let imported = Command::new(&python).args(["-c", &import]).output().ok()?;
+    imported.status.success().then_some(python)
+}
+
 /// Whether this process may mount file systems.
 pub fn is_root() -> bool {
     Command::new("id")
