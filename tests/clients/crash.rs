@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use firn_tests::cluster::Brokers;
 use firn_tests::flights;
 use firn_tests::node::{NodePlan, forget_local_files};
 use firn_tests::seed::Seed;
@@ -44,8 +45,9 @@ fn ten_kills(test: &str, seed: u64, plan: &NodePlan, folder: &Path) {
     let count = flights.len().max(RECORDS_MIN);
     let aside = tempfile::tempdir().unwrap();
     let scripts = Scripts::new(python, aside.path());
+    let brokers = Brokers::at(vec![plan.kafka]);
     let mut node = plan.start();
-    let mut producer = Production::start(&scripts, &node, &flights, count, aside.path());
+    let mut producer = Production::start(&scripts, &brokers, &flights, count, aside.path());
     for kill in 0..KILLS {
         let answers = 1 + seed.below((count / KILLS / 2) as u64);
         producer.wait_acknowledged(usize::try_from(answers).unwrap());
@@ -59,10 +61,10 @@ fn ten_kills(test: &str, seed: u64, plan: &NodePlan, folder: &Path) {
         node = plan.start();
     }
     let log = producer.finish();
-    log.assert_held_by(&node, "hot, after the last kill");
+    log.assert_held_by(&brokers, "hot, after the last kill");
     node.kill();
     forget_local_files(folder);
     let node = plan.start();
-    log.assert_held_by(&node, "cold, from the bucket alone");
+    log.assert_held_by(&brokers, "cold, from the bucket alone");
     node.stop();
 }

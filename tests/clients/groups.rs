@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use firn_tests::cluster::Brokers;
 use firn_tests::flights::{self, Flight};
 use firn_tests::node::{Node, NodePlan, forget_local_files};
 use firn_tests::seed::Seed;
@@ -44,7 +45,9 @@ fn flights_are_shared(test: &str, seed: u64, plan: &NodePlan, end: fn(Node), fol
     let scripts = Scripts::new(python, aside.path());
     let node = plan.start();
     let flights = flights::load();
-    let log = Production::start(&scripts, &node, &flights, flights.len(), aside.path()).finish();
+    let brokers = Brokers::at(vec![node.kafka()]);
+    let count = flights.len();
+    let log = Production::start(&scripts, &brokers, &flights, count, aside.path()).finish();
     let goals = Goals::draw(&log, &mut seed);
     let mut group = Group::new(&scripts, node.bootstrap());
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use firn_tests::client::EARLIEST;
+use firn_tests::kafka::KafkaJars;
 use firn_tests::records::Record;
 use serde_json::Value;
 
@@ -13,9 +14,14 @@ use crate::{Broker, jars_for, run};
 
 const TOOLS: &str = "org.apache.kafka.tools";
 
-fn tool(jars: &firn_tests::kafka::KafkaJars, name: &str, broker: &Broker) -> Command {
+fn tool(jars: &KafkaJars, name: &str, broker: &Broker) -> Command {
+    tool_at(jars, name, &broker.bootstrap())
+}
+
+/// One of Kafka's tools, told where brokers are.
+pub(crate) fn tool_at(jars: &KafkaJars, name: &str, bootstrap: &str) -> Command {
     let mut command = jars.java("256m", &format!("{TOOLS}.{name}"));
-    command.args(["--bootstrap-server", &broker.bootstrap()]);
+    command.args(["--bootstrap-server", bootstrap]);
     command
 }
 
@@ -26,7 +32,7 @@ fn json_lines(text: &str) -> Vec<Value> {
 }
 
 /// (partition, offset) → value of the events of one name.
-fn events(text: &str, name: &str) -> BTreeMap<(i64, i64), String> {
+pub(crate) fn events(text: &str, name: &str) -> BTreeMap<(i64, i64), String> {
     json_lines(text)
         .into_iter()
         .filter(|event| event["name"] == name)

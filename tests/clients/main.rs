@@ -3,8 +3,8 @@
 //! name, or installed by `.ci/run`.
 //!
 //! The main job on real input is here: flights produced and read back, also from the bucket alone
-//! (`kcat.rs`), ten kills of the broker while they are produced (`crash.rs`), two consumers of one
-//! group (`groups.rs`); each on a directory and on MinIO.
+//! (`kcat.rs`), ten kills of the broker while they are produced (`crash.rs`), the same among three
+//! brokers (`cluster.rs`), two consumers of one group (`groups.rs`); each on a directory and on MinIO.
 //!
 //! `CI_FIRN_CLIENTS_AGAINST=kafka` runs what needs no restart against Apache Kafka instead: what
 //! fails there too is the test's fault.
@@ -15,6 +15,7 @@
 )]
 
 mod archive;
+mod cluster;
 mod consumer_groups;
 mod crash;
 mod engines;

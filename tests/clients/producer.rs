@@ -6,9 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use firn_tests::client::Client;
+use firn_tests::cluster::Brokers;
 use firn_tests::flights::Flight;
-use firn_tests::node::Node;
 use serde_json::{Value, json};
 
 use crate::python::{Script, Scripts, number, partition};
@@ -37,13 +36,12 @@ impl<'a> Production<'a> {
     /// [`Self::finish`]; files go to `folder`.
     pub(crate) fn start(
         scripts: &'a Scripts,
-        node: &Node,
+        brokers: &Brokers,
         flights: &'a [Flight],
         count: usize,
         folder: &Path,
     ) -> Self {
-        let mut client = Client::connect(node.kafka()).unwrap();
-        client.create_topic(TOPIC, PARTITIONS, &[]);
+        brokers.any().create_topic(TOPIC, PARTITIONS, &[]);
         let lines: String = flights
             .iter()
             .map(|flight| format!("{}\t{}\n", flight.origin, flight.line))
@@ -53,7 +51,7 @@ impl<'a> Production<'a> {
         let file = file.display().to_string();
         let batch = (count / BATCHES).max(1).to_string();
         let count_argument = count.to_string();
-        let bootstrap = node.bootstrap();
+        let bootstrap = brokers.bootstrap();
         let arguments = [&bootstrap, TOPIC, &file, &count_argument, &batch];
         Self {
             scripts,
@@ -165,11 +163,10 @@ impl Log {
         &self.0[&partition]
     }
 
-    /// Asserts that the broker holds this and nothing else.
-    pub(crate) fn assert_held_by(&self, node: &Node, read: &str) {
-        let mut client = Client::connect(node.kafka()).unwrap();
-        client.wait_leaders(TOPIC, PARTITIONS);
+    /// Asserts that the brokers hold this and nothing else.
+    pub(crate) fn assert_held_by(&self, brokers: &Brokers, read: &str) {
         for (partition, told) in &self.0 {
+            let mut client = brokers.wait_leader(TOPIC, *partition);
             let stored = client.read(TOPIC, *partition, 0);
             for (at, (stored, flight)) in stored.iter().zip(told).enumerate() {
                 let place = format!("{at} of partition {partition}, read {read}");
