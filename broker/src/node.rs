@@ -161,6 +161,7 @@ impl Node {
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new()),
             archive: Arc::default(),
+            cluster: Arc::default(),
         };
         let mut doors = Doors::open(&config, &shown).await?;
         let listeners = doors.listeners();
@@ -421,6 +422,8 @@ impl Starting {
         let take_up = self.take_up(bucket, &parts, &env, &sink, recovered);
         let (follower, driver) =
             bucket::while_it_answers(&config.bucket, bucket, &world.clock, take_up).await?;
+        // there is one start, and so one way to the coordinator
+        drop(shown.cluster.set(parts.coordinator.clone()));
         let archive = Archive::new(&parts, &reader, &world.entropy);
         let mut keepers = self.keep(bucket, &parts, &archive);
         keepers.spawn(follower.run(parts.coordinator.image()));

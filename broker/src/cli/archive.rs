@@ -1,13 +1,14 @@
 //! `firn archive status` and `firn archive flush`: ask the HTTP door of a broker that runs.
 
+use std::fmt;
 use std::process::ExitCode;
-use std::time::Duration;
-use std::{fmt, io};
 
 use clap::{Args, Subcommand};
 
 use crate::archive::{ArchiveStatus, PartitionStatus};
-use crate::cli::http_client::{HttpAnswer, ask};
+use crate::cli::http_client::{BrokerArgs, HttpAnswer};
+use crate::cli::table::Table;
+use crate::cli::{show, tell};
 use crate::error::FirnError;
 use crate::http::FlushAnswer;
 
@@ -36,17 +37,8 @@ struct AskArgs {
     /// Only this topic
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
-    /// The broker's HTTP address
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "FIRN_HTTP",
-        default_value = "127.0.0.1:8080"
-    )]
-    http: String,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    at: BrokerArgs,
 }
 
 /// Asks, and prints the answer.
@@ -59,8 +51,8 @@ pub(super) fn run(args: &ArchiveArgs) -> Result<ExitCode, FirnError> {
 
 fn status(args: &AskArgs) -> Result<ExitCode, FirnError> {
     let answer = args.ask("GET", "/archive", || {})?;
-    let status: ArchiveStatus = args.parse(&answer)?;
-    match args.json {
+    let status: ArchiveStatus = args.at.parse(&answer)?;
+    match args.at.json {
         true => show(&answer.body),
         false => show(&StatusTable(&status)),
     }
@@ -83,14 +75,14 @@ fn flush(args: &AskArgs) -> Result<ExitCode, FirnError> {
         }
         answer = args.ask("POST", "/archive/flush", &mut on_second)?;
     }
-    let flushed: FlushAnswer = args.parse(&answer)?;
-    if args.json {
+    let flushed: FlushAnswer = args.at.parse(&answer)?;
+    if args.at.json {
         show(&answer.body.trim_start());
     }
     match flushed {
         FlushAnswer::Error(reason) => Err(FirnError::failed("not everything was archived", reason)),
         FlushAnswer::Segments(count) => {
-            if !args.json {
+            if !args.at.json {
                 let plural = if count == 1 { "" } else { "s" };
                 show(&format_args!("archived: {count} new segment{plural}\n"));
             }
@@ -106,53 +98,23 @@ impl AskArgs {
         path: &str,
         on_sign: impl FnMut(),
     ) -> Result<HttpAnswer, FirnError> {
-        let path = match &self.topic {
-            Some(topic) => format!("{path}?topic={topic}"),
-            None => path.to_owned(),
-        };
-        let answer =
-            ask(&self.http, method, &path, PATIENCE, on_sign).map_err(|error| {
-                match error.kind() {
-                    io::ErrorKind::UnexpectedEof => self.failed(error),
-                    _ => self.failed(format!(
-                        "{error}; name its HTTP address, HOST:PORT, with --http"
-                    )),
-                }
-            })?;
-        match answer.status {
-            200 => Ok(answer),
-            404 if self.topic.is_none() => Err(self.failed("this is not the HTTP door of firn")),
-            _ => Err(self.failed(answer.body.trim())),
+        match &self.topic {
+            Some(topic) => {
+                let path = format!("{path}?topic={topic}");
+                self.at.ask(method, &path, on_sign)
+            }
+            None => self.at.ask(method, path, on_sign),
         }
     }
 
     /// Says on stderr that a flush is at work, and how much is left for it or came meanwhile.
     fn tell_progress(&self, seconds: u32) {
         let status = self.ask("GET", "/archive", || {});
-        match status.and_then(|answer| self.parse(&answer)) {
+        match status.and_then(|answer| self.at.parse(&answer)) {
             Ok(status) => tell(&format_args!("{}", Progress(seconds, &status))),
             Err(error) => tell(&format_args!("still archiving after {seconds} s: {error}")),
         }
     }
-
-    fn parse<T: serde::de::DeserializeOwned>(&self, answer: &HttpAnswer) -> Result<T, FirnError> {
-        serde_json::from_str(&answer.body)
-            .map_err(|error| self.failed(format!("it said what cannot be understood: {error}")))
-    }
-
-    fn failed(&self, reason: impl fmt::Display) -> FirnError {
-        FirnError::failed(format!("asking the broker at {}", self.http), reason)
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "the answer is what was asked for")]
-fn show(text: &dyn fmt::Display) {
-    print!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "progress is no part of the answer")]
-fn tell(text: &dyn fmt::Display) {
-    eprintln!("{text}");
 }
 
 /// Whether whoever waits is told of this second: ever more seldom, and each minute in the end.
@@ -195,26 +157,13 @@ const HEADINGS: [&str; 10] = [
 
 impl fmt::Display for StatusTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows = vec![HEADINGS.map(str::to_owned)];
+        let mut table = Table::new(HEADINGS);
         for topic in &self.0.topics {
-            let cells = topic.partitions.iter().map(|p| row(&topic.topic, p));
-            rows.extend(cells);
-        }
-        let mut widths = [0; HEADINGS.len()];
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.len().max(*width);
+            for partition in &topic.partitions {
+                table.add(row(&topic.topic, partition));
             }
         }
-        for row in &rows {
-            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-                match column {
-                    0 => write!(f, "{cell:<width$}")?,
-                    _ => write!(f, "  {cell:>width$}")?,
-                }
-            }
-            writeln!(f)?;
-        }
+        write!(f, "{table}")?;
         match self.0.paused {
             true => writeln!(f, "paused: the bucket refuses; see the log of the broker"),
             false => Ok(()),
@@ -243,8 +192,6 @@ fn row(topic: &str, partition: &PartitionStatus) -> [String; HEADINGS.len()] {
     ]
 }
 
-/// How long a broker may say nothing.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// A connection lasts up to a minute: an hour.
 const FLUSH_ASKS_MAX: usize = 60;
 

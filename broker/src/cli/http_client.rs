@@ -1,8 +1,73 @@
 //! One request to the HTTP door of a broker, over HTTP/1.0: the answer ends with the connection.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
+
+use clap::Args;
+
+use crate::error::FirnError;
+
+/// Which broker is asked, and how its answer is printed.
+#[derive(Debug, Args)]
+pub(super) struct BrokerArgs {
+    /// The broker's HTTP address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "FIRN_HTTP",
+        default_value = "127.0.0.1:8080"
+    )]
+    http: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl BrokerArgs {
+    /// Asks the broker; `on_sign` hears of each empty line that comes while there is no answer.
+    ///
+    /// # Errors
+    /// Nobody answers there, or says no: with the reason.
+    pub(super) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        on_sign: impl FnMut(),
+    ) -> Result<HttpAnswer, FirnError> {
+        let answer = ask(&self.http, method, path, PATIENCE, on_sign);
+        let answer = answer.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.failed(error),
+            _ => self.failed(format!(
+                "{error}; name its HTTP address, HOST:PORT, with --http"
+            )),
+        })?;
+        match answer.status {
+            200 => Ok(answer),
+            404 if answer.body.trim().is_empty() => {
+                Err(self.failed("this is not the HTTP door of firn"))
+            }
+            _ => Err(self.failed(answer.body.trim())),
+        }
+    }
+
+    /// What an answer says.
+    ///
+    /// # Errors
+    /// It says something else.
+    pub(super) fn parse<T: serde::de::DeserializeOwned>(
+        &self,
+        answer: &HttpAnswer,
+    ) -> Result<T, FirnError> {
+        serde_json::from_str(&answer.body)
+            .map_err(|error| self.failed(format!("it said what cannot be understood: {error}")))
+    }
+
+    fn failed(&self, reason: impl fmt::Display) -> FirnError {
+        FirnError::failed(format!("asking the broker at {}", self.http), reason)
+    }
+}
 
 /// What the broker answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,7 +78,7 @@ pub(super) struct HttpAnswer {
 
 /// Asks the broker at `address`. It may say nothing for no longer than `patience`; `on_sign` hears of
 /// each empty line that comes while there is no answer.
-pub(super) fn ask(
+fn ask(
     address: &str,
     method: &str,
     path: &str,
@@ -81,6 +146,8 @@ fn parse(answer: &str) -> Option<HttpAnswer> {
     })
 }
 
+/// How long a broker may say nothing.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest answer: a hundred thousand partitions.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

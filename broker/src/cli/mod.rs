@@ -4,6 +4,7 @@
 
 mod archive;
 mod bucket;
+mod cluster;
 mod dev_cluster;
 mod doctor;
 mod http_client;
@@ -11,8 +12,10 @@ mod inspect;
 mod log;
 mod serve;
 mod settings;
+mod table;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +41,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Show how far the archive of a running broker is, or archive now
     Archive(archive::ArchiveArgs),
+    /// Show the brokers of a cluster, and move partitions away from one
+    Cluster(cluster::ClusterArgs),
     /// Print what an object of a bucket or a file of a local WAL holds
     Inspect(inspect::InspectArgs),
     /// Count what a bucket holds; no broker is needed
@@ -64,6 +69,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Serve(args) => serve::run(Profile::Serve, &args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Archive(args) => archive::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bucket(args) => bucket::run(&args),
         Command::Version => version(),
@@ -87,6 +93,18 @@ fn version() -> Result<ExitCode, FirnError> {
 fn fail(error: &FirnError) -> ExitCode {
     eprintln!("firn: {error}");
     error.exit_code()
+}
+
+/// Prints an answer.
+#[expect(clippy::print_stdout, reason = "the answer is what was asked for")]
+fn show(text: &dyn fmt::Display) {
+    print!("{text}");
+}
+
+/// Tells how far a command is.
+#[expect(clippy::print_stderr, reason = "progress is no part of the answer")]
+fn tell(text: &dyn fmt::Display) {
+    eprintln!("{text}");
 }
 
 /// A runtime for a command: as many workers as the machine has cores.

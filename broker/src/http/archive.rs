@@ -18,7 +18,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::Shown;
+use super::{JSON, Shown, unavailable};
 use crate::archive::Archive;
 
 /// What became of a request to archive.
@@ -102,10 +102,5 @@ fn json(text: serde_json::Result<String>) -> Response {
     }
 }
 
-fn unavailable(reason: &str) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
-}
-
-const JSON: &str = "application/json";
 /// More often than a connection that stands still is ended.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);

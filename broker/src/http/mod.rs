@@ -1,4 +1,4 @@
-//! The HTTP door: `/livez`, `/readyz`, `/metrics`, `/archive`. Plain HTTP/1.1 for machines that look
+//! The HTTP door: `/livez`, `/readyz`, `/metrics`, `/archive`, `/cluster`. Plain HTTP/1.1 for machines that look
 //! after this one; it changes no record. A connection carries one request, so that none has to be
 //! kept, nor ended while its next answer is on its way.
 //!
@@ -7,8 +7,10 @@
 //! * `/readyz`: partitions are served; 503 with the reason otherwise.
 //! * `/metrics`: OpenMetrics text.
 //! * `/archive`, `/archive/flush`: how far the archive is, and archiving now; see `archive.rs`.
+//! * `/cluster`, `/cluster/drain`, `/cluster/undrain`: the brokers, and orders for them; see `cluster.rs`.
 
 mod archive;
+mod cluster;
 mod health;
 mod listener;
 
@@ -21,10 +23,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use firn_coordinator::Coordinator;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use archive::FlushAnswer;
+pub use cluster::{BrokerStatus, ClusterStatus};
 pub use health::Health;
 use listener::Limited;
 
@@ -41,6 +45,8 @@ pub struct Shown {
     pub metrics: Arc<Metrics>,
     /// The archive, once there is one.
     pub archive: Arc<OnceLock<Archive>>,
+    /// The way to the coordinator, once there is one.
+    pub cluster: Arc<OnceLock<Coordinator>>,
 }
 
 /// An HTTP door that is bound.
@@ -83,6 +89,9 @@ fn routes(shown: Shown) -> Router {
         .route("/metrics", get(metrics))
         .route("/archive", get(archive::status))
         .route("/archive/flush", post(archive::flush))
+        .route("/cluster", get(cluster::status))
+        .route("/cluster/drain", post(cluster::drain))
+        .route("/cluster/undrain", post(cluster::undrain))
         .with_state(shown)
         .layer(map_response(last_of_its_connection))
 }
@@ -112,6 +121,11 @@ async fn metrics(State(shown): State<Shown>) -> Response {
     }
 }
 
+fn unavailable(reason: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+}
+
+const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[cfg(test)]
@@ -136,6 +150,7 @@ mod tests {
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new()),
             archive: Arc::default(),
+            cluster: Arc::default(),
         };
         let door = HttpDoor::bind("127.0.0.1:0".parse().unwrap())
             .await
