@@ -2,6 +2,8 @@
 //! nothing that was acknowledged is missing, doubled or out of order; committed offsets never go
 //! back.
 
+use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -10,7 +12,9 @@ use std::time::Duration;
 use firn_tests::client::code;
 use firn_tests::cluster::{BROKERS, Brokers, Cluster, ClusterPlan};
 use firn_tests::group::GroupMember;
-use firn_tests::node::forget_local_files;
+use firn_tests::node::{forget_local_files, quiet_command, tested};
+use firn_tests::ports;
+use firn_tests::process::Process;
 use firn_tests::producer::IdempotentProducer;
 use firn_tests::proxy::{Proxy, Weather};
 use firn_tests::records::Record;
@@ -349,6 +353,94 @@ fn an_idle_cluster_asks_its_bucket_for_little() {
         "an idle cluster made {asked} requests in {seconds} s"
     );
     cluster.stop_all();
+}
+
+/// Partitions leave a broker that drains without a record lost or an error that a client sees, and
+/// come back.
+#[test]
+fn a_broker_hands_over_when_it_is_told_to() {
+    let folder = folder();
+    let mut seed = Seed::from_environment("a_broker_hands_over_when_it_is_told_to", 14);
+    let plan = ClusterPlan::on_directory(FIRN, folder.path());
+    let brokers = plan.brokers();
+    let cluster = plan.start();
+    brokers.any().create_topic(TOPIC, PARTITIONS, &[]);
+    let load = Load::start(&brokers, &mut seed);
+    load.wait_progress("progress before any order");
+    let owned = |broker: usize| {
+        let status = plan.nodes[0].run(&["cluster", "info", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["brokers"][broker]["partitions"].as_u64().unwrap()
+    };
+    wait::until("each broker to have its share", wait::PATIENCE, || {
+        (0..BROKERS).all(|at| owned(at) == 2).then_some(())
+    });
+    plan.nodes[1].run(&["cluster", "drain", "3"]);
+    assert_eq!(owned(2), 0);
+    load.wait_progress("progress on two brokers");
+    plan.nodes[0].run(&["cluster", "undrain", "3"]);
+    wait::until(
+        "each broker to have its share again",
+        wait::PATIENCE,
+        || (0..BROKERS).all(|at| owned(at) == 2).then_some(()),
+    );
+    load.wait_progress("progress on three brokers");
+    let producers = load.stop();
+    assert_all_kept(&brokers, &producers);
+    cluster.stop_all();
+}
+
+/// `firn dev --brokers 3`: three processes, and one that is killed comes back.
+#[test]
+fn a_cluster_for_development_is_one_command() {
+    let folder = folder();
+    let (kafka, http) = (ports::free_row(3), ports::free_row(3));
+    let mut command = quiet_command(&tested(FIRN));
+    command.args(["dev", "--brokers", "3"]);
+    command.args([
+        "--bucket",
+        &format!("file://{}/bucket", folder.path().display()),
+    ]);
+    command.args(["--kafka", &kafka.to_string(), "--http", &http.to_string()]);
+    command.current_dir(folder.path());
+    let mut dev = Process::spawn("firn dev", command, &folder.path().join("firn.log"));
+    let process_of = |dev: &Process, broker: u32| {
+        let output = dev.output();
+        let line = output
+            .lines()
+            .filter(|line| line.contains(&format!("broker {broker} ")))
+            .rfind(|line| line.contains(" process "))?;
+        line.rsplit_once(' ')?.1.parse::<u32>().ok()
+    };
+    let second = wait::until("three brokers", wait::PATIENCE, || process_of(&dev, 2));
+    let addresses = (0..3).map(|at| SocketAddr::new(kafka.ip(), kafka.port() + at));
+    let brokers = Brokers::at(addresses.collect());
+    brokers.any().create_topic(TOPIC, PARTITIONS, &[]);
+    let mut seed = Seed::of(15);
+    let load = Load::start(&brokers, &mut seed);
+    load.wait_progress("progress before the kill");
+    kill_process(second);
+    load.wait_progress("progress after the kill");
+    wait::until(
+        "another process of the second broker",
+        wait::PATIENCE,
+        || process_of(&dev, 2).filter(|process| *process != second),
+    );
+    load.wait_progress("progress on three brokers");
+    let producers = load.stop();
+    assert_all_kept(&brokers, &producers);
+    dev.signal("TERM");
+    assert!(dev.wait(wait::PATIENCE).success(), "{}", dev.output());
+    assert!(
+        brokers.answering().next().is_none(),
+        "a broker was left behind"
+    );
+}
+
+/// Ends a process of this test as a crash does.
+fn kill_process(id: u32) {
+    let status = Command::new("kill").args(["-9", &id.to_string()]).status();
+    assert!(status.expect("the kill program").success());
 }
 
 const IDLE_AFTER: Duration = Duration::from_secs(15);

@@ -39,10 +39,8 @@ impl NodePlan {
 
     /// A broker on any bucket URL; local files go below `folder`.
     pub fn on_bucket(built: &str, folder: &Path, bucket: &str) -> Self {
-        let binary =
-            std::env::var_os("CI_FIRN_BIN").map_or_else(|| PathBuf::from(built), PathBuf::from);
         Self {
-            binary,
+            binary: tested(built),
             folder: folder.to_path_buf(),
             bucket: bucket.to_owned(),
             wal: None,
@@ -170,6 +168,11 @@ pub fn forget_local_files(folder: &Path) {
         };
         forgotten.expect("what is local can be forgotten");
     }
+}
+
+/// The binary that is tested: the one that cargo made for the calling test, or that of `CI_FIRN_BIN`.
+pub fn tested(built: &str) -> PathBuf {
+    std::env::var_os("CI_FIRN_BIN").map_or_else(|| PathBuf::from(built), PathBuf::from)
 }
 
 /// A command that sees no `FIRN_` variable of this process: each is a setting to the broker.

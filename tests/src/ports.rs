@@ -11,14 +11,20 @@ const COUNT: u32 = 18_000;
 /// An address nobody listened on a moment ago. Each call gives another one, in turn; processes begin
 /// at different places.
 pub fn free() -> SocketAddr {
+    free_row(1)
+}
+
+/// The first of `length` such addresses, whose ports follow each other.
+pub fn free_row(length: u16) -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let begin = std::process::id().wrapping_mul(613);
     for _ in 0..COUNT {
-        let at = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-        let port = u16::try_from(FIRST + at).expect("a port has 16 bits");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
+        let next = NEXT.fetch_add(length.into(), Ordering::Relaxed);
+        let at = begin.wrapping_add(next) % COUNT;
+        let first = u16::try_from(FIRST + at).expect("a port has 16 bits");
+        let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if (first..first + length).all(is_free) {
+            return SocketAddr::from((Ipv4Addr::LOCALHOST, first));
         }
     }
     panic!("no free port on the loopback");
