@@ -104,9 +104,8 @@ topic_configs! {
         "How long a deleted file is kept for readers.";
     "firn.archive.interval.ms" Some("archive.interval.ms"), Kind::Long(1), "300000",
         "How long records wait until they are archived.";
-    "firn.durability" None, Kind::Word(&["bucket", "local"]), "bucket",
-        "What acknowledges records and makes them visible: the bucket, or the owner's local WAL. A \
-         local topic waits for its owner's disk after a crash.";
+    "firn.durability" None, Kind::Word(&["bucket"]), "bucket",
+        "What acknowledges records and makes them visible: the bucket.";
     "flush.messages" Some("log.flush.interval.messages"), Kind::Long(1), "9223372036854775807",
         "Kept for tools; every acknowledgement is durable already.";
     "flush.ms" Some("log.flush.interval.ms"), Kind::Long(0), "9223372036854775807",
@@ -328,7 +327,7 @@ mod tests {
         assert!(one("min.cleanable.dirty.ratio", "0.25").is_ok());
         assert!(one("min.cleanable.dirty.ratio", "NaN").is_err());
         assert!(one("compression.type", "brotli").is_err());
-        assert!(one("firn.durability", "local").is_ok());
+        assert!(one("firn.durability", "bucket").is_ok());
         assert!(one("firn.durability", "peers").is_err());
     }
 }
