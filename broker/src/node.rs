@@ -377,7 +377,7 @@ impl Starting {
         let (local, recovered) = led.local.unzip();
         let disk = recovered.as_ref().map(|recovered| recovered.disk());
         let link = cluster.link();
-        let register = parts::register(config, doors, disk, link, &coordinator);
+        let register = parts::register(config, doors, disk, link, &coordinator, &world.entropy);
         let registered =
             bucket::while_it_answers(&config.bucket, bucket, &world.clock, register).await?;
 

@@ -66,8 +66,7 @@ fn brokers_that_die_and_leave_cost_clients_no_record() {
     log.assert_held_by(&brokers, "after the last event");
     let places = events(&told, "producer_send_success");
     for partition in 0..PARTITIONS {
-        let mut client = brokers.wait_leader(VERIFIED, partition);
-        let stored = client.read(VERIFIED, partition, 0);
+        let stored = brokers.read(VERIFIED, partition);
         let stored: BTreeMap<i64, String> = stored
             .into_iter()
             .map(|stored| {

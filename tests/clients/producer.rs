@@ -166,8 +166,7 @@ impl Log {
     /// Asserts that the brokers hold this and nothing else.
     pub(crate) fn assert_held_by(&self, brokers: &Brokers, read: &str) {
         for (partition, told) in &self.0 {
-            let mut client = brokers.wait_leader(TOPIC, *partition);
-            let stored = client.read(TOPIC, *partition, 0);
+            let stored = brokers.read(TOPIC, *partition);
             for (at, (stored, flight)) in stored.iter().zip(told).enumerate() {
                 let place = format!("{at} of partition {partition}, read {read}");
                 assert_eq!(stored.offset, i64::try_from(at).unwrap(), "offset {place}");

@@ -331,13 +331,40 @@ impl Client {
     /// When the broker answers an error, or no record where the log has one.
     pub fn read(&mut self, topic: &str, partition: i32, from: i64) -> Vec<StoredRecord> {
         let end = self.list_offset(topic, partition, LATEST);
+        let read = self.read_to(topic, partition, from, end);
+        read.unwrap_or_else(|code| panic!("{topic}/{partition}: error {code}"))
+    }
+
+    /// [`Self::read`], or the code of the first error: a partition may go elsewhere meanwhile.
+    ///
+    /// # Panics
+    /// When the broker answers no record where the log has one, or nothing.
+    pub fn try_read(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+    ) -> Result<Vec<StoredRecord>, i16> {
+        let end = self.try_list_offset(topic, partition, LATEST)?;
+        self.read_to(topic, partition, from, end)
+    }
+
+    fn read_to(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        end: i64,
+    ) -> Result<Vec<StoredRecord>, i16> {
         let mut records = Vec::new();
         let mut next = from;
         while next < end {
             let fetched = self
                 .fetch(topic, partition, next)
                 .expect("Fetch is answered");
-            assert_eq!(fetched.error, code::NONE, "{topic}/{partition} at {next}");
+            if fetched.error != code::NONE {
+                return Err(fetched.error);
+            }
             let before = records.len();
             for stored in decode_batches(fetched.batches) {
                 // A batch that spans the asked offset is served whole.
@@ -351,7 +378,7 @@ impl Client {
             );
             next = records[records.len() - 1].offset + 1;
         }
-        records
+        Ok(records)
     }
 
     /// The offset `ListOffsets` answers for a timestamp or for [`EARLIEST`], [`LATEST`], asked again
@@ -360,6 +387,24 @@ impl Client {
     /// # Panics
     /// When the broker answers an error.
     pub fn list_offset(&mut self, topic: &str, partition: i32, timestamp: i64) -> i64 {
+        wait::until("an offset to be found", wait::PATIENCE, || {
+            match self.try_list_offset(topic, partition, timestamp) {
+                Err(code::NOT_LEADER_OR_FOLLOWER) => None,
+                answer => Some(answer.expect("ListOffsets succeeds")),
+            }
+        })
+    }
+
+    /// [`Self::list_offset`], asked once: the offset or the error's code.
+    ///
+    /// # Panics
+    /// When the connection breaks.
+    pub fn try_list_offset(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        timestamp: i64,
+    ) -> Result<i64, i16> {
         let wanted = ListOffsetsPartition::default()
             .with_partition_index(partition)
             .with_current_leader_epoch(-1)
@@ -370,20 +415,13 @@ impl Client {
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_topics(vec![topic]);
-        wait::until("an offset to be found", wait::PATIENCE, || {
-            let response = self.connection.call(LIST_OFFSETS_VERSION, &request);
-            let answer = response.expect("ListOffsets is answered");
-            let partition = &answer.topics[0].partitions[0];
-            if partition.error_code == code::NOT_LEADER_OR_FOLLOWER {
-                return None;
-            }
-            assert_eq!(
-                partition.error_code,
-                code::NONE,
-                "ListOffsets of {timestamp}"
-            );
-            Some(partition.offset)
-        })
+        let response = self.connection.call(LIST_OFFSETS_VERSION, &request);
+        let answer = response.expect("ListOffsets is answered");
+        let partition = &answer.topics[0].partitions[0];
+        match partition.error_code {
+            code::NONE => Ok(partition.offset),
+            error => Err(error),
+        }
     }
 }
 

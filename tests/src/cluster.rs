@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::client::{Client, code};
 use crate::minio::Minio;
 use crate::node::{Node, NodePlan};
+use crate::records::StoredRecord;
 use crate::wait;
 use crate::wire::Connection;
 
@@ -101,21 +102,17 @@ impl Cluster {
         self.nodes[at].as_ref().expect("a broker that runs")
     }
 
+    /// [`Self::node`], to wait for.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn node_mut(&mut self, at: usize) -> &mut Node {
+        self.nodes[at].as_mut().expect("a broker that runs")
+    }
+
     /// Whether a broker was neither killed nor stopped.
     pub fn runs(&self, at: usize) -> bool {
         self.nodes[at].is_some()
-    }
-
-    /// A broker that may have ended by itself, since another process has its place: starts it again
-    /// if so.
-    pub fn revive_if_ended(&mut self, at: usize) {
-        if self.nodes[at]
-            .as_mut()
-            .is_some_and(|node| !node.process.is_running())
-        {
-            self.nodes[at] = None;
-        }
-        self.revive();
     }
 
     /// Ends a broker as a crash does.
@@ -132,7 +129,9 @@ impl Cluster {
         }
     }
 
-    /// Starts again those that do not run, all at once, and waits until each is ready.
+    /// Starts again those that do not run, all at once, and waits until each is ready. One that ends
+    /// by itself is started again too, as whoever looks after a service does: another process may
+    /// have its place, or its leader may have died in the middle of its start.
     pub fn revive(&mut self) {
         let plans = self.plan.nodes.iter();
         for (node, plan) in self.nodes.iter_mut().zip(plans) {
@@ -140,7 +139,17 @@ impl Cluster {
                 *node = Some(plan.launch());
             }
         }
-        self.nodes.iter_mut().flatten().for_each(Node::wait_ready);
+        wait::until("all brokers to be ready", wait::PATIENCE, || {
+            let plans = self.plan.nodes.iter();
+            let mut are_ready = true;
+            for (node, plan) in self.nodes.iter_mut().flatten().zip(plans) {
+                if !node.process.is_running() {
+                    *node = plan.launch();
+                }
+                are_ready &= node.is_ready();
+            }
+            are_ready.then_some(())
+        });
     }
 
     /// Stops all in order, one after the other.
@@ -207,6 +216,17 @@ impl Brokers {
     /// When there is none for long.
     pub fn wait_leader(&self, topic: &str, partition: i32) -> Client {
         wait::until("a leader", wait::PATIENCE, || self.leader(topic, partition))
+    }
+
+    /// The whole of a partition, wherever it is led.
+    ///
+    /// # Panics
+    /// When it cannot be read for long.
+    pub fn read(&self, topic: &str, partition: i32) -> Vec<StoredRecord> {
+        wait::until("the whole of a partition", wait::PATIENCE, || {
+            let mut leader = self.leader(topic, partition)?;
+            leader.try_read(topic, partition, 0).ok()
+        })
     }
 
     /// Which of the brokers is the controller, as any of them says.

@@ -221,8 +221,14 @@ impl Node {
                 "firn ended before it was ready; it wrote:\n{}",
                 self.process.output()
             );
-            (self.http_get("/readyz")?.0 == 200).then_some(())
+            self.is_ready().then_some(())
         });
+    }
+
+    /// Whether `/readyz` answers 200.
+    pub fn is_ready(&self) -> bool {
+        self.http_get("/readyz")
+            .is_some_and(|(status, _)| status == 200)
     }
 
     /// Asks it to leave in order (SIGTERM) and checks that it does.

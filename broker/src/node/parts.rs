@@ -22,6 +22,7 @@ use super::reminder::Reminder;
 use super::sink::NodeSink;
 use crate::config::Config;
 use crate::error::FirnError;
+use crate::insist::insist;
 
 /// Settings of the coordinator that do not say who this process is.
 pub(super) fn coordinator_config(config: &Config, bucket: &Bucket) -> CoordinatorConfig {
@@ -110,6 +111,7 @@ pub(super) async fn register(
     disk: Option<DiskId>,
     link: LinkAddress,
     coordinator: &Coordinator,
+    entropy: &Entropy,
 ) -> Result<RegisteredBroker, FirnError> {
     let request = RegisterBroker {
         broker: config.broker_id,
@@ -118,7 +120,8 @@ pub(super) async fn register(
         disk,
         link: Some(link),
     };
-    match call(coordinator, Request::RegisterBroker(request)).await? {
+    // Asked twice, the second answer counts: the first incarnation ends with it.
+    match call_again(coordinator, entropy, Request::RegisterBroker(request)).await? {
         Reply::RegisterBroker(registered) => Ok(registered),
         _ => Err(unexpected("RegisterBroker")),
     }
@@ -192,6 +195,16 @@ pub(super) async fn open_reader(
 /// Asks the coordinator; an answer that does not come ends a start or a stop.
 pub(super) async fn call(coordinator: &Coordinator, request: Request) -> Result<Reply, FirnError> {
     let reply = coordinator.call(request).await;
+    reply.map_err(|e| FirnError::failed("the coordinator does not answer", e))
+}
+
+/// [`call`] of what may be asked twice: again, whenever the leader was lost before it answered.
+pub(super) async fn call_again(
+    coordinator: &Coordinator,
+    entropy: &Entropy,
+    request: Request,
+) -> Result<Reply, FirnError> {
+    let reply = insist(coordinator, entropy, request).await;
     reply.map_err(|e| FirnError::failed("the coordinator does not answer", e))
 }
 

@@ -22,7 +22,7 @@ use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recove
 use firn_storage::wal::{FairKey, Wal};
 
 use super::lost::{report_lost, report_settled};
-use super::parts::{call, unexpected, wal_ended};
+use super::parts::{call, call_again, unexpected, wal_ended};
 use super::rows::StateRows;
 use super::sink::NodeSink;
 use crate::error::FirnError;
@@ -82,8 +82,12 @@ impl Recovery<'_> {
 
     /// Learns where the partitions of these streams ended.
     async fn fold_ended(&self, streams: &BTreeSet<StreamId>) -> Result<Vec<Folded>, FirnError> {
-        let Reply::PendingRecovery { mut folds, .. } =
-            call(self.coordinator, Request::PendingRecovery).await?
+        let Reply::PendingRecovery { mut folds, .. } = call_again(
+            self.coordinator,
+            &self.env.entropy,
+            Request::PendingRecovery,
+        )
+        .await?
         else {
             return Err(unexpected("PendingRecovery"));
         };
