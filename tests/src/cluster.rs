@@ -210,14 +210,6 @@ impl Brokers {
             .find_map(|mut client| leader_by(&mut client, topic, partition))
     }
 
-    /// [`Self::leader`], once there is one.
-    ///
-    /// # Panics
-    /// When there is none for long.
-    pub fn wait_leader(&self, topic: &str, partition: i32) -> Client {
-        wait::until("a leader", wait::PATIENCE, || self.leader(topic, partition))
-    }
-
     /// The whole of a partition, wherever it is led.
     ///
     /// # Panics
