@@ -2,6 +2,7 @@
 //! idempotent and with acks=all. Each lives through all of it with one session.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use firn_tests::cluster::{BROKERS, Cluster, ClusterPlan};
@@ -19,6 +20,8 @@ use crate::{FIRN, jars_for};
 const EVENTS: usize = 8;
 const RECORDS: usize = 20_000;
 const VERIFIED: &str = "verified";
+/// The tool does not try again unless it is told to; producers do.
+const AS_CLIENTS_ARE: &str = "retries=2147483647\nenable.idempotence=true\n";
 /// Java's records per second.
 const THROUGHPUT: &str = "500";
 
@@ -41,6 +44,9 @@ fn brokers_that_die_and_leave_cost_clients_no_record() {
     let mut command = tool_at(&jars, "VerifiableProducer", &brokers.bootstrap());
     command.args(["--topic", VERIFIED, "--acks", "-1"]);
     command.args(["--max-messages", "-1", "--throughput", THROUGHPUT]);
+    let config = folder.path().join("producer.properties");
+    fs::write(&config, AS_CLIENTS_ARE).unwrap();
+    command.arg("--command-config").arg(&config);
     let output = folder.path().join("java.log");
     let mut java = Process::spawn("VerifiableProducer", command, &output);
     let flights = flights::load();
