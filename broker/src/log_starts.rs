@@ -36,7 +36,12 @@ pub struct LogStarts {
 /// Below which slots the journal knows that idle partitions need nothing: as much as this process
 /// has told it, or more.
 #[derive(Debug, Default)]
-struct LetGo(BTreeMap<TopicPartition, (LeaderEpoch, SlotPosition)>);
+struct LetGo {
+    told: BTreeMap<TopicPartition, (LeaderEpoch, SlotPosition)>,
+    /// Slots below are known to the journal as durable: no more than these does it let go of,
+    /// whatever it is told.
+    durable_end: Slot,
+}
 
 impl LetGo {
     /// Those of the `idle` partitions that hold the floors of their streams, beside what others
@@ -46,7 +51,7 @@ impl LetGo {
         idle: Vec<RaiseLogStart>,
         needed: &BTreeMap<StreamId, Slot>,
     ) -> Vec<RaiseLogStart> {
-        let mut told = std::mem::take(&mut self.0);
+        let mut told = std::mem::take(&mut self.told);
         let holds = |start: &RaiseLogStart| {
             let Some((epoch, next)) = told.remove(&start.tp) else {
                 return true;
@@ -54,7 +59,7 @@ impl LetGo {
             if epoch != start.epoch || next.stream != start.next.stream {
                 return true;
             }
-            self.0.insert(start.tp, (epoch, next));
+            self.told.insert(start.tp, (epoch, next));
             let is_lowest = needed
                 .get(&next.stream)
                 .is_none_or(|slot| next.slot < *slot);
@@ -65,11 +70,18 @@ impl LetGo {
         holding
     }
 
-    /// The journal has answered.
-    fn on_moved(&mut self, starts: &[RaiseLogStart], moved: &[Result<(), ArchiveError>]) {
+    /// The journal has answered, which knew slots below `durable_end` when it was asked.
+    fn on_moved(
+        &mut self,
+        starts: &[RaiseLogStart],
+        moved: &[Result<(), ArchiveError>],
+        durable_end: Slot,
+    ) {
         for (start, moved) in starts.iter().zip(moved) {
             if moved.is_ok() {
-                self.0.insert(start.tp, (start.epoch, start.next));
+                let slot = start.next.slot.min(durable_end);
+                let kept = SlotPosition { slot, ..start.next };
+                self.told.insert(start.tp, (start.epoch, kept));
             }
         }
     }
@@ -167,15 +179,24 @@ impl LogStarts {
                 paged: None,
             });
         }
-        let holding = self.let_go().holding(idle, &needed);
+        let (holding, durable_end) = {
+            let mut let_go = self.let_go();
+            (let_go.holding(idle, &needed), let_go.durable_end)
+        };
         for starts in holding.chunks(LOG_STARTS_MOVED_MAX) {
             match self.ask(starts.to_vec()).await {
-                Ok(moved) => self.let_go().on_moved(starts, &moved),
+                Ok(moved) => self.let_go().on_moved(starts, &moved, durable_end),
                 Err(error) => {
                     tracing::debug!(%error, "idle partitions hold their slots a while longer");
                 }
             }
         }
+    }
+
+    /// The journal knows that slots of this process's stream below `durable_end` are durable.
+    pub fn on_reported(&self, durable_end: Slot) {
+        let mut let_go = self.let_go();
+        let_go.durable_end = durable_end.max(let_go.durable_end);
     }
 
     fn let_go(&self) -> MutexGuard<'_, LetGo> {
@@ -415,6 +436,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_journal_does_not_know_as_durable_is_told_again() {
+        let mut let_go = LetGo::default();
+        let mut is_told = |durable_end| {
+            let holding = let_go.holding(vec![idle(1, 0, 20)], &BTreeMap::new());
+            let moved = vec![Ok(()); holding.len()];
+            let_go.on_moved(&holding, &moved, Slot(durable_end));
+            !holding.is_empty()
+        };
+        assert!(is_told(15), "of which it keeps 15");
+        assert!(is_told(20), "for it may know more by now");
+        assert!(!is_told(20), "all is let go of");
+    }
+
+    #[test]
     fn the_journal_is_told_only_of_idle_partitions_that_hold_the_floor() {
         let mut let_go = LetGo::default();
         let mut told = |idle: &[RaiseLogStart], needed: Option<u64>| -> Vec<i32> {
@@ -429,7 +464,7 @@ mod tests {
                 moved.pop();
                 moved.push(Err(ArchiveError::UnknownTopic));
             }
-            let_go.on_moved(&holding, &moved);
+            let_go.on_moved(&holding, &moved, Slot(100));
             holding.iter().map(|start| start.tp.partition.0).collect()
         };
         let at = |next| [idle(1, 0, next), idle(2, 0, next), idle(9, 0, next)];

@@ -206,6 +206,7 @@ impl Keeper {
         match reply {
             Ok(Reply::Stream(Ok(()))) => {
                 self.reported.durable_end = told.durable_end;
+                self.log_starts.on_reported(told.durable_end);
                 self.reported.holds_local = told.holds_local;
                 self.rows.on_told(&told.rows);
                 true
