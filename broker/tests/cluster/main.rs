@@ -43,6 +43,8 @@ fn processes_on_one_bucket_form_a_cluster_and_share_what_there_is() {
 fn whoever_does_not_own_a_partition_says_who_does() {
     let members = Members::start(2);
     members.client(0).create_topic(TOPIC, 2, &[]);
+    // The picture of those who follow comes a moment after the answer of the one that leads.
+    (0..2).for_each(|member| members.client(member).wait_leaders(TOPIC, 2));
     let leaders = members.leaders(TOPIC, 2);
     for partition in 0..2 {
         for member in 0..2 {
