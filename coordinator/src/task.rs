@@ -240,6 +240,7 @@ impl Leader {
         inbox: &mut mpsc::Receiver<Message>,
         publish: &Publish,
     ) -> Left {
+        self.fence_gone();
         let mut stopping = None;
         loop {
             self.flush();

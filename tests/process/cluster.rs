@@ -265,6 +265,18 @@ fn a_broker_that_stood_still_acknowledges_nothing_that_is_lost() {
         } else {
             (leader + 1) % BROKERS
         };
+        // One that has just come back has something to lose first.
+        wait::until(
+            "the one that will stand still to own something",
+            wait::PATIENCE,
+            || {
+                let owns = |partition| {
+                    let leader = brokers.leader_address(TOPIC, partition)?;
+                    (brokers.position(leader) == Some(frozen)).then_some(())
+                };
+                (0..PARTITIONS).find_map(owns)
+            },
+        );
         cluster.node(frozen).process.freeze();
         wait::until("the partitions to go elsewhere", wait::PATIENCE, || {
             let rest = brokers.without(frozen);

@@ -112,20 +112,26 @@ impl Leader {
         let others = live.filter(|broker| self.brokers.is_other(broker));
         let others: Vec<_> = others.map(|broker| broker.incarnation).collect();
         self.brokers.members.listen_to(others.into_iter(), now);
-        if let Some(gone) = self.brokers.gone.take() {
-            let link_of =
-                |broker: &&Arc<BrokerImage>| broker.link.as_ref().map(|link| link.fingerprint);
-            let mut live = self.state.brokers().values();
-            let broker = live.find(|broker| link_of(broker) == Some(gone));
-            if let Some(incarnation) = broker.map(|broker| broker.incarnation) {
-                self.fence_broker(incarnation);
-            }
-        }
         for finding in self.brokers.members.on_time(now) {
             self.on_finding(finding);
         }
         self.retry_registrations(now);
         self.balance(now);
+    }
+
+    /// Ends what the leader before owned, if its process is gone for certain: before anything else is
+    /// asked for, so that a process which comes in its place gets its id.
+    pub(super) fn fence_gone(&mut self) {
+        let Some(gone) = self.brokers.gone.take() else {
+            return;
+        };
+        let link_of =
+            |broker: &&Arc<BrokerImage>| broker.link.as_ref().map(|link| link.fingerprint);
+        let mut live = self.state.brokers().values();
+        let broker = live.find(|broker| link_of(broker) == Some(gone));
+        if let Some(incarnation) = broker.map(|broker| broker.incarnation) {
+            self.fence_broker(incarnation);
+        }
     }
 
     fn on_finding(&mut self, finding: Finding) {
