@@ -106,7 +106,11 @@ fn a_hundred_kills_of_the_archive_lose_double_or_leave_over_nothing() {
     let folder = folder();
     let plan = NodePlan::on_directory(FIRN, folder.path());
     let seed = Seed::from_environment("a_hundred_kills_of_the_archive", 7);
-    kills_lose_double_or_leave_over_nothing(plan, folder.path(), 100, seed);
+    let kills = Kills {
+        count: 100,
+        within: Duration::from_millis(60),
+    };
+    kills_lose_double_or_leave_over_nothing(plan, folder.path(), &kills, seed);
 }
 
 /// Puts, deletes and their answers take other ways there, and there is a local WAL.
@@ -119,7 +123,18 @@ fn twenty_kills_of_the_archive_lose_double_or_leave_over_nothing_on_s3() {
     };
     let plan = node_on(&minio, folder.path());
     let seed = Seed::from_environment("twenty_kills_of_the_archive_on_s3", 11);
-    kills_lose_double_or_leave_over_nothing(plan, folder.path(), 20, seed);
+    // A flush makes a dozen requests of a server that answers each in some milliseconds.
+    let kills = Kills {
+        count: 20,
+        within: Duration::from_millis(300),
+    };
+    kills_lose_double_or_leave_over_nothing(plan, folder.path(), &kills, seed);
+}
+
+/// How often the process dies, and how long after a flush was asked for at most.
+struct Kills {
+    count: usize,
+    within: Duration,
 }
 
 /// Records of one topic are kept for good and archived all the time, those of the other are deleted
@@ -128,7 +143,7 @@ fn twenty_kills_of_the_archive_lose_double_or_leave_over_nothing_on_s3() {
 fn kills_lose_double_or_leave_over_nothing(
     plan: NodePlan,
     folder: &Path,
-    kills: usize,
+    kills: &Kills,
     mut seed: Seed,
 ) {
     let settings = [
@@ -147,7 +162,8 @@ fn kills_lose_double_or_leave_over_nothing(
     let mut kept = IdempotentProducer::new(node.kafka(), KEPT, 3);
     let mut churned = IdempotentProducer::new(node.kafka(), CHURNED, 3);
     let mut written = 0;
-    for kill in 0..kills {
+    let within = u64::try_from(kills.within.as_micros()).unwrap();
+    for kill in 0..kills.count {
         for _ in 0..1 + seed.below(8) {
             for producer in [&mut kept, &mut churned] {
                 written += 1;
@@ -157,7 +173,7 @@ fn kills_lose_double_or_leave_over_nothing(
         }
         assert!(kept.flush() && churned.flush(), "the broker stays up");
         let flushing = node.start_http_post("/archive/flush");
-        wait::pause(Duration::from_micros(seed.below(60_000)));
+        wait::pause(Duration::from_micros(seed.below(within)));
         node.kill();
         drop(flushing);
         if seed.below(2) == 0 {
@@ -179,7 +195,7 @@ fn kills_lose_double_or_leave_over_nothing(
     assert_ends_whole(&mut client, CHURNED, 3);
     let runs = runs(&plan);
     assert!(
-        runs > 3 * kills as u64 / 10,
+        runs > 3 * kills.count as u64 / 10,
         "only {runs} runs: the kills came before anything was archived"
     );
     for topic in [KEPT, CHURNED] {
