@@ -8,6 +8,10 @@
 //! of reading old records would go into pages that nobody looks at again, and they would push out
 //! what is. What is read a second time goes through the page cache, and is found there by the third
 //! reader. A file system without direct reads is noticed at the first one.
+//!
+//! A disk serves what it was asked first, and an fsync that comes behind megabytes waits for them.
+//! Direct reads therefore ask for a piece at a time, and one of them at a time: acknowledgements wait
+//! for an fsync, and old records do not hurry.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,11 +36,14 @@ const BYTES_MIN: usize = 256 * 1024;
 const DIRECT_BYTES_MIN: usize = super::LONG_BYTES as usize;
 /// Memory, length and place in the file of a direct read are multiples of this.
 const ALIGNMENT: usize = 4096;
+/// What a disk is asked for at a time: about as long as an fsync takes.
+const PIECE_BYTES: usize = 256 * 1024;
 /// Ranges that are known to have been read before.
 const RECENT_MAX: usize = 4096;
 
 const _: () = assert!(
     BYTES_MIN <= DIRECT_BYTES_MIN
+        && PIECE_BYTES.is_multiple_of(ALIGNMENT)
         // so that a buffer fits the next read of its length
         && FILE_BUFFER_SLACK_PART * FILE_BUFFER_GRAIN_BYTES <= BYTES_MIN
         && 3 * ALIGNMENT <= FILE_BUFFER_GRAIN_BYTES
@@ -53,6 +60,8 @@ struct Inner {
     recent: Mutex<VecDeque<u64>>,
     /// The file system has refused once.
     refused: AtomicBool,
+    /// Whose piece the disk is to read.
+    turn: Mutex<()>,
     /// Takes whole blocks from the disk; tests have disks that refuse them.
     read_blocks_at: ReadAt,
 }
@@ -81,6 +90,7 @@ impl Default for LongReads {
             kept: Mutex::default(),
             recent: Mutex::default(),
             refused: AtomicBool::new(false),
+            turn: Mutex::default(),
             read_blocks_at: |file, blocks, at| file.read_at(blocks, at),
         }))
     }
@@ -132,7 +142,11 @@ impl LongReads {
             return Ok(None);
         }
         let read = read_with(blocks, |rest, from| match from % ALIGNMENT {
-            0 => (self.0.read_blocks_at)(file, rest, at + from as u64),
+            0 => {
+                let piece = rest.len().min(PIECE_BYTES);
+                let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                (self.0.read_blocks_at)(file, &mut rest[..piece], at + from as u64)
+            }
             // the file ended inside of a block
             _ => Ok(0),
         });
@@ -280,6 +294,7 @@ mod tests {
             kept: Mutex::default(),
             recent: Mutex::default(),
             refused: AtomicBool::new(false),
+            turn: Mutex::default(),
             read_blocks_at,
         }))
     }
@@ -324,15 +339,40 @@ mod tests {
             }),
         );
         for _ in 0..3 {
-            world.check(7..2 * MIB);
+            world.check(0..2 * MIB);
         }
         let refused = world.reads.0.refused.load(Ordering::Relaxed);
         let past_it = PAST_IT.load(Ordering::Relaxed);
         match is_direct(&world.path) {
-            true => assert_eq!((past_it, refused), (1, false)),
+            true => assert_eq!((past_it, refused), (2 * MIB / PIECE_BYTES, false)),
             // Nothing comes past the page cache here, and that is noticed at the first read.
             false => assert!(past_it <= 1 && refused, "{past_it} {refused}"),
         }
+    }
+
+    /// Each piece is an fsync's longest wait for the disk, so two at a time would double it.
+    #[test]
+    fn long_reads_leave_the_disk_to_others_after_each_piece() {
+        static AT_THE_DISK: AtomicUsize = AtomicUsize::new(0);
+        static LONGEST: AtomicUsize = AtomicUsize::new(0);
+        let world = World::with(
+            8 * MIB,
+            reads_with(|file, blocks, at| {
+                assert_eq!(AT_THE_DISK.fetch_add(1, Ordering::SeqCst), 0);
+                LONGEST.fetch_max(blocks.len(), Ordering::SeqCst);
+                let read = file.read_at(blocks, at);
+                AT_THE_DISK.fetch_sub(1, Ordering::SeqCst);
+                read
+            }),
+        );
+        std::thread::scope(|scope| {
+            for reader in 0..4 {
+                let world = &world;
+                scope.spawn(move || world.check(reader * 2 * MIB..(reader + 1) * 2 * MIB));
+            }
+        });
+        let longest = LONGEST.load(Ordering::SeqCst);
+        assert!(longest <= PIECE_BYTES, "{longest}");
     }
 
     /// Whether the file system of `path` gives a block past the page cache.
