@@ -1,7 +1,9 @@
 //! What archiving costs a broker that is produced to, and what reading again from the beginning
 //! costs once nothing of it is in memory.
 
-use crate::contender::{Contender, Kind, Settings};
+use firn_benches::kind::Kind;
+
+use crate::contender::{Contender, Settings};
 use crate::perf::{
     MEBIBYTE, PARTITIONS, WORKLOADS, Workload, consume_once, produce, warm_up_produce,
 };

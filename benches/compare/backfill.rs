@@ -6,11 +6,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use firn_benches::kind::Kind;
 use firn_benches::reader::TopicReader;
 use firn_tests::client::{EARLIEST, LATEST};
 use firn_tests::wait::{self, Stopwatch};
 
-use crate::contender::{CLIENT_CORE, Contender, Kind, Settings};
+use crate::contender::{CLIENT_CORE, Contender, Settings};
 use crate::perf::{MEBIBYTE, PARTITIONS, WORKLOADS, produce, produce_steadily};
 use crate::report::{Report, Row};
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use firn_benches::kind::Kind;
 use firn_tests::flights;
 use firn_tests::minio::minio_for;
 use firn_tests::node::NodePlan;
@@ -11,7 +12,7 @@ use firn_tests::records::Record;
 use firn_tests::wait;
 use serde_json::Value;
 
-use crate::contender::{Broker, Contender, Kind, ON_BROKER_CORE, with_settings};
+use crate::contender::{Broker, Contender, ON_BROKER_CORE, with_settings};
 use crate::perf::{MEBIBYTE, PARTITIONS, WORKLOADS, Workload, produce};
 use crate::report::{Report, Row};
 

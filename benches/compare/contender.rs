@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use firn_benches::folder::{empty, files, forget_pages};
+use firn_benches::kind::Kind;
 use firn_tests::client::Client;
 use firn_tests::kafka::{Kafka, KafkaJars};
 use firn_tests::node::{Node, NodePlan};
@@ -33,22 +34,6 @@ impl Settings {
         firn: &[],
         kafka: &[],
     };
-}
-
-/// Which broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    Firn,
-    Kafka,
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Firn => "firn",
-            Self::Kafka => "kafka",
-        }
-    }
 }
 
 /// What both are measured with.

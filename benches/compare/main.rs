@@ -28,10 +28,11 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use clap::Parser;
+use firn_benches::kind::Kind;
 use firn_benches::machine::{StealWatch, describe, fsync_milliseconds};
 use firn_tests::kafka::KafkaJars;
 
-use contender::{Contender, Kind};
+use contender::Contender;
 use report::Report;
 
 /// Measures Firn beside Apache Kafka.

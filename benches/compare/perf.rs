@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::contender::{Broker, Contender, Kind, ON_CLIENT_CORE, Settings};
+use firn_benches::kind::Kind;
+
+use crate::contender::{Broker, Contender, ON_CLIENT_CORE, Settings};
 use crate::report::{Report, Row};
 
 pub(crate) const PARTITIONS: i32 = 6;

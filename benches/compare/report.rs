@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use firn_benches::kind::Kind;
 use firn_benches::sample::Sample;
-
-use crate::contender::Kind;
 
 /// Whether a Firn figure and its ratio to Kafka's reach a goal.
 type Holds = fn(f64, f64) -> bool;

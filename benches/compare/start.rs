@@ -4,13 +4,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use firn_benches::kind::Kind;
 use firn_tests::client::{Client, code};
 use firn_tests::records::{ProducerFields, Record, encode_batch};
 use firn_tests::wait::{self, PATIENCE, Stopwatch};
 use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 
-use crate::contender::{Contender, Kind, Settings};
+use crate::contender::{Contender, Settings};
 use crate::report::{Report, Row};
 
 const TOPIC: &str = "first";

@@ -3,27 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use firn_benches::kind::Kind;
 use firn_tests::cluster::{BROKERS, Brokers, Cluster, ClusterPlan};
 use firn_tests::kafka::{KafkaCluster, KafkaJars};
 use firn_tests::minio::{self, Minio};
 
 use crate::TOPIC;
-
-/// Which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Firn,
-    Kafka,
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Firn => "firn",
-            Self::Kafka => "kafka",
-        }
-    }
-}
 
 /// A running cluster.
 pub(crate) enum Contender {

@@ -21,12 +21,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use firn_benches::kind::Kind;
 use firn_benches::machine::describe;
 use firn_benches::sample::Sample;
 use firn_tests::wait;
 
 use calls::GroupCalls;
-use contender::{Contender, Kind};
+use contender::Contender;
 use gaps::Gaps;
 
 const TOPIC: &str = "failover";

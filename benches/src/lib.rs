@@ -1,4 +1,4 @@
-//! Measurements of Firn: what the end-to-end programs `compare` and `overload` share. The
+//! Measurements of Firn: what the end-to-end programs `compare`, `failover` and `overload` share. The
 //! micro-benchmarks are in `micro/`.
 //!
 //! Architecture invariant: figures come from here, verdicts never do; no test is timed.
@@ -9,6 +9,7 @@
 )]
 
 pub mod folder;
+pub mod kind;
 pub mod machine;
 pub mod reader;
 pub mod sample;

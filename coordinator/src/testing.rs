@@ -1,5 +1,5 @@
-//! A journal in memory whose puts complete by themselves or by hand, and a clock that follows
-//! tokio's.
+//! A journal in memory whose puts complete by themselves or by hand, a clock that follows tokio's,
+//! and members that join groups.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use firn_proto::cluster::{Assignment, ConsumerHeartbeat, JoinGroup, Protocol};
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
 use firn_proto::journal::{
@@ -357,3 +358,46 @@ pub(crate) fn environment_and_clock() -> (Environment, Arc<TestClock>) {
     };
     (environment, clock)
 }
+
+/// A join of a classic group by name, to be varied.
+pub(crate) fn classic_join(member: &str) -> JoinGroup {
+    JoinGroup {
+        group: "g".into(),
+        member: member.into(),
+        instance: None,
+        client_id: "client".into(),
+        client_host: "/127.0.0.1".into(),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 10_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![Protocol {
+            name: "range".into(),
+            metadata: Arc::from([]),
+        }],
+        require_known_member: false,
+        supports_skip_assignment: false,
+        reason: None,
+    }
+}
+
+/// A join of a consumer group by name, to be varied.
+pub(crate) fn consumer_join(member: &str, topics: &[&str]) -> ConsumerHeartbeat {
+    ConsumerHeartbeat {
+        group: "g".into(),
+        member: member.into(),
+        requires_member: true,
+        epoch: 0,
+        instance: None,
+        rack: None,
+        client_id: "client".into(),
+        client_host: "/127.0.0.1".into(),
+        rebalance_timeout_ms: CONSUMER_REBALANCE_MS,
+        topics: Some(topics.iter().map(|name| Arc::from(*name)).collect()),
+        regex: None,
+        assignor: None,
+        owned: Some(Assignment::default()),
+    }
+}
+
+/// How long members of [`consumer_join`] may take for a rebalance.
+pub(crate) const CONSUMER_REBALANCE_MS: i32 = 30_000;

@@ -117,13 +117,13 @@ fn a_process_that_joins_gets_its_share_and_one_that_stops_gives_it_back_unnotice
     let mut members = Members::start(2);
     members.client(0).create_topic(TOPIC, PARTITIONS, &[]);
     let is_over = AtomicBool::new(false);
-    let (addresses, mut written) = (members.addresses(), 0);
+    let (brokers, mut written) = (members.brokers(), 0);
     thread::scope(|scope| {
         let producing = scope.spawn(|| {
             let mut number = 0;
             while !is_over.load(Ordering::Relaxed) {
                 (0..PARTITIONS).for_each(|partition| {
-                    members::append(&addresses, TOPIC, partition, number);
+                    members::append(&brokers, TOPIC, partition, number);
                 });
                 number += 1;
             }

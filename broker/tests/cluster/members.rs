@@ -9,7 +9,8 @@ use firn_storage::bucket::Bucket;
 use firn_storage::bucket::testing::FaultStore;
 use firn_storage::processes::registered;
 use firn_tests::client::{Client, code};
-use firn_tests::records::{ProducerFields, Record, encode_batch};
+use firn_tests::cluster::Brokers;
+use firn_tests::records::{ProducerFields, Record, StoredRecord, encode_batch};
 use firn_tests::wait;
 use tokio::runtime::Runtime;
 
@@ -91,8 +92,8 @@ impl Members {
         Client::connect(self.addresses[member]).unwrap()
     }
 
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.clone()
+    pub(crate) fn brokers(&self) -> Brokers {
+        Brokers::at(self.addresses.clone())
     }
 
     /// Who leads each partition, once somebody leads each.
@@ -114,16 +115,12 @@ impl Members {
 
     /// Appends the next number of a partition, wherever that is.
     pub(crate) fn append(&self, topic: &str, partition: i32, number: i32) {
-        append(&self.addresses, topic, partition, number);
+        append(&self.brokers(), topic, partition, number);
     }
 
     /// The numbers of a partition, wherever that is.
     pub(crate) fn numbers(&self, topic: &str, partition: i32) -> Vec<i32> {
-        wait::until("the owner", wait::PATIENCE, || {
-            let mut owner = owner(&self.addresses, topic, partition)?;
-            let probe = owner.fetch(topic, partition, 0).ok()?;
-            (probe.error == code::NONE).then(|| numbers(&mut owner, topic, partition))
-        })
+        numbers_of(&self.brokers().read(topic, partition))
     }
 
     /// How many processes the bucket says belong to the cluster.
@@ -142,9 +139,9 @@ impl Members {
 
 /// Appends the next number of a partition at the member that takes it, which is asked for until one
 /// does. The number is the offset, too: nothing may be lost or stored twice.
-pub(crate) fn append(members: &[SocketAddr], topic: &str, partition: i32, number: i32) {
+pub(crate) fn append(members: &Brokers, topic: &str, partition: i32, number: i32) {
     wait::until("a batch to be taken", wait::PATIENCE, || {
-        let mut owner = owner(members, topic, partition)?;
+        let mut owner = members.leader(topic, partition)?;
         let record = Record::new("number", number.to_string());
         let batch = encode_batch(&[record], ProducerFields::NONE);
         let produced = owner.produce(topic, partition, batch).ok()?;
@@ -159,26 +156,15 @@ pub(crate) fn append(members: &[SocketAddr], topic: &str, partition: i32, number
 
 /// The numbers that a member serves.
 pub(crate) fn numbers(client: &mut Client, topic: &str, partition: i32) -> Vec<i32> {
-    let records = client.read(topic, partition, 0);
+    numbers_of(&client.read(topic, partition, 0))
+}
+
+fn numbers_of(records: &[StoredRecord]) -> Vec<i32> {
     let numbers = records.iter().map(|stored| {
         let value = stored.record.value.as_ref().unwrap();
         std::str::from_utf8(value).unwrap().parse().unwrap()
     });
     numbers.collect()
-}
-
-/// A connection to the owner of a partition, as any member knows it.
-fn owner(members: &[SocketAddr], topic: &str, partition: i32) -> Option<Client> {
-    let any = members.iter().find_map(|at| Client::connect(*at).ok());
-    let metadata = any?.metadata(topic).ok()?;
-    let found = metadata.topics.first()?.partitions.iter();
-    let leader = found
-        .into_iter()
-        .find(|found| found.partition_index == partition)?
-        .leader_id;
-    let leader = metadata.brokers.iter().find(|b| b.node_id == leader)?;
-    let address = format!("{}:{}", leader.host.as_str(), leader.port);
-    Client::connect(address.parse().ok()?).ok()
 }
 
 fn config() -> Arc<Config> {

@@ -3,9 +3,9 @@ mod consumer_groups;
 mod moves;
 
 use firn_proto::cluster::{
-    CommitTopic, CommittedOffset, ConfirmDeleted, FetchOffsets, GroupError, Heartbeat, JoinGroup,
-    JoinedGroup, LeaveGroup, LeavingMember, ListGroups, NewTopic, OffsetCommit, OffsetToCommit,
-    Protocol, RegisterBroker, RegisteredBroker, SyncGroup, TopicError, TopicKey,
+    CommitTopic, CommittedOffset, ConfirmDeleted, FetchOffsets, GroupError, Heartbeat, JoinedGroup,
+    LeaveGroup, LeavingMember, ListGroups, NewTopic, OffsetCommit, OffsetToCommit, RegisterBroker,
+    RegisteredBroker, SyncGroup, TopicError, TopicKey,
 };
 use firn_proto::env::Clock;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, LeaderEpoch, PartitionIndex};
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::handle::{Coordinator, CoordinatorTask};
 use crate::peers::Alone;
-use crate::testing::{MemoryBucket, TestClock, environment, environment_and_clock};
+use crate::testing::{MemoryBucket, TestClock, classic_join, environment, environment_and_clock};
 
 async fn start(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask) {
     let mut config = CoordinatorConfig::default();
@@ -792,23 +792,7 @@ async fn puts_keep_to_their_rate() {
 }
 
 fn join_request(member: &str) -> Request {
-    Request::JoinGroup(JoinGroup {
-        group: "g".into(),
-        member: member.into(),
-        instance: None,
-        client_id: "c".into(),
-        client_host: "/127.0.0.1".into(),
-        session_timeout_ms: 10_000,
-        rebalance_timeout_ms: 10_000,
-        protocol_type: "consumer".into(),
-        protocols: vec![Protocol {
-            name: "range".into(),
-            metadata: Arc::from([]),
-        }],
-        require_known_member: false,
-        supports_skip_assignment: false,
-        reason: None,
-    })
+    Request::JoinGroup(classic_join(member))
 }
 
 async fn join(coordinator: &Coordinator, member: &str) -> JoinedGroup {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firn_proto::cluster::{
     Assignment, CommitTopic, ConsumerHeartbeat, ConsumerStanding, DescribedConsumerGroup,
-    FetchOffsets, GroupState, Heartbeat, JoinGroup, LeavingMember, ListGroups, Protocol,
+    FetchOffsets, GroupState, Heartbeat, LeavingMember, ListGroups,
 };
 use firn_proto::ids::{PartitionIndex, TopicId};
 use firn_proto::limits::{GROUP_ID_BYTES_MAX, GROUP_MEMBER_BYTES_MAX, GROUP_REGEXES_MAX};
@@ -13,6 +13,7 @@ use firn_proto::limits::{GROUP_ID_BYTES_MAX, GROUP_MEMBER_BYTES_MAX, GROUP_REGEX
 use super::*;
 use crate::groups::Groups;
 use crate::groups::group::Group;
+use crate::testing::{CONSUMER_REBALANCE_MS as REBALANCE_MS, classic_join, consumer_join as join};
 
 /// The topics of a test.
 #[derive(Clone, Debug, Default)]
@@ -72,31 +73,11 @@ pub(in crate::groups) struct Scene {
 }
 
 pub(in crate::groups) const SESSION: Duration = Duration::from_secs(45);
-pub(in crate::groups) const REBALANCE_MS: i32 = 30_000;
 
 fn config() -> GroupConfig {
     GroupConfig {
         consumer_members_max: 4,
         ..GroupConfig::default()
-    }
-}
-
-/// A join by name, to be varied.
-pub(in crate::groups) fn join(member: &str, topics: &[&str]) -> ConsumerHeartbeat {
-    ConsumerHeartbeat {
-        group: "g".into(),
-        member: member.into(),
-        requires_member: true,
-        epoch: 0,
-        instance: None,
-        rack: None,
-        client_id: "client".into(),
-        client_host: "/127.0.0.1".into(),
-        rebalance_timeout_ms: REBALANCE_MS,
-        topics: Some(topics.iter().map(|name| Arc::from(*name)).collect()),
-        regex: None,
-        assignor: None,
-        owned: Some(Assignment::default()),
     }
 }
 
@@ -219,23 +200,7 @@ impl Scene {
     }
 
     fn join_classic(&mut self, member: &str) -> Result<(), GroupError> {
-        let request = JoinGroup {
-            group: "g".into(),
-            member: member.into(),
-            instance: None,
-            client_id: "client".into(),
-            client_host: "/127.0.0.1".into(),
-            session_timeout_ms: 10_000,
-            rebalance_timeout_ms: 10_000,
-            protocol_type: "consumer".into(),
-            protocols: vec![Protocol {
-                name: "range".into(),
-                metadata: Arc::from([]),
-            }],
-            require_known_member: false,
-            supports_skip_assignment: false,
-            reason: None,
-        };
+        let request = classic_join(member);
         let out = self.groups.handle_join(CallId(0), &request, 1, self.now);
         match out.replies.into_iter().next() {
             Some((_, Reply::JoinGroup(Err(error)))) => Err(error),

@@ -9,6 +9,7 @@ use firn_proto::cluster::{
 };
 
 use super::*;
+use crate::testing::consumer_join as join;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -18,24 +19,6 @@ async fn start(bucket: &MemoryBucket) -> (Coordinator, CoordinatorTask) {
     Coordinator::start(bucket.opener(), config, environment(), Arc::new(Alone))
         .await
         .unwrap()
-}
-
-fn join(member: &str, topics: &[&str]) -> ConsumerHeartbeat {
-    ConsumerHeartbeat {
-        group: "g".into(),
-        member: member.into(),
-        requires_member: true,
-        epoch: 0,
-        instance: None,
-        rack: None,
-        client_id: "client".into(),
-        client_host: "/127.0.0.1".into(),
-        rebalance_timeout_ms: 30_000,
-        topics: Some(topics.iter().map(|name| Arc::from(*name)).collect()),
-        regex: None,
-        assignor: None,
-        owned: Some(Assignment::default()),
-    }
 }
 
 fn beat(member: &str, epoch: i32) -> ConsumerHeartbeat {
