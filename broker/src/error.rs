@@ -23,8 +23,8 @@ pub enum FirnError {
     },
     /// Another process has taken this one's place. Exit status 3.
     #[error(
-        "fenced: {0}. What this process acknowledged with acks=all is in the bucket and served \
-         there. Start it again, and it joins the cluster anew"
+        "fenced: {0}. What this process acknowledged when the bucket had it is served from there. \
+         Start it again, and it joins the cluster anew"
     )]
     Fenced(String),
     /// Anything else. Exit status 1.

@@ -118,7 +118,7 @@ impl LogStarts {
     /// if it was already. One result for each, in order; durable when they come. If the future is
     /// dropped, what was begun is done all the same: the owner must not be behind the journal.
     ///
-    /// The codes are OFFSET_OUT_OF_RANGE above the high watermark, NOT_LEADER_OR_FOLLOWER if the
+    /// The codes are OFFSET_OUT_OF_RANGE above what is durable, NOT_LEADER_OR_FOLLOWER if the
     /// partition has gone elsewhere, and retriable ones while the map cannot be read.
     pub async fn raise(&self, wanted: Vec<(Arc<Partition>, i64)>) -> Vec<Result<i64, ErrorCode>> {
         let count = wanted.len();
@@ -316,7 +316,7 @@ impl LogStarts {
 /// Where the log start is to be, or is already; or why it cannot be there.
 fn now(partition: &Partition, to: i64) -> Result<i64, ErrorCode> {
     let bounds = partition.bounds();
-    if to > bounds.high_watermark {
+    if to > bounds.durable_end {
         return Err(ErrorCode::OffsetOutOfRange);
     }
     Ok(to.max(bounds.log_start))

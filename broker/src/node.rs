@@ -72,12 +72,14 @@ use crate::kafka::memory::{FetchMemory, RequestMemory};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
-use crate::recovery::{DiskWaits, KnownStates, RecoveryDriver};
+use crate::recovery::{DiskWaiters, DiskWaits, KnownStates, RecoveryDriver};
 use crate::retention::{PageWriter, Retainer};
 use crate::segment_map::SegmentMap;
 use cluster::{Cluster, Seated};
 use doors::Doors;
-use figures::{BucketFigures, GarbageFigures, ReadFigures, RequestFigures, WalFigures};
+use figures::{
+    BucketFigures, ClusterFigures, GarbageFigures, ReadFigures, RequestFigures, WalFigures,
+};
 use keeper::Keeper;
 use ownership::{Follower, Movers};
 use parts::{call, coordinator_ended, wal_ended};
@@ -162,6 +164,7 @@ impl Node {
             metrics: Arc::new(Metrics::new()),
             archive: Arc::default(),
             cluster: Arc::default(),
+            waiters: Arc::default(),
         };
         let mut doors = Doors::open(&config, &shown).await?;
         let listeners = doors.listeners();
@@ -424,6 +427,15 @@ impl Starting {
             bucket::while_it_answers(&config.bucket, bucket, &world.clock, take_up).await?;
         // there is one start, and so one way to the coordinator
         drop(shown.cluster.set(parts.coordinator.clone()));
+        let waiters = DiskWaiters::new(
+            bucket.clone(),
+            parts.coordinator.clone(),
+            parts.registered.cluster,
+            Arc::clone(&world.clock),
+        );
+        drop(shown.waiters.set(waiters));
+        let figures = ClusterFigures(parts.coordinator.image());
+        shown.metrics.collect_from(figures);
         let archive = Archive::new(&parts, &reader, &world.entropy);
         let mut keepers = self.keep(bucket, &parts, &archive);
         keepers.spawn(follower.run(parts.coordinator.image()));
@@ -467,6 +479,7 @@ impl Starting {
             wal: parts.wal.clone(),
             known: Arc::clone(&parts.known),
             env: env.clone(),
+            has_local_wal: self.config.wal_dir().is_some(),
         };
         let mut follower = Follower::new(Arc::new(movers), parts.fenced.clone());
         let take_up = async {

@@ -6,6 +6,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod local;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -21,6 +23,7 @@ use firn_coordinator::ProcessProof;
 use firn_storage::bucket::Bucket;
 use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
 use firn_tests::client::Client;
+use firn_tests::disk::crash_image;
 use firn_tests::records::{ProducerFields, Record, encode_batch};
 use firn_tests::wait;
 use tempfile::TempDir;
@@ -160,24 +163,6 @@ fn lose_answers(key_part: &str) -> Rule {
     rule.times(u64::MAX)
 }
 
-/// What a crash leaves of a local WAL: its files, with the zeros that were only reserved left out.
-fn crash_image(wal: &Path) -> TempDir {
-    let image = TempDir::new().unwrap();
-    for file in fs::read_dir(wal).unwrap() {
-        let file = file.unwrap();
-        if file.file_type().unwrap().is_dir() {
-            continue;
-        }
-        let mut bytes = fs::read(file.path()).unwrap();
-        let pages = bytes
-            .chunks(4096)
-            .rposition(|page| page.iter().any(|byte| *byte != 0));
-        bytes.truncate(pages.map_or(0, |last| (last + 1) * 4096).min(bytes.len()));
-        fs::write(image.path().join(file.file_name()), bytes).unwrap();
-    }
-    image
-}
-
 fn value(partition: i32, at: usize) -> Bytes {
     Bytes::from(format!("{partition} at {at}"))
 }
@@ -231,7 +216,11 @@ fn assert_holds(client: &mut Client, partition: i32, records: usize) {
 
 /// Crashes some starts in a row at the same put, and looks at what the first that lives serves.
 /// True if there was such a put.
-fn survives_crashes_at(key_part: &str, puts: u64) -> bool {
+fn survives_crashes_at(
+    crashed_process: fn() -> (FaultStore, TempDir),
+    key_part: &str,
+    puts: u64,
+) -> bool {
     let (bucket, mut wal) = crashed_process();
     let mut crashed = false;
     for _ in 0..CRASHES {
@@ -258,7 +247,8 @@ fn survives_crashes_at(key_part: &str, puts: u64) -> bool {
 /// Every command of the coordinator is a put to the journal.
 #[test]
 fn a_start_that_crashes_at_any_command_is_taken_up_by_the_next() {
-    let crashes = (0..).take_while(|puts| survives_crashes_at(JOURNAL_PUTS, *puts));
+    let crashes =
+        (0..).take_while(|puts| survives_crashes_at(crashed_process, JOURNAL_PUTS, *puts));
     let crashes = crashes.count();
     assert!(
         crashes >= 6,
@@ -268,7 +258,7 @@ fn a_start_that_crashes_at_any_command_is_taken_up_by_the_next() {
 
 #[test]
 fn a_start_that_crashes_at_any_put_of_its_wal_is_taken_up_by_the_next() {
-    let crashes = (0..).take_while(|puts| survives_crashes_at(WAL_PUTS, *puts));
+    let crashes = (0..).take_while(|puts| survives_crashes_at(crashed_process, WAL_PUTS, *puts));
     let crashes = crashes.count();
     assert!(crashes >= 3, "put again, released, begun: {crashes}");
 }

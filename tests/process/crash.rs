@@ -11,9 +11,7 @@ use firn_tests::records::Record;
 use firn_tests::seed::Seed;
 use firn_tests::wait;
 
-use crate::{
-    FIRN, append_with_acks_1, assert_keeps, folder, forget_local_files, minio_for, node_on,
-};
+use crate::{FIRN, append_once, assert_keeps, folder, forget_local_files, minio_for, node_on};
 
 const TOPIC: &str = "crash";
 const PARTITIONS: i32 = 3;
@@ -132,8 +130,19 @@ fn an_absent_disk_is_named_and_settled_when_it_is_back() {
 /// the crash.
 #[test]
 fn a_kill_loses_no_record_acknowledged_by_the_local_wal() {
-    let folder = folder();
     let test = "a_kill_loses_no_record_acknowledged_by_the_local_wal";
+    kills_while_the_bucket_stands_still(test, &[], 1);
+}
+
+/// So it is with acks=all where a topic says that the local WAL is enough.
+#[test]
+fn a_kill_loses_no_record_of_a_local_topic() {
+    let test = "a_kill_loses_no_record_of_a_local_topic";
+    kills_while_the_bucket_stands_still(test, &[("firn.durability", "local")], -1);
+}
+
+fn kills_while_the_bucket_stands_still(test: &str, configs: &[(&str, &str)], acks: i16) {
+    let folder = folder();
     let Some(minio) = minio_for(test, folder.path()) else {
         return;
     };
@@ -141,14 +150,14 @@ fn a_kill_loses_no_record_acknowledged_by_the_local_wal() {
     let mut history = History::default();
     let mut node = plan.start();
     let mut client = Client::connect(node.kafka()).unwrap();
-    client.create_topic(TOPIC, 1, &[]);
+    client.create_topic(TOPIC, 1, configs);
     for round in 0..3 {
         for at in 0..50 {
             if at == 25 {
                 minio.process.freeze();
             }
             let value = format!("round {round} record {at}");
-            append_with_acks_1(&mut client, &mut history, TOPIC, value.into());
+            append_once(&mut client, &mut history, TOPIC, value.into(), acks);
         }
         node.kill();
         minio.process.thaw();

@@ -44,9 +44,14 @@ fn node_on(minio: &Minio, folder: &Path) -> NodePlan {
 
 /// Produces one record to partition 0 with acks=1, once, and notes where it was acknowledged.
 fn append_with_acks_1(client: &mut Client, history: &mut History, topic: &str, value: Bytes) {
+    append_once(client, history, topic, value, 1);
+}
+
+/// Produces one record to partition 0, once, and notes where it was acknowledged.
+fn append_once(client: &mut Client, history: &mut History, topic: &str, value: Bytes, acks: i16) {
     let batch = encode_batch(&[Record::new("key", value.clone())], ProducerFields::NONE);
     history.sent(0, std::slice::from_ref(&value));
-    let produced = client.produce_with_acks(topic, 0, batch, 1).unwrap();
+    let produced = client.produce_with_acks(topic, 0, batch, acks).unwrap();
     assert_eq!(produced.error, code::NONE);
     history.acknowledged(0, produced.base_offset, &[value]);
 }

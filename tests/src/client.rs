@@ -70,6 +70,8 @@ pub mod code {
     pub const TOPIC_ALREADY_EXISTS: i16 = 36;
     /// The record format is not taken.
     pub const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
+    /// A config is not legal, or cannot be had.
+    pub const INVALID_CONFIG: i16 = 40;
     /// A sequence has a gap before it.
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     /// There is no group of this id.
@@ -128,6 +130,25 @@ impl Client {
     /// # Panics
     /// When the broker refuses; a topic that is there already is no refusal.
     pub fn create_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+        match self.try_create_topic(name, partitions, configs) {
+            Ok(()) | Err((code::TOPIC_ALREADY_EXISTS, _)) => self.wait_leaders(name, partitions),
+            Err((code, message)) => panic!("cannot create {name}: error {code} {message}"),
+        }
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// The code and the message with which the broker refuses.
+    ///
+    /// # Panics
+    /// When the connection breaks.
+    pub fn try_create_topic(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> Result<(), (i16, String)> {
         let configs = configs.iter().map(|(name, value)| {
             CreatableTopicConfig::default()
                 .with_name(StrBytes::from_string((*name).to_owned()))
@@ -143,13 +164,11 @@ impl Client {
             .with_timeout_ms(30_000);
         let response = self.connection.call(CREATE_TOPICS_VERSION, &request);
         let topic = response.expect("CreateTopics is answered").topics.remove(0);
-        assert!(
-            [code::NONE, code::TOPIC_ALREADY_EXISTS].contains(&topic.error_code),
-            "cannot create {name}: error {} {:?}",
-            topic.error_code,
-            topic.error_message
-        );
-        self.wait_leaders(name, partitions);
+        let message = topic.error_message.map(|message| message.to_string());
+        match topic.error_code {
+            code::NONE => Ok(()),
+            code => Err((code, message.unwrap_or_default())),
+        }
     }
 
     /// Deletes the records of a partition below an offset, or below [`HIGH_WATERMARK`].

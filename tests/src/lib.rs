@@ -14,6 +14,7 @@
 pub mod careless_store;
 pub mod client;
 pub mod cluster;
+pub mod disk;
 pub mod flights;
 pub mod group;
 pub mod history;

@@ -246,7 +246,7 @@ impl Driver {
         let partitions = self.partitions.all();
         let waiting = partitions.iter().filter(|partition| {
             let bounds = partition.bounds();
-            bounds.archived_to < bounds.last_stable_offset
+            bounds.archived_to < bounds.last_stable_offset.min(bounds.durable_end)
         });
         waiting
             .map(|partition| Waiting {

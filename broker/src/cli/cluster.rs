@@ -1,4 +1,4 @@
-//! `firn cluster info|drain|undrain`: ask the HTTP door of any broker of the cluster.
+//! `firn cluster info|drain|undrain|force-move`: ask the HTTP door of any broker of the cluster.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::cli::force_move::ForceArgs;
 use crate::cli::http_client::BrokerArgs;
 use crate::cli::table::Table;
 use crate::cli::{runtime, show, tell};
 use crate::error::FirnError;
-use crate::http::{BrokerStatus, ClusterStatus};
+use crate::http::{BrokerStatus, ClusterStatus, DiskStatus};
 
 /// What of the cluster is wanted.
 #[derive(Debug, Args)]
@@ -30,6 +31,13 @@ enum ClusterCommand {
     Drain(OrderArgs),
     /// Let a broker own partitions again
     Undrain(OrderArgs),
+    /// Give up what only a lost disk may hold, so that partitions that wait for it go on
+    ///
+    /// Partitions of topics with `firn.durability=local` wait for the disk of an owner that crashed:
+    /// records may be acknowledged that the bucket does not have. If that disk will not come back,
+    /// this lets them go on where the bucket ends, at another broker. What the disk holds from there
+    /// on is lost: should it come back after all, it is counted and kept aside, and not put back.
+    ForceMove(ForceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +62,7 @@ pub(super) fn run(args: &ClusterArgs) -> Result<ExitCode, FirnError> {
                 false => show(&StatusTable(&status)),
             }
         }
+        ClusterCommand::ForceMove(force) => return force.run(),
         ClusterCommand::Drain(order) => runtime()?.block_on(drain(order))?,
         ClusterCommand::Undrain(order) => {
             order.give("undrain")?;
@@ -133,7 +142,21 @@ impl fmt::Display for StatusTable<'_> {
             f,
             "cluster {}: {} topics, {} partitions, {} without an owner",
             status.cluster, status.topics, status.partitions, status.without_owner
-        )
+        )?;
+        for disk in &status.waits_for {
+            let DiskStatus {
+                disk,
+                broker,
+                partitions,
+            } = disk;
+            writeln!(
+                f,
+                "{partitions} partitions wait for disk {disk} of broker {broker} \
+                 (firn.durability=local): start a broker with it, or give it up with \
+                 firn cluster force-move"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -175,18 +198,25 @@ mod tests {
             brokers: vec![broker(1, true), broker(12, false)],
             topics: 2,
             partitions: 24,
-            without_owner: 0,
+            without_owner: 2,
+            waits_for: vec![DiskStatus {
+                disk: "0badcafe".to_owned(),
+                broker: 3,
+                partitions: 2,
+            }],
         };
         let text = StatusTable(&status).to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(lines.len(), 5, "{text}");
         assert!(
             lines[1].starts_with("1 ") && lines[2].starts_with("12 "),
             "{text}"
         );
         assert!(
-            lines[3].ends_with("24 partitions, 0 without an owner"),
+            lines[3].ends_with("24 partitions, 2 without an owner"),
             "{text}"
         );
+        let waits = "2 partitions wait for disk 0badcafe of broker 3";
+        assert!(lines[4].starts_with(waits), "{text}");
     }
 }

@@ -7,6 +7,7 @@ mod bucket;
 mod cluster;
 mod dev_cluster;
 mod doctor;
+mod force_move;
 mod http_client;
 mod inspect;
 mod log;

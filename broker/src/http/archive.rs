@@ -59,7 +59,7 @@ pub(super) async fn flush(State(shown): State<Shown>, RawQuery(query): RawQuery)
 }
 
 /// The answer, or an empty line while there is none.
-async fn next_line(
+pub(super) async fn next_line(
     waiting: Option<BoxFuture<'static, String>>,
 ) -> Option<(
     Result<Bytes, Infallible>,

@@ -7,11 +7,13 @@
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use firn_coordinator::Coordinator;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, PartitionImage, Request};
 use firn_proto::ids::BrokerId;
 use serde::{Deserialize, Serialize};
 
 use super::{JSON, Shown, unavailable};
+use crate::recovery::{Waiting, by_disk};
 
 /// The cluster as this broker knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,19 @@ pub struct ClusterStatus {
     pub partitions: usize,
     /// How many of those nobody owns at the moment.
     pub without_owner: usize,
+    /// Disks that partitions without an owner wait for.
+    pub waits_for: Vec<DiskStatus>,
+}
+
+/// A disk that partitions wait for: only it may hold all that was acknowledged of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Its id.
+    pub disk: String,
+    /// The broker that had it.
+    pub broker: i32,
+    /// How many partitions wait for it.
+    pub partitions: usize,
 }
 
 /// One broker.
@@ -51,8 +66,19 @@ pub struct BrokerStatus {
 
 pub(super) async fn status(State(shown): State<Shown>) -> Response {
     match shown.cluster.get() {
-        Some(coordinator) => json(&ClusterStatus::of(&coordinator.image().borrow())),
+        Some(coordinator) => tell(&shown, coordinator).await,
         None => unavailable("the broker does not serve yet"),
+    }
+}
+
+async fn tell(shown: &Shown, coordinator: &Coordinator) -> Response {
+    let waiting = match shown.waiters.get() {
+        Some(waiters) => waiters.list().await,
+        None => Ok(Vec::new()),
+    };
+    match waiting {
+        Ok(waiting) => json(&ClusterStatus::of(&coordinator.image().borrow(), &waiting)),
+        Err(error) => unavailable(&error.to_string()),
     }
 }
 
@@ -76,7 +102,7 @@ async fn set_draining(shown: &Shown, query: Option<&str>, drain: bool) -> Respon
         .call(Request::DrainBroker { broker, drain })
         .await
     {
-        Ok(_) => json(&ClusterStatus::of(&coordinator.image().borrow())),
+        Ok(_) => tell(shown, coordinator).await,
         Err(CoordinatorError::Refused(reason)) => {
             (StatusCode::NOT_FOUND, format!("{reason}\n")).into_response()
         }
@@ -92,7 +118,7 @@ fn json(status: &ClusterStatus) -> Response {
 }
 
 impl ClusterStatus {
-    fn of(image: &ClusterImage) -> Self {
+    fn of(image: &ClusterImage, waiting: &[Waiting]) -> Self {
         let partitions: Vec<&PartitionImage> = image
             .topics
             .values()
@@ -117,7 +143,14 @@ impl ClusterStatus {
                 leaving: own().filter(|p| p.moving_to.is_some()).count(),
             }
         });
+        let disks = by_disk(waiting).into_iter();
+        let waits_for = disks.map(|((broker, disk), partitions)| DiskStatus {
+            disk: disk.to_string(),
+            broker: broker.0,
+            partitions,
+        });
         Self {
+            waits_for: waits_for.collect(),
             cluster: image.cluster.to_string(),
             brokers: brokers.collect(),
             topics: image.topics.len(),

@@ -8,11 +8,13 @@
 //! * `/metrics`: OpenMetrics text.
 //! * `/archive`, `/archive/flush`: how far the archive is, and archiving now; see `archive.rs`.
 //! * `/cluster`, `/cluster/drain`, `/cluster/undrain`: the brokers, and orders for them; see `cluster.rs`.
+//! * `/cluster/waiting`, `/cluster/force-move`: partitions that wait for a disk; see `waiting.rs`.
 
 mod archive;
 mod cluster;
 mod health;
 mod listener;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -28,13 +30,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use archive::FlushAnswer;
-pub use cluster::{BrokerStatus, ClusterStatus};
+pub use cluster::{BrokerStatus, ClusterStatus, DiskStatus};
 pub use health::Health;
 use listener::Limited;
+pub use waiting::{ForcedAnswer, ForcedStatus, GoesOnStatus, WaitingAnswer, WaitingStatus};
 
 use crate::archive::Archive;
 use crate::error::FirnError;
 use crate::metrics::Metrics;
+use crate::recovery::DiskWaiters;
 
 /// What the HTTP door shows.
 #[derive(Clone)]
@@ -47,6 +51,8 @@ pub struct Shown {
     pub archive: Arc<OnceLock<Archive>>,
     /// The way to the coordinator, once there is one.
     pub cluster: Arc<OnceLock<Coordinator>>,
+    /// Partitions that wait for a disk, once they can be seen.
+    pub waiters: Arc<OnceLock<DiskWaiters>>,
 }
 
 /// An HTTP door that is bound.
@@ -92,6 +98,8 @@ fn routes(shown: Shown) -> Router {
         .route("/cluster", get(cluster::status))
         .route("/cluster/drain", post(cluster::drain))
         .route("/cluster/undrain", post(cluster::undrain))
+        .route("/cluster/waiting", get(waiting::waiting))
+        .route("/cluster/force-move", post(waiting::force))
         .with_state(shown)
         .layer(map_response(last_of_its_connection))
 }
@@ -151,6 +159,7 @@ mod tests {
             metrics: Arc::new(Metrics::new()),
             archive: Arc::default(),
             cluster: Arc::default(),
+            waiters: Arc::default(),
         };
         let door = HttpDoor::bind("127.0.0.1:0".parse().unwrap())
             .await

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use firn_proto::cluster::ClusterImage;
 use firn_storage::bucket::{Bucket, UsageRow};
 use firn_storage::read::{Reader, SegmentUsage};
 use firn_storage::wal::{LatencyFigures, Wal};
@@ -11,11 +12,13 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::sync::watch;
 
 use crate::archive::Archive;
 use crate::collection::CollectionCounts;
 use crate::kafka::memory::RequestMemory;
 use crate::partition::Partitions;
+use crate::recovery::waiting_partitions;
 
 /// Reads the figures of the bucket.
 #[derive(Debug)]
@@ -62,6 +65,24 @@ impl Collector for BucketFigures {
         )
     }
 }
+
+/// Reads the figures of the cluster from the picture of it.
+#[derive(Debug)]
+pub(super) struct ClusterFigures(pub(super) watch::Receiver<Arc<ClusterImage>>);
+
+impl Collector for ClusterFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let image = Arc::clone(&self.0.borrow());
+        gauge(
+            &mut encoder,
+            "partitions_waiting_for_disk",
+            "partitions of topics with firn.durability=local that nobody owns: they wait for the disk \
+             of their last owner, or are about to be taken over",
+            waiting_partitions(&image),
+        )
+    }
+}
+
 /// Reads the figures of the WAL.
 #[derive(Debug)]
 pub(super) struct WalFigures(pub(super) Wal);

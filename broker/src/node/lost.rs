@@ -1,5 +1,6 @@
-//! What a start says about records that acks=1 had acknowledged and that it cannot bring back: they
-//! were on a local disk alone, as acks=1 allows, and are reported, never passed over. Who goes on
+//! What a start says about records that a local WAL alone had acknowledged and that it cannot bring
+//! back: they were on that disk alone, as acks=1 allows, or an operator gave them up, and are
+//! reported, never passed over. Who goes on
 //! without that disk cannot know whether there are any; the first start that has it again says.
 //!
 //! May not touch: which they are (`firn_storage::wal::local`), and anything that is still there.
@@ -26,8 +27,8 @@ pub(super) fn report_lost(rows: &[LocalRow], quarantine: &Path, metrics: &Metric
         records,
         offsets = %Ranges(&ranges),
         kept_in = %quarantine.display(),
-        "records acknowledged with acks=1 are lost: the bucket never had them, and their partitions \
-         have gone on without them; the segments that hold them are kept, firn inspect prints them"
+        "records acknowledged by the local wal alone (acks=1, or firn.durability=local) are lost: the \
+         bucket never had them, and their partitions have gone on without them; the segments that hold them are kept, firn inspect prints them"
     );
 }
 

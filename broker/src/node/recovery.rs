@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    PartitionEnd, PartitionImage, RegisteredBroker, ReleasePartition, ReleasePartitions, Reply,
-    Request, ResumePartition, ResumePartitions, StreamToSeal,
+    PartitionEnd, PartitionFold, PartitionImage, RegisteredBroker, ReleasePartition,
+    ReleasePartitions, Reply, Request, ResumePartition, ResumePartitions, StreamToSeal,
 };
-use firn_proto::ids::{LeaderEpoch, StreamId};
+use firn_proto::ids::{DiskId, LeaderEpoch, StreamId};
 use firn_storage::bucket::Bucket;
 use firn_storage::fold::fold;
 use firn_storage::state::StateRow;
@@ -48,7 +48,7 @@ impl Recovery<'_> {
     pub(super) async fn run(&self, local: Recovered) -> Result<(), FirnError> {
         let (ended, streams) = self.of_disk(&local);
         self.seal_ended(ended).await?;
-        let folded = self.fold_ended(&streams).await?;
+        let folded = self.fold_ended(&streams, local.disk()).await?;
         let (folded, lost) = self.put_missing_again(folded, &local).await?;
         report_lost(&lost, &local.quarantine(), self.metrics);
         report_settled(&local, &self.registered.seals, &lost);
@@ -81,7 +81,11 @@ impl Recovery<'_> {
     }
 
     /// Learns where the partitions of these streams ended.
-    async fn fold_ended(&self, streams: &BTreeSet<StreamId>) -> Result<Vec<Folded>, FirnError> {
+    async fn fold_ended(
+        &self,
+        streams: &BTreeSet<StreamId>,
+        disk: DiskId,
+    ) -> Result<Vec<Folded>, FirnError> {
         let Reply::PendingRecovery { mut folds, .. } = call_again(
             self.coordinator,
             &self.env.entropy,
@@ -91,7 +95,9 @@ impl Recovery<'_> {
         else {
             return Err(unexpected("PendingRecovery"));
         };
-        folds.retain(|fold| streams.contains(&fold.stream));
+        // those of local topics go on with this disk alone, whatever it holds of them
+        let waits = |fold: &PartitionFold| fold.waits_for == Some(disk);
+        folds.retain(|fold| streams.contains(&fold.stream) || waits(fold));
         if folds.is_empty() {
             return Ok(Vec::new());
         }

@@ -33,8 +33,9 @@ pub(super) fn last_words(error: FirnError, config: &Config) -> FirnError {
     FirnError::Fenced(match config.wal_dir() {
         None => lost,
         Some(dir) => format!(
-            "{lost}. Records acknowledged with acks=1 that had not reached the bucket are only in the \
-             local WAL in {}, where a later start with that directory finds and names them",
+            "{lost}. Records acknowledged with acks=1, or of topics with firn.durability=local, that \
+             had not reached the bucket are only in the local WAL in {}: start again with that \
+             directory, which puts them there, or finds and names them",
             dir.display()
         ),
     })
@@ -70,7 +71,7 @@ mod tests {
             "{with}"
         );
         let without = words("none");
-        assert!(!without.contains("acks=1 that"), "{without}");
+        assert!(!without.contains("acks=1,"), "{without}");
         for words in [with, without] {
             assert!(words.contains("memory://") && words.contains("stream 4 is sealed"));
         }

@@ -6,10 +6,16 @@
 //! one; appends are judged by the assigned one, so that a batch that a client repeats while its
 //! first copy is in flight is recognised and waits for that copy.
 //!
+//! Where the local WAL is enough for records to count (`firn.durability=local`), readers see a third
+//! end between the two: `ahead.rs`.
+//!
 //! A log that was closed takes nothing any more and forgets nothing: it is dropped.
+
+mod ahead;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{LeaderEpoch, ProducerEpoch, ProducerId, SlotPosition, TopicPartition};
 use firn_proto::limits::{BATCH_REPEATS_MAX, PRODUCER_RETRY_WINDOW, PRODUCERS_PER_PARTITION_MAX};
@@ -20,6 +26,8 @@ use firn_storage::state::{
 use firn_storage::wal::{Acks, ProducerFields};
 use thiserror::Error;
 
+pub use ahead::TimePlace;
+
 /// The log of one partition. `W` is whatever waits for an answer.
 #[derive(Debug)]
 pub struct PartitionLog<W> {
@@ -29,6 +37,11 @@ pub struct PartitionLog<W> {
     next_offset: i64,
     /// Every batch of this process below is on the local disk, if there is a local WAL.
     local_end: i64,
+    /// Readers see records below. Never goes back (I5), and is never behind the durable end.
+    visible: i64,
+    /// The local disk is enough for batches from this offset on to be visible, and their bytes are
+    /// held until they are durable.
+    held_from: Option<i64>,
     /// Batches that have an offset and are not durable, in the order of their offsets.
     in_flight: VecDeque<InFlight<W>>,
     /// Producers with batches in flight, as they are after those.
@@ -47,6 +60,10 @@ pub struct PartitionLog<W> {
 struct InFlight<W> {
     answer: Answer,
     producer: Option<ProducerId>,
+    /// Whether it belongs to a transaction.
+    is_transactional: bool,
+    /// The batch, if readers may see it before it is durable.
+    records: Option<Bytes>,
     /// Who waits for the first copy of the batch, and for how much.
     waiter: Option<(Acks, W)>,
     /// Who waits for repeated copies, oldest first.
@@ -186,7 +203,9 @@ pub struct Bounds {
     pub log_start: i64,
     /// Records below are in segments, those from here on in the WAL.
     pub archived_to: i64,
-    /// Records below are durable and visible.
+    /// Records below are in the bucket.
+    pub durable_end: i64,
+    /// Records below are visible: durable, in the bucket or as the topic wants it.
     pub high_watermark: i64,
     /// Records below belong to no unfinished transaction.
     pub last_stable_offset: i64,
@@ -203,6 +222,8 @@ impl<W> PartitionLog<W> {
         Self {
             next_offset: durable.end_offset,
             local_end: durable.end_offset,
+            visible: durable.end_offset,
+            held_from: None,
             unarchived_bytes: durable.runs.bytes(),
             durable,
             in_flight: VecDeque::new(),
@@ -225,13 +246,13 @@ impl<W> PartitionLog<W> {
 
     /// Where the log begins and ends for readers.
     pub fn bounds(&self) -> Bounds {
-        let high_watermark = self.durable.end_offset;
         Bounds {
             epoch: self.durable.epoch,
             log_start: self.durable.log_start,
             archived_to: self.durable.archived_to(),
-            high_watermark,
-            last_stable_offset: self.durable.last_stable_offset().min(high_watermark),
+            durable_end: self.durable.end_offset,
+            high_watermark: self.visible,
+            last_stable_offset: self.last_stable_offset(),
             log_end: self.next_offset,
         }
     }
@@ -298,12 +319,12 @@ impl<W> PartitionLog<W> {
         }))
     }
 
-    /// A planned batch is in the WAL. `waiter` is who is told when it is as durable as `acks`
-    /// says; `max_timestamp` that of the batch as stored; `now_ms` wall time.
+    /// A planned batch is in the WAL, as `records`. `waiter` is who is told when it is as durable as
+    /// `acks` says; `max_timestamp` that of the batch as stored; `now_ms` wall time.
     pub fn commit(
         &mut self,
         planned: &Planned,
-        max_timestamp: i64,
+        (records, max_timestamp): (Bytes, i64),
         waiter: Option<(Acks, W)>,
         now_ms: i64,
     ) {
@@ -331,6 +352,8 @@ impl<W> PartitionLog<W> {
                 max_timestamp,
             },
             producer: planned.producer.map(|producer| producer.id),
+            is_transactional: planned.flags.has(BatchFlags::TRANSACTIONAL),
+            records: self.held_from.map(|_| records),
             waiter,
             repeats: Vec::new(),
         });
@@ -362,7 +385,8 @@ impl<W> PartitionLog<W> {
         }
     }
 
-    /// Every batch up to `last_offset` is on the local disk. Answers those who asked for that.
+    /// Every batch up to `last_offset` is on the local disk. Answers those who asked for that, and
+    /// moves the high watermark where that is enough.
     pub fn on_local(&mut self, epoch: LeaderEpoch, last_offset: i64) -> Released<W> {
         if self.closed || epoch != self.durable.epoch || last_offset < self.local_end {
             return Vec::new();
@@ -384,6 +408,7 @@ impl<W> PartitionLog<W> {
             let local = batch.repeats.extract_if(.., |(acks, _)| is_local(*acks));
             released.extend(local.map(|(_, waiter)| (waiter, answer)));
         }
+        self.raise_visible();
         released
     }
 
@@ -425,6 +450,7 @@ impl<W> PartitionLog<W> {
             let waiters = batch.waiter.into_iter().chain(batch.repeats);
             released.extend(waiters.map(|(_, waiter)| (waiter, batch.answer)));
         }
+        self.raise_visible();
         let after = self.bounds();
         assert!(
             after.high_watermark >= before.high_watermark

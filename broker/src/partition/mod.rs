@@ -1,7 +1,8 @@
 //! The partitions that this broker owns: from a checked batch to its offset and its answer, and
 //! from a durable slot to the high watermark.
 //!
-//! - `log.rs`: offsets, duplicates, answers, bounds of one partition (pure)
+//! - `log.rs`: offsets, duplicates, answers, bounds of one partition (pure); `log/ahead.rs`: what is
+//!   visible of it before the bucket has it
 //! - `producers.rs`: what all partitions together remember of producers
 //! - `refusals.rs`: which refused batch of a producer has to come first (pure)
 //! - `waiters.rs`: long polls (pure); `wait.rs` parks their tasks
@@ -26,11 +27,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_proto::ids::{LeaderEpoch, SlotPosition, TopicPartition};
 use firn_proto::record::{BatchHeader, BatchView, Stamp, TimestampType};
+use firn_storage::read::ReadOutcome;
 use firn_storage::state::{PagePlace, ProducerBatch, Run, RunRef, StateRow};
 use firn_storage::wal::{Acks, WalEntry, WalPermit};
 use tokio::sync::oneshot;
 
-pub use log::{Answer, Bounds, PartitionLog, Plan, Planned, Refusal, Released, Standing};
+pub use log::{
+    Answer, Bounds, PartitionLog, Plan, Planned, Refusal, Released, Standing, TimePlace,
+};
 pub use producers::ProducerUsage;
 pub use refusals::{Behind, Refusals};
 pub use set::{BatchLog, Partitions, RowsDue};
@@ -182,6 +186,7 @@ impl Partition {
         let header = *batch.header();
         let has_append_time = append_ms.is_some();
         let mut log = self.lock();
+        let acks = log.acks(acks);
         let planned = match log.plan(&header, acks)? {
             Plan::Append(planned) => {
                 self.admit(&mut log, &header, now_ms)?;
@@ -212,12 +217,13 @@ impl Partition {
             }
         };
         let entry = self.entry(batch, &planned, acks);
-        self.shared.push(entry, permit)?;
+        let records = self.shared.push(entry, permit)?;
         if acks == Acks::Local {
             self.shared.takes_local.store(true, Ordering::Relaxed);
         }
         let (waiter, state) = self.receipt(&log, &planned, header.max_timestamp, acks);
-        log.commit(&planned, header.max_timestamp, waiter, now_ms);
+        let stored = (records, header.max_timestamp);
+        log.commit(&planned, stored, waiter, now_ms);
         if let Some(producer) = planned.producer {
             self.shared.on_stored(self.tp, producer.id);
         }
@@ -291,6 +297,12 @@ impl Partition {
         self.lock().bounds()
     }
 
+    /// Whether the local WAL is enough from now on for records to be visible, and for acks=all.
+    /// False if it was so.
+    pub fn set_local(&self, is_local: bool) -> bool {
+        self.lock().set_local(is_local)
+    }
+
     /// Takes no batch any more, for good: what is on its way becomes durable and is answered.
     pub fn stop(&self) {
         self.lock().stop();
@@ -313,21 +325,39 @@ impl Partition {
         log.durable().runs.span(self.tp, offset, end, bytes_max)
     }
 
-    /// The first durable run that may hold a record with a timestamp of at least `timestamp` at or
-    /// behind `offset`, for ListOffsets. Where its records disappoint, ask again behind it.
-    pub fn run_with_timestamp(&self, offset: i64, timestamp: i64) -> Option<RunRef> {
+    /// How many bytes there are of `offset .. end`, durable in runs or visible ahead of them, as far
+    /// as `bytes_max` goes, and in the first run or batch of them.
+    pub fn bytes_there(&self, offset: i64, end: i64, bytes_max: usize) -> (usize, usize) {
         let log = self.lock();
-        log.durable()
-            .runs
-            .with_timestamp(self.tp, offset.max(log.durable().log_start), timestamp)
-            .next()
+        let runs = log.durable().runs.span(self.tp, offset, end, bytes_max);
+        let (ahead, first_ahead) = log.bytes_ahead(offset, end);
+        let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
+        let first = runs
+            .first()
+            .map_or(first_ahead, |run| run.run.byte_len as usize);
+        (there.saturating_add(ahead).min(bytes_max), first)
     }
 
-    /// The first durable run with the largest timestamp (ListOffsets, KIP-734).
-    pub fn run_with_max_timestamp(&self) -> Option<RunRef> {
-        let log = self.lock();
-        let durable = log.durable();
-        durable.runs.with_max_timestamp(self.tp, durable.log_start)
+    /// What is visible from `offset` on, up to `end`, and in no slot yet; `None` if the offset is in
+    /// one ([`PartitionLog::read_ahead`]).
+    pub fn read_ahead(
+        &self,
+        span: (i64, i64),
+        bytes_max: usize,
+        first_in_any_case: bool,
+    ) -> Option<ReadOutcome> {
+        self.lock().read_ahead(span, bytes_max, first_in_any_case)
+    }
+
+    /// Where to look for a record with a timestamp of at least `timestamp` in `offset .. end`, for
+    /// ListOffsets. Where the records of the run disappoint, ask again behind it.
+    pub fn place_of_time(&self, offset: i64, end: i64, timestamp: i64) -> TimePlace {
+        self.lock().place_of_time(offset, end, timestamp)
+    }
+
+    /// Where to look for the record with the largest timestamp (ListOffsets, KIP-734).
+    pub fn place_of_newest(&self) -> TimePlace {
+        self.lock().place_of_newest()
     }
 
     /// Bytes of its records that are in no segment.
@@ -409,12 +439,17 @@ impl Partition {
         changed
     }
 
-    fn on_local(&self, epoch: LeaderEpoch, last_offset: i64) {
-        let (released, log_start) = {
+    /// Everything up to `last_offset` is on the local disk. Gives the bytes that are visible by that.
+    fn on_local(&self, epoch: LeaderEpoch, last_offset: i64) -> usize {
+        let (released, log_start, visible) = {
             let mut log = self.lock();
-            (log.on_local(epoch, last_offset), log.durable().log_start)
+            let before = log.bounds().high_watermark;
+            let released = log.on_local(epoch, last_offset);
+            let (visible, _) = log.bytes_ahead(before, log.bounds().high_watermark);
+            (released, log.durable().log_start, visible)
         };
         answer(released, log_start);
+        visible
     }
 
     fn on_durable(&self, at: SlotPosition, runs: &[Run], producers: &[ProducerBatch], now_ms: i64) {

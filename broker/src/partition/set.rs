@@ -7,12 +7,14 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
+use bytes::Bytes;
 use firn_proto::env::Clock;
 use firn_proto::ids::{PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition};
 use firn_proto::limits::{CHECKPOINT_AGE_MAX, CHECKPOINT_IN_TURN};
 use firn_proto::record::BatchHeader;
 use firn_storage::cache::{TailBatch, TailCache};
 use firn_storage::state::{CheckpointDue, PagePlace, ProducerBatch, Run, StateRow};
+use firn_storage::wal::local::LocalAck;
 use firn_storage::wal::{WalEntry, WalPermit};
 use tokio::sync::Notify;
 
@@ -24,11 +26,12 @@ use super::wait::{FetchWait, FetchWaits};
 
 /// Where partitions put their batches: the WAL.
 pub trait BatchLog: Send + Sync + 'static {
-    /// Takes a batch. What one partition pushes becomes durable in the order of these calls.
+    /// Takes a batch, and gives its records as they are kept until they are durable. What one
+    /// partition pushes becomes durable in the order of these calls.
     ///
     /// # Errors
     /// [`Refusal::NotOwner`]: nothing is taken any more, since the stream has ended.
-    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal>;
+    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<Bytes, Refusal>;
 }
 
 /// What all partitions of a broker share.
@@ -347,6 +350,21 @@ impl Partitions {
         }
     }
 
+    /// These are on the local disk: who asked for no more is answered, and where that is enough they
+    /// are visible.
+    pub(super) fn take_local(&self, acked: &[LocalAck]) {
+        let mut visible = Vec::new();
+        for ack in acked {
+            if let Some(partition) = self.find_tp(ack.tp) {
+                let bytes = partition.on_local(ack.epoch, ack.last_offset);
+                visible.extend((bytes > 0).then_some((ack.tp, bytes)));
+            }
+        }
+        if !visible.is_empty() {
+            self.waits.on_visible(&visible);
+        }
+    }
+
     /// A slot is durable (I2): `runs`, `producers` and `entries` are sorted by partition, as in the
     /// object. Strictly in slot order.
     pub(super) fn take_slot(
@@ -455,7 +473,7 @@ impl fmt::Debug for Partitions {
 }
 
 impl Shared {
-    pub(super) fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal> {
+    pub(super) fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<Bytes, Refusal> {
         match &*self.wal.read().unwrap_or_else(PoisonError::into_inner) {
             Some(wal) => wal.push(entry, permit),
             None => Err(Refusal::NotOwner),

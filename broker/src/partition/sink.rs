@@ -1,5 +1,6 @@
 //! Between the partitions and the WAL: what is pushed into it, and what it tells of it.
 
+use bytes::Bytes;
 use firn_proto::ids::Slot;
 use firn_storage::wal::local::LocalAck;
 use firn_storage::wal::{DurableSlot, Wal, WalEntry, WalPermit, WalSink};
@@ -9,7 +10,7 @@ use super::log::Refusal;
 use super::set::BatchLog;
 
 impl BatchLog for Wal {
-    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal> {
+    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<Bytes, Refusal> {
         let tp = entry.tp;
         Self::push(self, entry, permit).map_err(|error| {
             tracing::debug!(partition = %tp, %error, "the wal does not take a batch");
@@ -20,11 +21,7 @@ impl BatchLog for Wal {
 
 impl WalSink for Partitions {
     fn on_local(&self, acked: &[LocalAck]) {
-        for ack in acked {
-            if let Some(partition) = self.find_tp(ack.tp) {
-                partition.on_local(ack.epoch, ack.last_offset);
-            }
-        }
+        self.take_local(acked);
     }
 
     fn on_durable(&self, slot: DurableSlot) {

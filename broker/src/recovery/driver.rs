@@ -260,7 +260,8 @@ fn report_absent(ended: &StreamToSeal, disk: DiskId) {
         %disk,
         "a process did not stop in order, and none that lives shows its local wal (it has another \
          directory, another disk, or none): whether it had acknowledged records with acks=1 that it \
-         had not yet put into the bucket is not known here; its partitions go on without them. The first start with its directory again says \
+         had not yet put into the bucket is not known here; its partitions go on without them, but those of topics with firn.durability=local, which \
+         wait for it. The first start with its directory again says \
          whether there are any, and counts them by topic and offset"
     );
 }

@@ -5,6 +5,7 @@
 //! - `disks.rs`: which streams wait for the local disk of their writer (pure)
 //! - `folds.rs`: many partitions at once, the damaged ones told apart
 //! - `begin.rs`: the next epochs
+//! - `waiting.rs`: partitions that wait for a disk, and an operator who gives it up
 //! - `known.rs`: what was learnt on the way and saves the new owner a fold
 //!
 //! Every step may be repeated, by this process or the next leader, after a crash at any point: what
@@ -16,6 +17,7 @@ mod disks;
 mod driver;
 mod folds;
 mod known;
+mod waiting;
 
 use firn_proto::cluster::CoordinatorError;
 use firn_storage::fold::FoldError;
@@ -27,6 +29,7 @@ pub use disks::{DiskWaits, Wait};
 pub use driver::{RecoveryDriver, seal_and_report};
 pub use folds::{Folds, PARTITIONS_PER_REQUEST, chunks, fold_each};
 pub use known::KnownStates;
+pub use waiting::{DiskWaiters, GoesOn, InBucket, Waiting, by_disk, count as waiting_partitions};
 
 use crate::error::FirnError;
 

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use firn_tests::client::code;
+use firn_tests::disk::crash_image;
 use firn_tests::records::{ProducerFields, Record, encode_batch};
 use firn_tests::wait;
 use members::{Members, numbers};
+use tempfile::TempDir;
 
 const TOPIC: &str = "shared";
 const PARTITIONS: i32 = 6;
@@ -145,6 +147,72 @@ fn a_process_that_joins_gets_its_share_and_one_that_stops_gives_it_back_unnotice
     let all: Vec<i32> = (0..written).collect();
     for partition in 0..PARTITIONS {
         assert_eq!(members.numbers(TOPIC, partition), all);
+    }
+}
+
+/// A member with a disk owned a partition of a topic that counts on it, and has died. The other one
+/// has none. Gives the members, the disk as it was left, and the partition.
+fn owner_with_a_disk_died() -> (Members, TempDir, i32) {
+    let mut members = Members::start(1);
+    let wal = TempDir::new().unwrap();
+    members.add_with(Some(wal.path()));
+    let local = [("firn.durability", "local")];
+    members.client(0).create_topic(TOPIC, 2, &local);
+    (0..2).for_each(|member| members.client(member).wait_leaders(TOPIC, 2));
+    let leaders = members.leaders(TOPIC, 2);
+    let of_disk = leaders.iter().position(|leader| *leader == members.id(1));
+    let partition = of_disk.expect("each has its share") as i32;
+    (0..3).for_each(|number| members.append(TOPIC, partition, number));
+    members.append(TOPIC, 1 - partition, 0);
+    let image = crash_image(wal.path());
+    members.kill(1);
+    wait::until("the partition to wait", wait::PATIENCE, || {
+        let waiting = members.ask(0, "GET", "/cluster/waiting");
+        waiting.contains(r#""bucket_end":"#).then_some(())
+    });
+    (members, image, partition)
+}
+
+#[test]
+fn a_local_topic_waits_for_its_disk_while_others_live_and_goes_on_with_it() {
+    let (mut members, disk, partition) = owner_with_a_disk_died();
+    members.append(TOPIC, 1 - partition, 1);
+    members.add_with(Some(disk.path()));
+    assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2]);
+    members.append(TOPIC, partition, 3);
+    assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_local_topic_goes_on_at_another_member_once_an_operator_says_so() {
+    let (mut members, disk, partition) = owner_with_a_disk_died();
+    let path = format!("/cluster/force-move?partitions={TOPIC}:{partition}");
+    let answer = members.ask(0, "POST", &path);
+    assert!(answer.contains(r#""refused":null"#), "{answer}");
+    let kept = members.numbers(TOPIC, partition);
+    assert!([0, 1, 2].starts_with(&kept), "{kept:?}");
+    let next = kept.len() as i32;
+    members.append(TOPIC, partition, next);
+    let answer = members.ask(0, "POST", &path);
+    assert!(answer.contains(r#"{"partitions":[]}"#), "{answer}");
+    members.add_with(Some(disk.path()));
+    assert_eq!(members.numbers(TOPIC, partition).len(), kept.len() + 1);
+}
+
+#[test]
+fn a_stop_of_the_owner_hands_a_local_topic_on_with_everything() {
+    let mut members = Members::start(1);
+    let wal = TempDir::new().unwrap();
+    members.add_with(Some(wal.path()));
+    let local = [("firn.durability", "local")];
+    members.client(0).create_topic(TOPIC, 2, &local);
+    for partition in 0..2 {
+        (0..3).for_each(|number| members.append(TOPIC, partition, number));
+    }
+    members.stop(1);
+    for partition in 0..2 {
+        members.append(TOPIC, partition, 3);
+        assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2, 3]);
     }
 }
 

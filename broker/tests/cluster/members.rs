@@ -1,6 +1,8 @@
 //! The members of a cluster, and a client that finds its way among them.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 
 use firn_broker::config::{Config, Pair, Profile, Source};
@@ -42,6 +44,11 @@ impl Members {
 
     /// Starts one more, and waits until the others know of it.
     pub(crate) fn add(&mut self) {
+        self.add_with(None);
+    }
+
+    /// [`Self::add`], of one that has a local WAL.
+    pub(crate) fn add_with(&mut self, wal: Option<&Path>) {
         let machine = World::of_machine();
         let bucket = Bucket::from_store(
             Arc::new(self.store.clone()),
@@ -53,7 +60,9 @@ impl Members {
             ..machine
         };
         let runtime = Runtime::new().unwrap();
-        let node = runtime.block_on(Node::start_in(world, config())).unwrap();
+        let node = runtime
+            .block_on(Node::start_in(world, config(wal)))
+            .unwrap();
         let address = node.listeners()[0].bound;
         self.members.push(Some(Member { runtime, node }));
         self.addresses.push(address);
@@ -123,6 +132,18 @@ impl Members {
         numbers_of(&self.brokers().read(topic, partition))
     }
 
+    /// What the HTTP door of a member answers.
+    pub(crate) fn ask(&self, member: usize, method: &str, path: &str) -> String {
+        let node = &self.members[member].as_ref().unwrap().node;
+        let mut socket = TcpStream::connect(node.http().unwrap()).unwrap();
+        let request =
+            format!("{method} {path} HTTP/1.0\r\nHost: firn\r\nContent-Length: 0\r\n\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// How many processes the bucket says belong to the cluster.
     pub(crate) fn registered(&self) -> usize {
         let World { clock, entropy, .. } = World::of_machine();
@@ -167,12 +188,13 @@ fn numbers_of(records: &[StoredRecord]) -> Vec<i32> {
     numbers.collect()
 }
 
-fn config() -> Arc<Config> {
+fn config(wal: Option<&Path>) -> Arc<Config> {
+    let wal = wal.map_or_else(|| "none".to_owned(), |wal| wal.display().to_string());
     let pairs = [
         ("bucket", "memory://"),
-        ("http", "none"),
+        ("http", "127.0.0.1:0"),
         ("kafka", "127.0.0.1:0"),
-        ("wal", "none"),
+        ("wal", &wal),
     ];
     let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
     Arc::new(Config::new(Profile::Dev, pairs.to_vec()).unwrap())

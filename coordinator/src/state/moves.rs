@@ -79,11 +79,14 @@ impl State {
         let mut results = Vec::with_capacity(partitions.len());
         for tp in partitions {
             let checked = self.check_force(*tp);
+            // another picture of the topic, though it looks the same: whoever takes over looks again
             if checked.is_ok()
+                && partition_mut(&mut self.topics, *tp).is_some()
                 && let Some(marks) = marks_mut(&mut self.topics, *tp)
             {
                 marks.is_forced = true;
                 effects.changed = true;
+                effects.topic(tp.topic);
             }
             results.push(checked);
         }

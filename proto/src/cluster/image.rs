@@ -117,10 +117,13 @@ impl TopicImage {
     /// The config that says when records are acknowledged and visible: `bucket` or `local`.
     pub const DURABILITY: &str = "firn.durability";
 
+    /// The value of [`Self::DURABILITY`] with which the local WAL of the owner is enough.
+    pub const LOCAL: &str = "local";
+
     /// Whether its records are acknowledged and visible once its owner's local WAL has them.
     pub fn is_local(&self) -> bool {
         let value = self.configs.get(Self::DURABILITY);
-        value.is_some_and(|value| value == "local")
+        value.is_some_and(|value| value == Self::LOCAL)
     }
 
     /// The partition of that index.

@@ -67,11 +67,7 @@ impl Reader {
                     };
                     let found = self.look(tp, &batch, start, look).await?;
                     if let Some(found) = found.filter(|found| found.offset < end) {
-                        return Ok(Some(FoundOffset {
-                            offset: found.offset,
-                            timestamp: found.timestamp,
-                            epoch: batch.header().leader_epoch,
-                        }));
+                        return Ok(Some(found_in(&batch, found)));
                     }
                 }
                 offset = next;
@@ -134,11 +130,62 @@ impl Reader {
         };
         let batch = view(tp, batch)?;
         let found = self.look(tp, &batch, start, first_of_max).await?;
-        Ok(found.map(|found| FoundOffset {
-            offset: found.offset,
-            timestamp: found.timestamp,
-            epoch: batch.header().leader_epoch,
-        }))
+        Ok(found.map(|found| found_in(&batch, found)))
+    }
+
+    /// As [`Self::offset_for_timestamp`], among batches that the caller holds.
+    ///
+    /// # Errors
+    /// [`ReadError::Undecodable`] for what is no batch; [`ReadError::Stopped`] if the decoder stops.
+    pub async fn first_in_batches(
+        &self,
+        tp: TopicPartition,
+        batches: Vec<Bytes>,
+        timestamp: i64,
+        (start, end): (i64, i64),
+    ) -> Result<Option<FoundOffset>, ReadError> {
+        for batch in batches {
+            let batch = view(tp, batch)?;
+            if batch.header().max_timestamp < timestamp {
+                continue;
+            }
+            let look = move |batch: &BatchView, bytes_max| {
+                first_at_or_after(batch, timestamp, start, bytes_max)
+            };
+            let found = self.look(tp, &batch, start, look).await?;
+            if let Some(found) = found.filter(|found| found.offset < end) {
+                return Ok(Some(found_in(&batch, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As [`Self::max_timestamp`], among batches that the caller holds.
+    ///
+    /// # Errors
+    /// As [`Self::first_in_batches`].
+    pub async fn newest_in_batches(
+        &self,
+        tp: TopicPartition,
+        batches: Vec<Bytes>,
+        (start, end): (i64, i64),
+    ) -> Result<Option<FoundOffset>, ReadError> {
+        let mut best: Option<BatchView> = None;
+        for batch in batches {
+            let batch = view(tp, batch)?;
+            let (base, most) = (batch.header().base_offset, batch.header().max_timestamp);
+            let is_newer = best
+                .as_ref()
+                .is_none_or(|so_far| most > so_far.header().max_timestamp);
+            if base < end && is_newer {
+                best = Some(batch);
+            }
+        }
+        let Some(batch) = best else {
+            return Ok(None);
+        };
+        let found = self.look(tp, &batch, start, first_of_max).await?;
+        Ok(found.map(|found| found_in(&batch, found)))
     }
 
     /// Looks into one batch. One that does not decode, though its checksum is right, was produced
@@ -198,6 +245,14 @@ impl Reader {
             next_offset: read.next_offset,
             _memory: memory,
         })
+    }
+}
+
+fn found_in(batch: &BatchView, found: FoundRecord) -> FoundOffset {
+    FoundOffset {
+        offset: found.offset,
+        timestamp: found.timestamp,
+        epoch: batch.header().leader_epoch,
     }
 }
 

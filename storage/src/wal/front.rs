@@ -269,18 +269,20 @@ impl Wal {
         }
     }
 
-    /// Adds an entry. Entries of a partition become durable in the order of these calls, so they
-    /// are made under the partition's lock. Short: no IO, no wait.
+    /// Adds an entry, and gives its records as they are kept until they are durable. Entries of a
+    /// partition become durable in the order of these calls, so they are made under the partition's
+    /// lock. Short: no IO, no wait.
     ///
     /// # Errors
     ///
     /// Why nothing is taken any more; the entry will never be durable then.
-    pub fn push(&self, mut entry: WalEntry, permit: WalPermit) -> Result<(), WalError> {
+    pub fn push(&self, mut entry: WalEntry, permit: WalPermit) -> Result<Bytes, WalError> {
         let mut state = self.shared.lock();
         if let Some(error) = &state.refuses {
             return Err(error.clone());
         }
         entry.records = state.slab.keep(entry.records);
+        let records = entry.records.clone();
         let sequence = state.next_sequence;
         state.next_sequence += 1;
         if let Some(local) = &self.shared.local {
@@ -297,7 +299,7 @@ impl Wal {
         if wake {
             self.shared.wake.notify_one();
         }
-        Ok(())
+        Ok(records)
     }
 
     /// Writes state rows: into the next slot, or into an object that the slot names. Resolves once

@@ -69,9 +69,15 @@ pub(super) async fn make(
         .iter()
         .map(|resource| match twice.contains(&key(resource)) {
             true => Err(invalid("the request names this resource more than once")),
-            false => translate(resource, how.replace_all, |config| {
-                value_now(ctx, &image, resource.name, config)
-            }),
+            false => {
+                let now = |config| value_now(ctx, &image, resource.name, config);
+                translate(resource, how.replace_all, now).and_then(|alter| {
+                    let set = alter.changes.iter();
+                    let set = set.filter_map(|c| Some((c.name.as_str(), c.value.as_deref()?)));
+                    topic_config::check_means(&image, set).map_err(illegal)?;
+                    Ok(alter)
+                })
+            }
         })
         .collect();
     let topics = each_topic::good(&checked);

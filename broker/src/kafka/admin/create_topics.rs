@@ -77,7 +77,10 @@ fn new_topic(ctx: &Context, topic: &CreatableTopic) -> Result<NewTopic, TopicErr
         };
         configs.insert(config.name.clone(), value.clone());
     }
+    let set = configs.iter();
+    let set = set.map(|(name, value)| (name.as_str(), value.as_str()));
     topic_config::validate(&configs)
+        .and_then(|()| topic_config::check_means(&ctx.image.borrow(), set))
         .map_err(|error| TopicError::InvalidConfig(error.to_string()))?;
     let (partitions, owners) = if topic.assignments.is_empty() {
         let partitions = match topic.num_partitions {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use firn_proto::cluster::{ClusterImage, TopicImage};
 use firn_proto::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 
 /// How a value is written, and which values are legal.
@@ -63,6 +64,12 @@ pub enum TopicConfigError {
         /// What would be legal.
         reason: String,
     },
+    /// Records are to be durable on a disk that no broker has.
+    #[error(
+        "no live broker has a local WAL, so records cannot be durable there: start brokers with \
+         --wal DIR, or leave firn.durability at bucket"
+    )]
+    NoLocalWal,
 }
 
 fn hint(suggestion: &Option<&'static str>) -> String {
@@ -104,8 +111,9 @@ topic_configs! {
         "How long a deleted file is kept for readers.";
     "firn.archive.interval.ms" Some("archive.interval.ms"), Kind::Long(1), "300000",
         "How long records wait until they are archived.";
-    "firn.durability" None, Kind::Word(&["bucket"]), "bucket",
-        "What acknowledges records and makes them visible: the bucket.";
+    "firn.durability" None, Kind::Word(&["bucket", "local"]), "bucket",
+        "What acknowledges records (acks=all) and makes them visible: the bucket, or the local WAL of \
+         the partition's owner, for whose disk the partition then waits if the owner crashes.";
     "flush.messages" Some("log.flush.interval.messages"), Kind::Long(1), "9223372036854775807",
         "Kept for tools; every acknowledgement is durable already.";
     "flush.ms" Some("log.flush.interval.ms"), Kind::Long(0), "9223372036854775807",
@@ -188,6 +196,23 @@ pub fn known(name: &str) -> Result<&'static TopicConfig, TopicConfigError> {
         name: name.to_owned(),
         suggestion: nearest(name),
     })
+}
+
+/// Checks that what these configs of a topic ask for can be had in a cluster like that.
+///
+/// # Errors
+/// [`TopicConfigError::NoLocalWal`].
+pub fn check_means<'a>(
+    image: &ClusterImage,
+    set: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), TopicConfigError> {
+    let mut set = set.into_iter();
+    let is_local = set.any(|set| set == (TopicImage::DURABILITY, TopicImage::LOCAL));
+    let has_disk = || image.brokers.values().any(|broker| broker.disk.is_some());
+    if is_local && !has_disk() {
+        return Err(TopicConfigError::NoLocalWal);
+    }
+    Ok(())
 }
 
 /// What of these configs is kept and shown, and does nothing yet: records are not compacted by key.
@@ -328,6 +353,7 @@ mod tests {
         assert!(one("min.cleanable.dirty.ratio", "NaN").is_err());
         assert!(one("compression.type", "brotli").is_err());
         assert!(one("firn.durability", "bucket").is_ok());
+        assert!(one("firn.durability", "local").is_ok());
         assert!(one("firn.durability", "peers").is_err());
     }
 }

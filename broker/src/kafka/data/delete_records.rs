@@ -112,7 +112,12 @@ async fn raise(
     timeout_ms: i32,
 ) -> BTreeMap<TopicPartition, Result<i64, ErrorCode>> {
     let (partitions, wanted): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+    // What is only on the local disk yet goes to the bucket first: a log starts nowhere else.
+    let is_ahead = |(partition, to): &(Arc<Partition>, i64)| partition.bounds().durable_end < *to;
     let raising = async {
+        if wanted.iter().any(is_ahead) {
+            ctx.wal.flush().await;
+        }
         let mut results = Vec::with_capacity(wanted.len());
         for some in wanted.chunks(LOG_STARTS_MOVED_MAX) {
             results.extend(ctx.log_starts.raise(some.to_vec()).await);
@@ -154,6 +159,7 @@ mod tests {
         epoch: LeaderEpoch(7),
         log_start: 5,
         archived_to: 5,
+        durable_end: 40,
         high_watermark: 40,
         last_stable_offset: 30,
         log_end: 50,

@@ -234,12 +234,13 @@ impl Search<'_> {
                 from = run.last_offset + 1;
                 continue;
             }
-            let run = self.partition.run_with_timestamp(from, timestamp);
+            let place = self.partition.place_of_time(from, end, timestamp);
             if from < self.partition.bounds().archived_to {
                 continue;
             }
-            let Some(run) = run.filter(|run| run.run.base_offset < end) else {
-                return Ok(None);
+            let Some(run) = place.run.filter(|run| run.run.base_offset < end) else {
+                let found = reader.first_in_batches(tp, place.ahead, timestamp, (from, end));
+                return Ok(found.await?);
             };
             let runs = std::slice::from_ref(&run);
             let found = reader.offset_for_timestamp(tp, timestamp, from, end, runs);
@@ -267,24 +268,32 @@ impl Search<'_> {
     async fn look_for_newest(&self) -> Result<Option<FoundOffset>, Unreadable> {
         let (reader, tp) = (&self.ctx.reader, self.partition.tp());
         // First of all: what is archived meanwhile is found in both places, and not in neither.
-        let in_wal = self.partition.run_with_max_timestamp();
+        let place = self.partition.place_of_newest();
         let bounds = self.partition.bounds();
         let start = bounds.log_start;
         let archived = match start < bounds.archived_to {
             true => self.newest_archived(start).await?,
             false => None,
         };
-        let in_wal = match in_wal {
+        let end = self.end_of(&bounds);
+        let in_wal = match place.run {
             Some(run) => {
-                let (runs, end) = (std::slice::from_ref(&run), self.end_of(&bounds));
+                let runs = std::slice::from_ref(&run);
                 reader.max_timestamp(tp, start, end, runs).await?
             }
             None => None,
         };
-        Ok(match (archived, in_wal) {
-            (Some(first), Some(later)) if later.timestamp > first.timestamp => Some(later),
-            (first, later) => first.or(later),
-        })
+        let ahead = reader.newest_in_batches(tp, place.ahead, (start, end));
+        let later = newer(in_wal, ahead.await?);
+        Ok(newer(archived, later))
+    }
+}
+
+/// The one with the larger timestamp; of equals the first.
+fn newer(first: Option<FoundOffset>, later: Option<FoundOffset>) -> Option<FoundOffset> {
+    match (first, later) {
+        (Some(first), Some(later)) if later.timestamp > first.timestamp => Some(later),
+        (first, later) => first.or(later),
     }
 }
 
@@ -338,6 +347,7 @@ mod tests {
         epoch: LeaderEpoch(7),
         log_start: 5,
         archived_to: 5,
+        durable_end: 40,
         high_watermark: 40,
         last_stable_offset: 30,
         log_end: 50,

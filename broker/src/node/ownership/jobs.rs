@@ -8,9 +8,11 @@ use std::sync::Arc;
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
     AssignmentError, CoordinatorError, PartitionEnd, ReleasePartition, ReleasePartitions, Reply,
-    Request,
+    Request, TopicImage,
 };
-use firn_proto::ids::{ClusterId, Incarnation, LeaderEpoch, Slot, StreamId, TopicPartition};
+use firn_proto::ids::{
+    ClusterId, Incarnation, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicPartition,
+};
 use firn_storage::bucket::{Bucket, backoff};
 use firn_storage::state::StateRow;
 use firn_storage::stream::StreamEnv;
@@ -44,9 +46,29 @@ pub(in crate::node) struct Movers {
     pub(in crate::node) wal: Wal,
     pub(in crate::node) known: Arc<KnownStates>,
     pub(in crate::node) env: StreamEnv,
+    /// Whether records can count by a local WAL.
+    pub(in crate::node) has_local_wal: bool,
 }
 
 impl Movers {
+    /// Tells the partitions of a topic that are open here what makes their records count.
+    pub(super) fn tell_durability(&self, topic: &TopicImage) {
+        let is_local = topic.is_local();
+        let mut changed = 0;
+        for partition in (0..).map(PartitionIndex).take(topic.partitions.len()) {
+            let open = self.partitions.find(topic.id, partition);
+            changed += usize::from(open.is_some_and(|open| open.set_local(is_local)));
+        }
+        if changed > 0 && is_local && !self.has_local_wal {
+            tracing::warn!(
+                topic = %topic.name,
+                partitions = changed,
+                "the topic has firn.durability=local, and this broker has no local wal: it acknowledges \
+                 records of its partitions when the bucket has them"
+            );
+        }
+    }
+
     /// Opens partitions with the states in which their last epochs ended (I8). Those that are not
     /// open then are to be tried again later, unless they are gone.
     pub(super) async fn acquire(&self, wanted: Vec<Wanted>) {

@@ -196,6 +196,7 @@ impl Follower {
             }
         }
         self.movers.partitions.close(&closed);
+        self.movers.tell_durability(topic);
     }
 
     fn due(&self, tp: TopicPartition, partition: &PartitionImage) -> Due {

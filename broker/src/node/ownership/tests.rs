@@ -339,6 +339,7 @@ async fn a_deletion_is_confirmed_until_somebody_takes_note_of_it() {
             clock: World::of_machine().clock,
             entropy: World::of_machine().entropy,
         },
+        has_local_wal: false,
     };
     let mut follower = Follower::new(Arc::new(movers), CancellationToken::new());
     let topic = TopicImage {

@@ -45,7 +45,7 @@ fn append(log: &mut Log, header: &BatchHeader, acks: Acks, waiter: u32) -> Resul
     match &plan {
         Plan::Append(planned) => {
             let waiter = (acks != Acks::None).then_some((acks, waiter));
-            log.commit(planned, 0, waiter, 0);
+            log.commit(planned, (Bytes::new(), 0), waiter, 0);
         }
         Plan::InFlight(answer) => assert_eq!(log.wait_for(answer, acks, waiter, |_| false), None),
         Plan::Done(_) => {}
@@ -340,7 +340,7 @@ fn a_plan_is_void_once_something_else_was_appended() {
         panic!("not planned");
     };
     appended(&mut log, &batch(1), 1);
-    log.commit(&stale, 0, None, 0);
+    log.commit(&stale, (Bytes::new(), 0), None, 0);
 }
 
 #[test]
@@ -549,4 +549,141 @@ fn runs_that_are_archived_are_not_read_from_the_wal_any_more() {
     log.on_log_start(START + 5);
     log.on_archived(START + 5);
     assert_eq!(log.bounds(), bounds, "nothing goes back (I5)");
+}
+
+/// Appends with bytes, as the driver does.
+fn append_held(log: &mut Log, header: &BatchHeader, acks: Acks, waiter: u32) -> Planned {
+    let acks = log.acks(acks);
+    let Ok(Plan::Append(planned)) = log.plan(header, acks) else {
+        panic!("not appended");
+    };
+    let records = Bytes::from(planned.base_offset.to_string());
+    log.commit(&planned, (records, 0), Some((acks, waiter)), 0);
+    planned
+}
+
+fn read_ahead(log: &Log, offset: i64, end: i64) -> Option<Vec<String>> {
+    let read = log.read_ahead((offset, end), 1 << 20, true)?;
+    let text = |records: &Bytes| String::from_utf8(records.to_vec()).unwrap();
+    Some(read.batches.iter().map(text).collect())
+}
+
+fn stored(offsets: &[i64]) -> Option<Vec<String>> {
+    Some(offsets.iter().map(i64::to_string).collect())
+}
+
+fn marks(log: &Log) -> (i64, i64) {
+    let bounds = log.bounds();
+    (bounds.durable_end - START, bounds.high_watermark - START)
+}
+
+#[test]
+fn where_the_local_disk_is_enough_it_answers_everybody_and_makes_visible() {
+    let mut log = log();
+    assert!(log.set_local(true) && !log.set_local(true));
+    let first = append_held(&mut log, &batch(2), Acks::Bucket, 1);
+    append_held(&mut log, &batch(1), Acks::Local, 2);
+    append_held(&mut log, &batch(1), Acks::Bucket, 3);
+    assert_eq!(marks(&log), (0, 0));
+    assert_eq!(waiters(log.on_local(EPOCH, START + 2)), [1, 2]);
+    assert_eq!(marks(&log), (0, 3));
+    assert_eq!(log.bounds().last_stable_offset, START + 3);
+    let end = log.bounds().high_watermark;
+    assert_eq!(read_ahead(&log, START, end), stored(&[START, START + 2]));
+    assert_eq!(
+        read_ahead(&log, START + 1, end),
+        stored(&[START, START + 2])
+    );
+    assert_eq!(read_ahead(&log, START + 2, i64::MAX), stored(&[START + 2]));
+    assert_eq!(log.bytes_ahead(START, end), (20, 10));
+
+    assert_eq!(durable(&mut log, 0, &[first]), [0_u32; 0]);
+    assert_eq!(marks(&log), (2, 3), "never back");
+    assert_eq!(read_ahead(&log, START, end), None, "it is in a slot");
+    assert_eq!(read_ahead(&log, START + 2, end), stored(&[START + 2]));
+}
+
+#[test]
+fn of_what_is_ahead_no_more_is_read_than_fits() {
+    let mut log = log();
+    log.set_local(true);
+    for waiter in 0..3 {
+        append_held(&mut log, &batch(1), Acks::Bucket, waiter);
+    }
+    log.on_local(EPOCH, START + 2);
+    let read = |bytes_max, in_any_case| {
+        let read = log.read_ahead((START, START + 3), bytes_max, in_any_case);
+        let read = read.unwrap();
+        (read.batches.len(), read.bytes, read.next_offset - START)
+    };
+    assert_eq!(read(25, false), (2, 20, 2));
+    assert_eq!(read(1, true), (1, 10, 1));
+    assert_eq!(read(1, false), (0, 0, 0));
+}
+
+#[test]
+fn a_bucket_that_is_faster_than_the_local_disk_makes_visible_too() {
+    let mut log = log();
+    log.set_local(true);
+    let first = append_held(&mut log, &batch(2), Acks::Bucket, 1);
+    assert_eq!(durable(&mut log, 0, &[first]), [1]);
+    assert_eq!(marks(&log), (2, 2));
+    assert!(log.on_local(EPOCH, START + 1).is_empty());
+    assert_eq!(marks(&log), (2, 2));
+}
+
+/// What is in flight when the config changes was promised by the old one, and its bytes are not
+/// held.
+#[test]
+fn a_topic_that_becomes_local_shows_nothing_before_what_was_in_flight_is_durable() {
+    let mut log = log();
+    let before = append_held(&mut log, &batch(1), Acks::Bucket, 1);
+    log.set_local(true);
+    append_held(&mut log, &batch(1), Acks::Bucket, 2);
+    assert_eq!(waiters(log.on_local(EPOCH, START + 1)), [2]);
+    assert_eq!(marks(&log), (0, 0));
+    assert_eq!(durable(&mut log, 0, &[before]), [1]);
+    assert_eq!(marks(&log), (1, 2));
+}
+
+#[test]
+fn a_topic_that_is_local_no_more_shows_what_it_showed_and_waits_for_the_bucket() {
+    let mut log = log();
+    log.set_local(true);
+    let shown = append_held(&mut log, &batch(1), Acks::Bucket, 1);
+    log.on_local(EPOCH, START);
+    log.set_local(false);
+    let next = append_held(&mut log, &batch(1), Acks::Bucket, 2);
+    assert!(log.on_local(EPOCH, START + 1).is_empty());
+    assert_eq!(marks(&log), (0, 1));
+    assert_eq!(read_ahead(&log, START, START + 1), stored(&[START]));
+    assert_eq!(durable(&mut log, 0, &[shown, next]), [2]);
+    assert_eq!(marks(&log), (2, 2));
+}
+
+#[test]
+fn whoever_reads_what_is_committed_waits_for_the_bucket_to_have_a_transaction() {
+    let mut log = log();
+    log.set_local(true);
+    append_held(&mut log, &batch(1), Acks::Bucket, 1);
+    let builder = BatchBuilder::default().producer(ProducerId(9), ProducerEpoch(0), 0);
+    let open = header(builder.transactional(), 1);
+    append_held(&mut log, &open, Acks::Bucket, 2);
+    append_held(&mut log, &batch(1), Acks::Bucket, 3);
+    log.on_local(EPOCH, START + 2);
+    let bounds = log.bounds();
+    assert_eq!(bounds.high_watermark, START + 3);
+    assert_eq!(bounds.last_stable_offset, START + 1);
+    assert_eq!(read_ahead(&log, START, START + 1), stored(&[START]));
+}
+
+#[test]
+fn a_repeat_of_what_the_local_disk_has_is_answered_at_once() {
+    let mut log = log();
+    log.set_local(true);
+    let header = produced(9, 0, 0, 1);
+    append_held(&mut log, &header, Acks::Bucket, 1);
+    log.on_local(EPOCH, START);
+    let acks = log.acks(Acks::Bucket);
+    assert!(matches!(log.plan(&header, acks), Ok(Plan::Done(_))));
 }

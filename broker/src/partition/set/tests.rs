@@ -33,9 +33,10 @@ impl Clock for StandingClock {
 struct Buffer(Arc<Mutex<WalBuffer<WalPermit>>>);
 
 impl BatchLog for Buffer {
-    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<(), Refusal> {
+    fn push(&self, entry: WalEntry, permit: WalPermit) -> Result<Bytes, Refusal> {
+        let records = entry.records.clone();
         self.0.lock().unwrap().push(entry, permit);
-        Ok(())
+        Ok(records)
     }
 }
 
@@ -193,16 +194,13 @@ async fn the_brokers_time_is_stored_and_answered_where_the_topic_wants_it() {
     broker.make_durable();
     assert_eq!(receipt.wait().await.unwrap().log_append_ms, Some(NOW));
     assert_eq!(
-        partition
-            .run_with_max_timestamp()
-            .unwrap()
-            .run
-            .max_timestamp,
+        partition.place_of_newest().run.unwrap().run.max_timestamp,
         NOW
     );
-    assert!(partition.run_with_timestamp(0, NOW).is_some());
-    assert!(partition.run_with_timestamp(0, NOW + 1).is_none());
-    assert!(partition.run_with_timestamp(1, NOW).is_none());
+    let run_at = |offset, timestamp| partition.place_of_time(offset, 9, timestamp).run;
+    assert!(run_at(0, NOW).is_some());
+    assert!(run_at(0, NOW + 1).is_none());
+    assert!(run_at(1, NOW).is_none());
 }
 
 #[tokio::test]

@@ -77,7 +77,9 @@ pub(super) async fn read_all(
         let readable = readable.filter(|readable| readable.available > 0 && !budget.is_spent());
         if let Some(readable) = readable {
             let share = budget.share(readable.max_bytes);
-            match ctx.reader.read_hot(&request(&readable, share, &[])) {
+            // what is durable by now was in the tail before
+            let ahead = ahead(&readable, readable.offset, share);
+            match ahead.or_else(|| ctx.reader.read_hot(&request(&readable, share, &[]))) {
                 Some(outcome) => {
                     budget.spend(outcome.bytes);
                     read.records = outcome.batches;
@@ -158,6 +160,9 @@ async fn read_at(ctx: &Context, cold: &Cold, offset: i64) -> Result<ReadOutcome,
         let log_start = bounds.log_start;
         return Err(Unreadable::Deleted { tp, log_start });
     }
+    if let Some(outcome) = ahead(readable, offset, *share) {
+        return Ok(outcome);
+    }
     if offset >= bounds.archived_to {
         let runs = readable.partition.runs(offset, readable.end, share.bytes);
         let request = ReadRequest {
@@ -193,6 +198,13 @@ fn codec(ctx: &Context, tp: TopicPartition) -> TargetCodec {
         Some(compression) => TargetCodec::Topic(compression),
         None => TargetCodec::Producer,
     }
+}
+
+/// What is visible from `offset` on and in no slot yet.
+fn ahead(readable: &Readable, offset: i64, share: Share) -> Option<ReadOutcome> {
+    let span = (offset, readable.end);
+    let partition = &readable.partition;
+    partition.read_ahead(span, share.bytes, share.first_in_any_case)
 }
 
 fn request<'a>(readable: &Readable, share: Share, runs: &'a [RunRef]) -> ReadRequest<'a> {

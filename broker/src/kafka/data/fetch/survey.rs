@@ -40,15 +40,13 @@ pub(super) struct Readable {
 }
 
 impl Readable {
-    /// About how many bytes of `bytes` there are from the offset on, and of the first run of them.
+    /// About how many bytes of `bytes` there are from the offset on, and of the first run or batch of
+    /// them.
     pub(super) fn bytes_there(&self, bytes: usize) -> (usize, usize) {
         if self.offset < self.partition.bounds().archived_to {
             return (bytes, usize::MAX);
         }
-        let runs = self.partition.runs(self.offset, self.end, bytes);
-        let there: usize = runs.iter().map(|run| run.run.byte_len as usize).sum();
-        let first = runs.first().map_or(0, |run| run.run.byte_len as usize);
-        (there.min(bytes), first)
+        self.partition.bytes_there(self.offset, self.end, bytes)
     }
 }
 
@@ -156,12 +154,9 @@ impl Look<'_> {
             // Whoever is that far behind waits for nothing.
             return self.bytes_wanted.min(max_bytes).max(1);
         }
-        let runs = partition.runs(offset, end, self.bytes_wanted.min(max_bytes));
-        let bytes = runs
-            .iter()
-            .map(|run| run.run.byte_len as usize)
-            .sum::<usize>();
-        bytes.min(max_bytes).max(1)
+        let wanted = self.bytes_wanted.min(max_bytes);
+        let (bytes, _) = partition.bytes_there(offset, end, wanted);
+        bytes.max(1)
     }
 }
 

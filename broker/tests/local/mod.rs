@@ -1,0 +1,204 @@
+//! Topics whose records count as soon as the local WAL of their partition's owner has them
+//! (`firn.durability=local`): what that survives, what waits for which disk, and what an operator
+//! gives up who does not wait.
+
+use firn_broker::http::{ForcedAnswer, WaitingAnswer};
+use firn_tests::client::code;
+
+use super::*;
+
+const LOCAL: [(&str, &str); 1] = [("firn.durability", "local")];
+/// ListOffsets of the record with the largest timestamp.
+const NEWEST: i64 = -3;
+const LEADER_NOT_AVAILABLE: i16 = 5;
+
+impl Process {
+    fn ask(&self, method: &str, path: &str) -> String {
+        let address = self.node.as_ref().unwrap().http().unwrap();
+        let mut socket = TcpStream::connect(address).unwrap();
+        let request =
+            format!("{method} {path} HTTP/1.0\r\nHost: firn\r\nContent-Length: 0\r\n\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{answer}");
+        body.to_owned()
+    }
+
+    /// Waits until all partitions wait for a disk, and says where the bucket ends of each.
+    fn wait_waiting(&self) -> Vec<Option<i64>> {
+        wait::until("partitions to wait", wait::PATIENCE, || {
+            let answer = self.ask("GET", "/cluster/waiting?broker=1");
+            let WaitingAnswer::Partitions(waiting) = serde_json::from_str(&answer).unwrap() else {
+                panic!("{answer}");
+            };
+            let ends: Vec<_> = waiting.iter().map(|waiting| waiting.bucket_end).collect();
+            (ends.len() == PARTITIONS as usize).then_some(ends)
+        })
+    }
+}
+
+fn ends_in_bucket() -> Vec<i64> {
+    WRITTEN
+        .iter()
+        .map(|(in_bucket, _)| *in_bucket as i64)
+        .collect()
+}
+
+/// The bucket and the local WAL of a process that wrote the first of [`WRITTEN`] to the bucket and
+/// the rest to its disk alone, everything acknowledged with acks=all, and crashed.
+fn crashed_process_with_a_local_topic() -> (FaultStore, TempDir) {
+    let bucket = FaultStore::in_memory();
+    let wal = TempDir::new().unwrap();
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let mut client = process.client();
+    client.create_topic(TOPIC, PARTITIONS, &LOCAL);
+    for (partition, (in_bucket, _)) in (0..).zip(WRITTEN) {
+        (0..in_bucket).for_each(|at| produce(&mut client, partition, at, -1));
+    }
+    wait::until("the bucket to have that", wait::PATIENCE, || {
+        (process.metric("firn_wal_permit_bytes") == 0).then_some(())
+    });
+    process.store.inject(hang("", 0));
+    for (partition, (in_bucket, local)) in (0..).zip(WRITTEN) {
+        (in_bucket..in_bucket + local).for_each(|at| produce(&mut client, partition, at, -1));
+    }
+    let image = crash_image(wal.path());
+    process.crash();
+    (bucket, image)
+}
+
+#[test]
+fn records_are_acknowledged_and_read_before_the_bucket_has_them() {
+    let bucket = FaultStore::in_memory();
+    let wal = TempDir::new().unwrap();
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let mut client = process.client();
+    client.create_topic(TOPIC, 1, &LOCAL);
+    produce(&mut client, 0, 0, -1);
+    wait::until("the bucket to have that", wait::PATIENCE, || {
+        (process.metric("firn_wal_permit_bytes") == 0).then_some(())
+    });
+    process.store.inject(hang(WAL_PUTS, 0));
+    (1..4).for_each(|at| produce(&mut client, 0, at, -1));
+    assert_holds(&mut client, 0, 4);
+    let stored = client.read(TOPIC, 0, 2);
+    assert_eq!(stored.len(), 2, "from the middle of what is ahead");
+    let newest = client.list_offset(TOPIC, 0, NEWEST);
+    assert!((0..4).contains(&newest), "{newest}");
+    assert_eq!(client.list_offset(TOPIC, 0, 0), 0);
+    process.crash();
+}
+
+#[test]
+fn a_topic_cannot_count_on_disks_that_no_broker_has() {
+    let process = Process::start(&FaultStore::in_memory(), None, None);
+    let created = process.client().try_create_topic(TOPIC, 1, &LOCAL);
+    let (code, message) = created.unwrap_err();
+    assert_eq!(code, code::INVALID_CONFIG);
+    assert!(message.contains("--wal"), "{message}");
+    assert!(process.stop());
+}
+
+#[test]
+fn a_start_on_a_local_topic_that_crashes_at_any_command_is_taken_up_by_the_next() {
+    let crashed = crashed_process_with_a_local_topic;
+    let crashes = (0..).take_while(|puts| survives_crashes_at(crashed, JOURNAL_PUTS, *puts));
+    assert!(crashes.count() >= 6);
+}
+
+#[test]
+fn a_start_on_a_local_topic_that_crashes_at_any_put_of_its_wal_is_taken_up_by_the_next() {
+    let crashed = crashed_process_with_a_local_topic;
+    let crashes = (0..).take_while(|puts| survives_crashes_at(crashed, WAL_PUTS, *puts));
+    assert!(crashes.count() >= 3);
+}
+
+/// Whether its disk holds something of a partition or not: nobody knows without it.
+#[test]
+fn partitions_wait_for_their_disk_and_go_on_with_everything_when_it_comes() {
+    let (bucket, wal) = crashed_process_with_a_local_topic();
+    let process = Process::start(&bucket, None, None);
+    let ends: Vec<_> = ends_in_bucket().into_iter().map(Some).collect();
+    assert_eq!(process.wait_waiting(), ends);
+    let waiting = process.metric("firn_partitions_waiting_for_disk");
+    assert_eq!(waiting, PARTITIONS as u64);
+    let mut client = process.client();
+    let metadata = client.metadata(TOPIC).unwrap();
+    for partition in &metadata.topics[0].partitions {
+        assert_eq!(partition.leader_id.0, -1);
+        assert_eq!(partition.error_code, LEADER_NOT_AVAILABLE);
+        let batch = encode_batch(&[Record::new("key", "early")], ProducerFields::NONE);
+        let produced = client.produce(TOPIC, partition.partition_index, batch);
+        assert_eq!(produced.unwrap().error, code::NOT_LEADER_OR_FOLLOWER);
+    }
+    let info = process.ask("GET", "/cluster");
+    assert!(info.contains(r#""partitions":3}]"#), "{info}");
+    assert!(process.stop());
+
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let mut client = process.client();
+    client.wait_leaders(TOPIC, PARTITIONS);
+    for (partition, (in_bucket, local)) in (0..).zip(WRITTEN) {
+        let records = in_bucket + local;
+        assert_holds(&mut client, partition, records);
+        produce(&mut client, partition, records, -1);
+    }
+    assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
+    assert_eq!(process.metric("firn_partitions_waiting_for_disk"), 0);
+    assert!(process.stop());
+}
+
+#[test]
+fn a_disk_that_is_given_up_is_counted_and_kept_aside_when_it_comes_back_after_all() {
+    let (bucket, wal) = crashed_process_with_a_local_topic();
+    let process = Process::start(&bucket, None, None);
+    process.wait_waiting();
+    let answer = process.ask("POST", "/cluster/force-move?broker=1");
+    let ForcedAnswer::Partitions(forced) = serde_json::from_str(&answer).unwrap() else {
+        panic!("{answer}");
+    };
+    let starts = forced
+        .iter()
+        .map(|forced| forced.goes_on.unwrap().start_offset);
+    assert_eq!(starts.collect::<Vec<_>>(), ends_in_bucket());
+    let mut client = process.client();
+    client.wait_leaders(TOPIC, PARTITIONS);
+    for (partition, (in_bucket, _)) in (0..).zip(WRITTEN) {
+        assert_holds(&mut client, partition, in_bucket);
+        produce(&mut client, partition, in_bucket, -1);
+    }
+    assert!(process.stop());
+
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let lost: usize = WRITTEN.iter().map(|(_, local)| local).sum();
+    let counted = process.metric("firn_wal_local_lost_records_total");
+    assert_eq!(counted, lost as u64);
+    let kept = fs::read_dir(wal.path().join("quarantine")).unwrap();
+    assert_eq!(kept.count(), 1);
+    let mut client = process.client();
+    client.wait_leaders(TOPIC, PARTITIONS);
+    for (partition, (in_bucket, _)) in (0..).zip(WRITTEN) {
+        assert_holds(&mut client, partition, in_bucket + 1);
+    }
+    assert!(process.stop());
+}
+
+/// All that it acknowledged is in the bucket then.
+#[test]
+fn nobody_waits_for_the_disk_of_a_process_that_stopped_in_order() {
+    let bucket = FaultStore::in_memory();
+    let wal = TempDir::new().unwrap();
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let mut client = process.client();
+    client.create_topic(TOPIC, 1, &LOCAL);
+    (0..3).for_each(|at| produce(&mut client, 0, at, -1));
+    assert!(process.stop());
+    let process = Process::start(&bucket, None, None);
+    let mut client = process.client();
+    client.wait_leaders(TOPIC, 1);
+    assert_holds(&mut client, 0, 3);
+    produce(&mut client, 0, 3, -1);
+    assert!(process.stop());
+}
