@@ -93,7 +93,7 @@ impl StateRows {
         let _turn = self.turn.lock().await;
         self.partitions.keep_owned(&mut due.rows);
         if !due.rows.is_empty()
-            && let Err(error) = self.write(&due.rows).await
+            && let Err(error) = self.write(&due.rows, false).await
         {
             let partitions = due.rows.iter().map(|row| row.tp);
             self.partitions.rows_failed(partitions);
@@ -111,7 +111,7 @@ impl StateRows {
     /// # Errors
     /// Why the WAL did not take them: none is open.
     pub(super) async fn write_first(&self, rows: Vec<StateRow>) -> Result<(), WalError> {
-        let written = self.write(&rows).await?;
+        let written = self.write(&rows, true).await?;
         for row in rows {
             self.partitions.open(row);
         }
@@ -130,7 +130,7 @@ impl StateRows {
     ) -> Result<(Vec<StateRow>, Slot), WalError> {
         let _turn = self.turn.lock().await;
         let rows = self.partitions.settled_rows(partitions);
-        let at = self.write(&rows).await?.at.slot;
+        let at = self.write(&rows, true).await?.at.slot;
         let tps: Vec<_> = rows.iter().map(|row| row.tp).collect();
         self.partitions.close(&tps);
         Ok((rows, at))
@@ -141,12 +141,16 @@ impl StateRows {
     /// # Errors
     /// Why the WAL did not take them.
     pub(super) async fn write_closed(&self, rows: &[StateRow]) -> Result<Slot, WalError> {
-        Ok(self.write(rows).await?.at.slot)
+        Ok(self.write(rows, true).await?.at.slot)
     }
 
-    /// Puts rows into the stream, and notes where they are.
-    async fn write(&self, rows: &[StateRow]) -> Result<DurableCheckpoint, WalError> {
-        let written = self.wal.push_checkpoint(rows).await?;
+    /// Puts rows into the stream, and notes where they are. Those of partitions that nobody serves
+    /// meanwhile go at once.
+    async fn write(&self, rows: &[StateRow], at_once: bool) -> Result<DurableCheckpoint, WalError> {
+        let written = match at_once {
+            true => self.wal.push_checkpoint_at_once(rows).await?,
+            false => self.wal.push_checkpoint(rows).await?,
+        };
         self.partitions.on_pages_stored(&written.pages);
         if let Some(object) = written.object {
             let own = self.objects.lock();

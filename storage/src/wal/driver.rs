@@ -131,13 +131,17 @@ impl Driver {
                 {
                     self.checkpoint = self.begin_checkpoint(pending);
                 }
-                if matches!(self.checkpoint, Checkpointing::Ready(..)) {
+                let is_ready = matches!(self.checkpoint, Checkpointing::Ready(..));
+                if is_ready {
                     state.buffer.want_slot();
                 }
-                if state.closing {
+                if state.closing || (is_ready && state.hurried) {
                     state.buffer.force();
                 }
-                state.buffer.close_slot(now)
+                let closed = state.buffer.close_slot(now);
+                let takes_last = is_ready && closed.is_some() && state.checkpoints.is_empty();
+                state.hurried &= !takes_last;
+                closed
             };
             let Some(closed) = closed else {
                 return Ok(());

@@ -104,6 +104,8 @@ type Ended = watch::Sender<Option<WalError>>;
 pub(super) struct State {
     pub(super) buffer: WalBuffer<Held>,
     pub(super) checkpoints: VecDeque<PendingCheckpoint>,
+    /// Somebody waits for a checkpoint who holds up others: those that wait go without put tokens.
+    pub(super) hurried: bool,
     pub(super) closing: bool,
     slab: Slab,
     next_sequence: u64,
@@ -224,6 +226,7 @@ impl Wal {
             state: Mutex::new(State {
                 buffer: WalBuffer::new(policy, env.clock.mono()),
                 checkpoints: VecDeque::new(),
+                hurried: false,
                 closing: false,
                 slab: Slab::default(),
                 next_sequence: first_sequence,
@@ -335,6 +338,20 @@ impl Wal {
             pages: pages.into_iter().filter_map(place).collect(),
             object: at.object,
         })
+    }
+
+    /// [`Self::push_checkpoint`] without waiting for put tokens: until it is durable nobody serves
+    /// the partitions of the rows.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn push_checkpoint_at_once(
+        &self,
+        rows: &[StateRow],
+    ) -> Result<DurableCheckpoint, WalError> {
+        self.shared.lock().hurried = true;
+        self.push_checkpoint(rows).await
     }
 
     /// Puts an encoded checkpoint into the next slot, or into an object that the slot names.

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use firn_proto::env::{Clock, Entropy, Mono, SystemClock};
-use firn_proto::ids::{BrokerId, TopicPartition};
+use firn_proto::ids::{BrokerId, LeaderEpoch, TopicPartition};
 use futures::FutureExt;
 use tempfile::TempDir;
 
@@ -390,6 +390,25 @@ async fn a_closed_wal_takes_nothing() {
         .push_checkpoint_bytes(Bytes::from_static(b"rows"), false)
         .await;
     assert!(matches!(checkpoint, Err(WalError::Closed)));
+}
+
+/// A partition that moves is served by nobody until the state with which it goes is durable.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_others_wait_for_needs_no_token() {
+    let mut spec = spec();
+    spec.policy.puts_per_second = Some(1);
+    let world = world(spec);
+    let rows = [StateRow::new(tp(0), LeaderEpoch(0))];
+    for base in 0..5 {
+        world.push(entry(0, base, base, 10)).await;
+        world.wal.flush().await;
+        let written = world.wal.push_checkpoint_at_once(&rows);
+        let written = tokio::time::timeout(Duration::from_millis(100), written).await;
+        assert!(written.is_ok(), "checkpoint {base} waits for a token");
+    }
+    let waits = world.wal.push_checkpoint(&rows);
+    let waits = tokio::time::timeout(Duration::from_millis(100), waits).await;
+    assert!(waits.is_err(), "the periodic ones have time");
 }
 
 #[tokio::test(start_paused = true)]
