@@ -4,7 +4,7 @@ mod world;
 
 use std::time::Duration;
 
-use firn_proto::cluster::{CoordinatorError, Reply};
+use firn_proto::cluster::{CoordinatorError, Reply, Request};
 use firn_proto::env::Entropy;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch};
 use firn_proto::limits::{COORDINATOR_READ_LEASE, ELECTION_TIE_WAIT, FENCE_LOOK_LASTS};
@@ -211,14 +211,20 @@ async fn the_broker_of_a_leader_that_is_gone_is_fenced_by_the_next_one_at_once()
 async fn a_broker_that_joins_gets_its_share_and_one_that_is_silent_gets_nothing() {
     let mut world = World::new(false);
     world.start_many(3).await;
-    for process in 0..2 {
+    let serves = |broker| Request::DrainBroker {
+        broker: BrokerId(broker),
+        drain: false,
+    };
+    for (process, broker) in [(0, 1), (1, 2)] {
         let request = register(world.link(process), None);
         world.ask(process, request).await.unwrap();
+        world.ask(process, serves(broker)).await.unwrap();
     }
     world.ask(0, create_many("a", 6)).await.unwrap();
     world.cut_links(2, true);
     let silent = register(world.link(2), None);
     world.at(0).call(silent).await.unwrap();
+    world.at(0).call(serves(3)).await.unwrap();
     sleep(Duration::from_secs(2)).await;
     assert_eq!(moving(&world.at(0)), [], "it may be dead");
     world.cut_links(2, false);

@@ -199,22 +199,30 @@ impl State {
     }
 
     /// Gives the latest epoch of partitions a second window, in the stream of a broker that came
-    /// back with the disk of the first one (I4).
+    /// back with the disk of the first one (I4). Whoever asks twice is told what happened the first
+    /// time.
     pub(super) fn resume(&mut self, body: &ResumePartitions, effects: &mut Effects) -> Reply {
         let owner = self.live(body.incarnation).cloned();
         let mut results = Vec::with_capacity(body.resumed.len());
         for resumed in &body.resumed {
-            let end = resumed.end;
-            let checked = match &owner {
-                Some(owner) => self.check_resume(&end, owner).map(|()| owner),
-                None => Err(AssignmentError::NoBroker),
-            };
-            results.push(checked.map(|owner| {
-                effects.topic(end.tp.topic);
-                self.open_window(end.tp, owner, end.epoch, end.end_offset)
-            }));
+            let result = owner.as_ref().ok_or(AssignmentError::NoBroker);
+            results.push(result.and_then(|owner| self.resume_one(&resumed.end, owner, effects)));
         }
         Reply::Assigned(results)
+    }
+
+    fn resume_one(
+        &mut self,
+        end: &PartitionEnd,
+        owner: &BrokerImage,
+        effects: &mut Effects,
+    ) -> Result<Assigned, AssignmentError> {
+        if let Some(before) = self.resumed_before(end, owner) {
+            return Ok(before);
+        }
+        self.check_resume(end, owner)?;
+        effects.topic(end.tp.topic);
+        Ok(self.open_window(end.tp, owner, end.epoch, end.end_offset))
     }
 
     /// Forgets a topic; its windows and rows let go of their slots.
@@ -393,7 +401,8 @@ impl State {
                     .then_some(())
                     .ok_or(AssignmentError::RowNotDurable)
             }
-            None if marks.row.is_none() && released.end.end_offset == window.first_offset => Ok(()),
+            // nothing was appended: the rows of before are the state at the end, too
+            None if released.end.end_offset == window.first_offset => Ok(()),
             None => Err(AssignmentError::RowNotDurable),
         }
     }
@@ -408,6 +417,24 @@ impl State {
             return Err(AssignmentError::AnotherDisk);
         }
         Ok(())
+    }
+
+    /// The window that was opened when the same was asked before, unless it was released since.
+    fn resumed_before(&self, end: &PartitionEnd, owner: &BrokerImage) -> Option<Assigned> {
+        let (partition, _) = self.topics.partition(end.tp)?;
+        let last = partition.windows.last()?;
+        let is_owned = partition
+            .owner
+            .is_some_and(|is| is.incarnation == owner.incarnation);
+        let is_it = (last.epoch, last.stream, last.first_offset)
+            == (end.epoch, owner.stream, end.end_offset);
+        (is_owned && is_it && end.stream != owner.stream).then_some(Assigned {
+            tp: end.tp,
+            epoch: end.epoch,
+            owner: owner.incarnation,
+            stream: owner.stream,
+            start_offset: end.end_offset,
+        })
     }
 
     /// Starts the epoch after the current one at `start_offset`.

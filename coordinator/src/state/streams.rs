@@ -41,7 +41,8 @@ pub struct Stream {
     pub durable_end: Slot,
     /// Where it is in its life.
     pub phase: Phase,
-    /// Its writer has acknowledged records before the bucket held them.
+    /// Its writer has acknowledged records before the bucket held them, or was about to put again
+    /// those of an earlier one.
     pub holds_local: bool,
     /// Its writer stopped in order, so that no disk holds more of it than the bucket.
     pub is_whole: bool,

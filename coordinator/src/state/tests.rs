@@ -5,10 +5,10 @@ mod moves;
 use std::sync::Arc;
 
 use firn_proto::cluster::{
-    AssignPartitions, AssignmentError, CommittedOffset, ConfigChange, ConfirmDeleted, Listener,
-    MovePartition, NewTopic, PartitionEnd, PartitionImage, ProgressReport, RegisterBroker,
-    RegisteredBroker, ReleasePartition, ReleasePartitions, ResumePartition, ResumePartitions,
-    RowReport, SealStream, SecurityProtocol, StreamError, TopicImage, Window,
+    AssignPartitions, Assigned, AssignmentError, CommittedOffset, ConfigChange, ConfirmDeleted,
+    Listener, MovePartition, NewTopic, PartitionEnd, PartitionImage, ProgressReport,
+    RegisterBroker, RegisteredBroker, ReleasePartition, ReleasePartitions, ResumePartition,
+    ResumePartitions, RowReport, SealStream, SecurityProtocol, StreamError, TopicImage, Window,
 };
 use firn_proto::ids::{DiskId, LeaderEpoch, PartitionIndex, Slot, TopicPartition};
 
@@ -135,6 +135,21 @@ impl World {
         };
         match self.apply(Command::ReleasePartitions(body)).reply {
             Reply::Released(mut results) => results.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resume(
+        &mut self,
+        who: &RegisteredBroker,
+        ended: PartitionEnd,
+    ) -> Result<Assigned, AssignmentError> {
+        let body = ResumePartitions {
+            incarnation: who.incarnation,
+            resumed: vec![ResumePartition { end: ended }],
+        };
+        match self.apply(Command::ResumePartitions(body)).reply {
+            Reply::Assigned(mut results) => results.remove(0),
             other => panic!("{other:?}"),
         }
     }
@@ -410,17 +425,8 @@ fn resume_needs_the_disk_of_the_epoch() {
         world.report(&old, 3, &[(1, tp)]);
         let new = world.register(1, disk);
         world.seal(old.stream, 3).unwrap();
-        let body = ResumePartitions {
-            incarnation: new.incarnation,
-            resumed: vec![ResumePartition {
-                end: end(tp, 0, old.stream, 20),
-            }],
-        };
-        let reply = world.apply(Command::ResumePartitions(body)).reply;
-        let Reply::Assigned(results) = reply else {
-            panic!("{reply:?}")
-        };
-        assert_eq!(results[0].map(|assigned| assigned.epoch), expected);
+        let resumed = world.resume(&new, end(tp, 0, old.stream, 20));
+        assert_eq!(resumed.map(|assigned| assigned.epoch), expected);
         if expected.is_ok() {
             let windows = world.windows(tp);
             assert_eq!(windows.len(), 2);
@@ -433,6 +439,28 @@ fn resume_needs_the_disk_of_the_epoch() {
             assert_eq!(world.assign(end(tp, 0, new.stream, 25)), Ok(LeaderEpoch(1)));
         }
     }
+}
+
+/// Whoever asks again has not heard the answer, and goes on with what it resumed: taken for too late
+/// it would count what only its disk has as lost.
+#[test]
+fn a_resume_may_be_asked_for_twice() {
+    let mut world = World::default();
+    let old = world.register(1, Some(7));
+    let tp = first(world.create("a", 1).unwrap());
+    let new = world.register(1, Some(7));
+    world.seal(old.stream, 3).unwrap();
+    let ended = end(tp, 0, old.stream, 20);
+    let resumed = world.resume(&new, ended).unwrap();
+    let (state, journal) = (world.state.clone(), world.journal.len());
+    assert_eq!(world.resume(&new, ended), Ok(resumed));
+    assert_eq!((&world.state, world.journal.len()), (&state, journal));
+    for other in [end(tp, 0, old.stream, 21), end(tp, 1, old.stream, 20)] {
+        assert_eq!(world.resume(&new, other), Err(AssignmentError::NotCurrent));
+    }
+    let released = end(tp, 0, new.stream, 25);
+    world.release(&new, released, Some(0)).unwrap();
+    assert_eq!(world.resume(&new, ended), Err(AssignmentError::NotCurrent));
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! The leader's view of the brokers: who is silent or dead, whose id is taken, and which partitions
 //! should move.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use firn_proto::cluster::{BrokerImage, CoordinatorError, RegisterBroker, Reply};
+use firn_proto::cluster::{
+    BrokerImage, CoordinatorError, MovePartition, RegisterBroker, RegisteredBroker, Reply,
+};
 use firn_proto::env::Mono;
-use firn_proto::ids::{Fingerprint, Incarnation};
+use firn_proto::ids::{BrokerId, Fingerprint, Incarnation};
 use firn_proto::limits::{BALANCE_INTERVAL, BEAT_INTERVAL, FENCE_LOOK_LASTS, MOVES_MAX};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -13,7 +16,7 @@ use tracing::{info, warn};
 
 use super::{Leader, Seated};
 use crate::balance;
-use crate::command::Command;
+use crate::command::{Command, DrainBroker};
 use crate::groups::CallId;
 use crate::members::{Finding, Members};
 use crate::peers::{Peers, Probed};
@@ -29,6 +32,8 @@ pub(super) struct Brokers {
     members: Members,
     probes: FuturesUnordered<BoxFuture<'static, (Incarnation, Probed)>>,
     registrations: Vec<Registration>,
+    /// Processes that were registered and have not said yet that they serve.
+    starting: BTreeSet<Incarnation>,
     /// When beats are seen to next, and when partitions are.
     beats_at: Mono,
     balance_at: Mono,
@@ -51,6 +56,7 @@ impl Brokers {
             members: Members::new(seated.config.broker_session, now),
             probes: FuturesUnordered::new(),
             registrations: Vec::new(),
+            starting: BTreeSet::new(),
             beats_at: now,
             balance_at: now.after(BALANCE_INTERVAL),
         }
@@ -208,11 +214,49 @@ impl Leader {
         match self.execute(Command::RegisterBroker(body)) {
             Ok(Reply::RegisterBroker(mut registered)) => {
                 registered.cluster = self.cluster;
+                self.hold_back(&registered);
                 self.answer(call, Reply::RegisterBroker(registered));
             }
             Ok(reply) => self.answer(call, reply),
             Err(error) => self.send(call, Err(CoordinatorError::Refused(error.to_string()))),
         }
+    }
+
+    /// A process that has just come looks after its own disk before it serves: until it says that it
+    /// does, nothing goes there that others can own.
+    fn hold_back(&mut self, registered: &RegisteredBroker) {
+        let live = self.state.brokers();
+        let own = live.get(&registered.broker);
+        let says_so = own.is_some_and(|own| own.link.is_some());
+        let incarnation = registered.incarnation;
+        let mut others = live.values().filter(|b| b.incarnation != incarnation);
+        if !says_so || !others.any(|other| !other.draining) {
+            return;
+        }
+        let body = DrainBroker {
+            broker: registered.broker,
+            drain: true,
+        };
+        match self.execute(Command::DrainBroker(body)) {
+            Ok(_) => {
+                self.brokers.starting.insert(incarnation);
+            }
+            Err(error) => warn!(%error, "a broker that starts may be given partitions at once"),
+        }
+    }
+
+    /// Whether that process shall own nothing has been said.
+    pub(super) fn on_drain(&mut self, broker: BrokerId) {
+        if let Some(broker) = self.state.brokers().get(&broker) {
+            self.brokers.starting.remove(&broker.incarnation);
+        }
+    }
+
+    /// Whether a partition belongs to a process that starts: it has brought it back from its own disk.
+    fn is_starting(&self, asked: &MovePartition) -> bool {
+        let found = self.state.topics().partition(asked.tp);
+        let owner = found.and_then(|(partition, _)| partition.owner);
+        owner.is_some_and(|owner| self.brokers.starting.contains(&owner.incarnation))
     }
 
     fn refuse_registration(&mut self, wants: &Registration) {
@@ -252,7 +296,11 @@ impl Leader {
         if !is_due || !self.brokers.members.are_all_heard(now) {
             return;
         }
-        let moves = balance::moves(&self.state, MOVES_MAX);
+        let live = self.state.brokers().values();
+        let live: BTreeSet<_> = live.map(|broker| broker.incarnation).collect();
+        self.brokers.starting.retain(|starts| live.contains(starts));
+        let mut moves = balance::moves(&self.state, MOVES_MAX);
+        moves.retain(|asked| !self.is_starting(asked));
         let wait = if moves.is_empty() {
             BALANCE_INTERVAL
         } else {

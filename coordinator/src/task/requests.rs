@@ -133,6 +133,7 @@ impl Leader {
 
     fn drain_broker(&mut self, call: CallId, broker: BrokerId, drain: bool) {
         if self.state.brokers().contains_key(&broker) {
+            self.on_drain(broker);
             let body = DrainBroker { broker, drain };
             self.command(call, Command::DrainBroker(body));
             return;

@@ -1,7 +1,7 @@
 //! Drains and moves through the coordinator's loop.
 
-use firn_proto::cluster::{AssignmentError, MovePartition};
-use firn_proto::ids::TopicPartition;
+use firn_proto::cluster::{AssignmentError, LinkAddress, MovePartition};
+use firn_proto::ids::{Fingerprint, TopicPartition};
 
 use super::*;
 
@@ -47,4 +47,44 @@ async fn brokers_drain_and_partitions_are_asked_for_one_by_one() {
     let refused = Err(AssignmentError::NotCurrent);
     assert_eq!(forced, Ok(Reply::Forced(vec![refused])));
     assert_eq!(bucket.slots(), slots, "refusals are not journalled");
+}
+
+/// It may have to look after its own disk before it serves anybody.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_is_given_nothing_that_others_can_own_until_it_serves() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    let image = coordinator.image();
+    for id in [1, 2] {
+        let linked = RegisterBroker {
+            broker: Some(BrokerId(id)),
+            listeners: Vec::new(),
+            rack: None,
+            disk: None,
+            link: Some(LinkAddress {
+                host: "host".to_owned(),
+                port: 9092,
+                fingerprint: Fingerprint([u8::try_from(id).unwrap(); 32]),
+            }),
+        };
+        let reply = coordinator.call(Request::RegisterBroker(linked)).await;
+        assert!(matches!(reply, Ok(Reply::RegisterBroker(_))), "{reply:?}");
+    }
+    let owners = |name: &str| {
+        let image = image.borrow();
+        let partitions = &image.topic_named(name).unwrap().partitions;
+        let owners = partitions.iter().map(|p| p.owner.unwrap().broker.0);
+        owners.collect::<Vec<_>>()
+    };
+    coordinator.call(create("before", 2)).await.unwrap();
+    settle().await;
+    assert_eq!(owners("before"), [1, 1]);
+    let serves = Request::DrainBroker {
+        broker: BrokerId(2),
+        drain: false,
+    };
+    assert_eq!(coordinator.call(serves).await, Ok(Reply::Done));
+    coordinator.call(create("after", 2)).await.unwrap();
+    settle().await;
+    assert_eq!(owners("after"), [2, 2]);
 }
