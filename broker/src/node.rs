@@ -37,6 +37,7 @@ mod sink;
 mod takeover;
 mod world;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -45,6 +46,7 @@ use std::time::Duration;
 use firn_coordinator::{Coordinator, CoordinatorTask};
 use firn_proto::cluster::{RegisteredBroker, Request};
 use firn_proto::env::Entropy;
+use firn_proto::limits::PRODUCES_HELD_MAX;
 use firn_storage::bucket::{Bucket, BucketKind};
 use firn_storage::cache::TailCache;
 use firn_storage::collect::OwnCheckpoints;
@@ -52,7 +54,7 @@ use firn_storage::read::Reader;
 use firn_storage::stream::{StreamEnv, StreamName};
 use firn_storage::wal::Wal;
 use firn_storage::wal::local::{LocalWal, Recovered};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -82,7 +84,7 @@ use figures::{
 };
 use keeper::Keeper;
 use ownership::{Follower, Movers};
-use parts::{call, coordinator_ended, wal_ended};
+use parts::{call_again, coordinator_ended, wal_ended};
 use recovery::Recovery;
 use rows::StateRows;
 use seal_watch::SealWatch;
@@ -108,6 +110,7 @@ struct Parts {
     cluster: Cluster,
     coordinator: Coordinator,
     coordinator_task: Mutex<CoordinatorTask>,
+    entropy: Arc<Entropy>,
     registered: RegisteredBroker,
     partitions: Arc<Partitions>,
     wal: Wal,
@@ -186,6 +189,7 @@ impl Node {
             archiver,
         } = assembled;
         let door = open_kafka(&config, context, &mut doors, &stop_kafka);
+        starting.take_part(&bucket, &parts).await?;
         shown.health.serving();
         shown.metrics.ready.set(1);
         let start_took = starting.world.clock.mono().since(began);
@@ -259,7 +263,7 @@ impl Node {
         let patience = self.config.shutdown_timeout;
         let stopped = timeout(patience, async {
             let (coordinator, own) = (&self.parts.coordinator, &self.parts.registered);
-            let draining = drain::drain(coordinator, own);
+            let draining = drain::drain(coordinator, &self.parts.entropy, own);
             if timeout(patience / 2, draining).await.is_err() {
                 tracing::warn!("some partitions did not go to another broker in time");
             }
@@ -281,6 +285,7 @@ impl Node {
             registered,
             partitions,
             wal,
+            entropy,
             ..
         } = &self.parts;
         self.stop_kafka.cancel();
@@ -292,8 +297,11 @@ impl Node {
         let report = keeper::last_report(&self.parts).await?;
         partitions.close_all();
         wal.close().await.map_err(|e| wal_ended(&e))?;
-        call(coordinator, Request::ReportProgress(report)).await?;
-        call(coordinator, Request::LeaveBroker(registered.incarnation)).await?;
+        // a leader that is lost meanwhile is no reason to leave anything to be recovered
+        let leave = Request::LeaveBroker(registered.incarnation);
+        for last in [Request::ReportProgress(report), leave] {
+            call_again(coordinator, entropy, last).await?;
+        }
         coordinator.close().await;
         cluster.leave().await;
         tracing::info!("stopped");
@@ -389,10 +397,11 @@ impl Starting {
             tail,
             config.producer_memory_bytes,
         ));
+        let (may_ack, clock) = (coordinator.clone(), Arc::clone(&world.clock));
+        partitions.gate_local(move || may_ack.is_read(clock.mono()));
         let sink = Arc::new(NodeSink::new(
             Arc::clone(&partitions),
             Arc::clone(&world.clock),
-            coordinator.clone(),
         ));
         let wal = parts::start_wal(config, bucket, &registered, local, &sink, &env)?;
         partitions.attach(wal.clone());
@@ -413,6 +422,7 @@ impl Starting {
             coordinator,
             cluster,
             coordinator_task: Mutex::new(task),
+            entropy: Arc::clone(&world.entropy),
             registered,
             partitions,
             wal,
@@ -467,6 +477,7 @@ impl Starting {
             env: env.clone(),
             known: Arc::clone(&parts.known),
             disks: DiskWaits::new(self.config.recovery_disk_wait),
+            damaged: BTreeSet::new(),
         };
         let movers = Movers {
             bucket: bucket.clone(),
@@ -495,10 +506,12 @@ impl Starting {
                     known: &parts.known,
                     metrics: &self.shown.metrics,
                 };
-                recovery.run(recovered).await?;
+                follower.on_ended(recovery.run(recovered).await?);
             }
-            if parts.coordinator.leads().is_some() {
-                driver.pass().await?;
+            if parts.coordinator.leads().is_some()
+                && let Err(error) = driver.pass().await
+            {
+                tracing::error!(%error, "some partitions of ended processes wait, the others go on");
             }
             follower.settle(&parts.coordinator.image()).await;
             Ok::<_, FirnError>(())
@@ -508,6 +521,18 @@ impl Starting {
             ended = parts.wal.failed() => return Err(wal_ended(&ended)),
         }
         Ok((follower, driver))
+    }
+
+    /// Says that this process serves, so that it is given partitions: from now on it opens at once
+    /// what it gets.
+    async fn take_part(&self, bucket: &Bucket, parts: &Parts) -> Result<(), FirnError> {
+        let serves = Request::DrainBroker {
+            broker: parts.registered.broker,
+            drain: false,
+        };
+        let told = call_again(&parts.coordinator, &parts.entropy, serves);
+        let told = bucket::while_it_answers(&self.config.bucket, bucket, &self.world.clock, told);
+        told.await.map(drop)
     }
 
     /// Takes the journal over in a bucket that has proved itself. A local directory proves itself
@@ -636,6 +661,7 @@ impl Starting {
             config_lists: Mutex::default(),
             fetch_sessions: std::sync::Mutex::new(FetchSessions::new()),
             transactions_refused: std::sync::Mutex::default(),
+            produces_held: Semaphore::new(PRODUCES_HELD_MAX),
             request_memory: RequestMemory::new(
                 limits.produces_bytes_max,
                 limits.requests_bytes_max,

@@ -1,5 +1,6 @@
 //! What a start makes of processes that crashed, wherever they crashed: every partition has an owner
-//! and goes on where it ended, and what was acknowledged is there or is counted as lost.
+//! and goes on where it ended, and what was acknowledged is there or is counted as lost; and what
+//! a start and a stop make of a leader that crashes meanwhile.
 //!
 //! A crash is a bucket whose puts hang from one on, and a process whose tasks are dropped then. The
 //! next process sees what the bucket has, and a copy of the local WAL as it lay on the disk.
@@ -11,9 +12,10 @@ mod local;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
 use firn_broker::config::{Config, Pair, Profile, Source};
@@ -47,8 +49,24 @@ struct Process {
 }
 
 impl Process {
-    /// Starts on what the bucket holds; its puts hang as `fault` says.
+    /// Starts on what the bucket holds; its puts hang as `fault` says. Others that come take it for
+    /// gone.
     fn start(bucket: &FaultStore, wal: Option<&Path>, fault: Option<Rule>) -> Self {
+        // it dies with its runtime, and the process that the kernel knows lives on
+        Self::start_as(Some(u32::MAX), bucket, wal, fault)
+    }
+
+    /// Leads, and is followed by those that come: its process lives.
+    fn start_leader(bucket: &FaultStore) -> Self {
+        Self::start_as(None, bucket, None, None)
+    }
+
+    fn start_as(
+        pid: Option<u32>,
+        bucket: &FaultStore,
+        wal: Option<&Path>,
+        fault: Option<Rule>,
+    ) -> Self {
         // its own script of faults: what a dead process does is nothing to the next one
         let store = FaultStore::new(Arc::new(bucket.clone()));
         fault.into_iter().for_each(|rule| store.inject(rule));
@@ -58,9 +76,8 @@ impl Process {
             Arc::clone(&of_machine.clock),
             Arc::clone(&of_machine.entropy),
         );
-        // it dies with its runtime, and the process that the kernel knows lives on
         let process = ProcessProof {
-            pid: u32::MAX,
+            pid: pid.unwrap_or(of_machine.process.pid),
             ..of_machine.process
         };
         let world = World {
@@ -77,8 +94,12 @@ impl Process {
         }
     }
 
+    fn address(&self) -> SocketAddr {
+        self.node.as_ref().unwrap().listeners()[0].bound
+    }
+
     fn client(&self) -> Client {
-        let address = self.node.as_ref().unwrap().listeners()[0].bound;
+        let address = self.address();
         wait::until("a connection", wait::PATIENCE, || {
             Client::connect(address).ok()
         })
@@ -137,6 +158,8 @@ fn config(wal: Option<&Path>) -> Arc<Config> {
         ("http", "127.0.0.1:0"),
         ("kafka", "127.0.0.1:0"),
         ("wal", &wal),
+        // longer than any of the tests takes to come back with a disk
+        ("recovery.disk.wait.ms", "60s"),
     ];
     let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
     Arc::new(Config::new(Profile::Dev, pairs.to_vec()).unwrap())
@@ -185,6 +208,24 @@ const WRITTEN: [(usize, usize); PARTITIONS as usize] = [(3, 2), (2, 0), (0, 1)];
 
 /// The bucket and the local WAL that it left.
 fn crashed_process() -> (FaultStore, TempDir) {
+    crashed_process_that(|_, _| ())
+}
+
+/// The same, of one that had told the journal that only its disk holds some of what it acknowledged.
+fn crashed_process_with_a_known_disk() -> (FaultStore, TempDir) {
+    crashed_process_that(|process, client| {
+        let (in_bucket, _) = WRITTEN[0];
+        produce(client, 0, in_bucket, 1);
+        let told = Rule::new(On::Put, Fault::AnswerLost).key(JOURNAL_PUTS);
+        process.store.inject(told.times(1));
+        wait::until("a report", wait::PATIENCE, || {
+            (!process.store.hits().is_empty()).then_some(())
+        });
+    })
+}
+
+/// One that did something more between what is in the bucket and what is not.
+fn crashed_process_that(meanwhile: impl FnOnce(&Process, &mut Client)) -> (FaultStore, TempDir) {
     let bucket = FaultStore::in_memory();
     let wal = TempDir::new().unwrap();
     let process = Process::start(&bucket, Some(wal.path()), None);
@@ -193,13 +234,40 @@ fn crashed_process() -> (FaultStore, TempDir) {
     for (partition, (in_bucket, _)) in (0..).zip(WRITTEN) {
         (0..in_bucket).for_each(|at| produce(&mut client, partition, at, -1));
     }
+    meanwhile(&process, &mut client);
     process.store.inject(hang("", 0));
     for (partition, (in_bucket, local)) in (0..).zip(WRITTEN) {
-        (in_bucket..in_bucket + local).for_each(|at| produce(&mut client, partition, at, 1));
+        let written = client.read(TOPIC, partition, 0).len();
+        (written..in_bucket + local).for_each(|at| produce(&mut client, partition, at, 1));
     }
     let image = crash_image(wal.path());
     process.crash();
     (bucket, image)
+}
+
+/// Produces the next record of a partition to the member that takes it.
+fn append(members: &[SocketAddr], partition: i32, at: usize) {
+    let record = Record::new("key", value(partition, at));
+    let offset = wait::until("a batch to be taken", wait::PATIENCE, || {
+        members.iter().find_map(|member| {
+            let batch = encode_batch(std::slice::from_ref(&record), ProducerFields::NONE);
+            let mut client = Client::connect(*member).ok()?;
+            let produced = client.produce(TOPIC, partition, batch).ok()?;
+            (produced.error == 0).then_some(produced.base_offset)
+        })
+    });
+    assert_eq!(offset, at as i64, "partition {partition}");
+}
+
+/// Each partition takes the next record behind all that was ever acknowledged.
+fn assert_goes_on(process: &Process) {
+    let mut client = process.client();
+    for (partition, (in_bucket, local)) in (0..).zip(WRITTEN) {
+        let records = in_bucket + local;
+        produce(&mut client, partition, records, -1);
+        assert_holds(&mut client, partition, records + 1);
+    }
+    assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
 }
 
 fn assert_holds(client: &mut Client, partition: i32, records: usize) {
@@ -261,6 +329,125 @@ fn a_start_that_crashes_at_any_put_of_its_wal_is_taken_up_by_the_next() {
     let crashes = (0..).take_while(|puts| survives_crashes_at(crashed_process, WAL_PUTS, *puts));
     let crashes = crashes.count();
     assert!(crashes >= 3, "put again, released, begun: {crashes}");
+}
+
+/// Starts a process with the disk while another one leads, which dies at the put to the journal
+/// behind the first `puts`. True if there was such a put.
+fn survives_the_leader_at(puts: u64) -> bool {
+    let (bucket, wal) = crashed_process_with_a_known_disk();
+    let leader = Process::start_leader(&bucket);
+    leader.store.inject(hang(JOURNAL_PUTS, puts));
+    let (process, died) = thread::scope(|scope| {
+        let starting = scope.spawn(|| Process::start(&bucket, Some(wal.path()), None));
+        let died = wait::until("a start, or a put", wait::PATIENCE, || {
+            let is_stuck = !leader.store.hits().is_empty();
+            (is_stuck || starting.is_finished()).then_some(is_stuck)
+        });
+        leader.crash();
+        (starting.join().unwrap(), died)
+    });
+    assert_goes_on(&process);
+    assert!(process.stop());
+    died
+}
+
+/// Whoever restarts with its disk asks the next leader what it asked the one that died, whose
+/// answer it has not heard: nothing that it holds is lost, and the start goes on.
+#[test]
+fn a_start_goes_on_with_the_next_leader_wherever_the_last_one_dies() {
+    let deaths = (0..).take_while(|puts| survives_the_leader_at(*puts));
+    let deaths = deaths.count();
+    assert!(
+        deaths >= 4,
+        "registered, resumed, released, assigned: {deaths}"
+    );
+}
+
+/// A process comes with the disk while another one leads, and dies at the put of its WAL behind the
+/// first `puts`. The leader learns that, and waits for the disk again. True if there was such a put.
+fn is_waited_for_again_after_death_at(puts: u64) -> bool {
+    let (bucket, wal) = crashed_process_with_a_known_disk();
+    let leader = Process::start_leader(&bucket);
+    let mut client = leader.client();
+    let process = Process::start(&bucket, Some(wal.path()), Some(hang(WAL_PUTS, puts)));
+    let died = process.node.is_none();
+    let image = crash_image(wal.path());
+    process.crash();
+    wait::until("the death to be known", wait::PATIENCE, || {
+        let metadata = client.metadata(TOPIC).ok()?;
+        (metadata.brokers.len() == 1).then_some(())
+    });
+    let process = Process::start(&bucket, Some(image.path()), None);
+    leader.crash();
+    assert_goes_on(&process);
+    assert!(process.stop());
+    died
+}
+
+/// Between RESUME and RELEASE the records lie on the disk alone, as before.
+#[test]
+fn a_process_that_dies_while_it_puts_again_is_waited_for() {
+    let deaths = (0..).take_while(|puts| is_waited_for_again_after_death_at(*puts));
+    let deaths = deaths.count();
+    assert!(deaths >= 3, "sealed, put again, released: {deaths}");
+}
+
+/// Stops a process in order while another one leads, which dies at the put to the journal behind the
+/// first `puts`. True if there was such a put.
+fn stops_though_the_leader_dies_at(puts: u64) -> bool {
+    let bucket = FaultStore::in_memory();
+    let leader = Process::start_leader(&bucket);
+    let process = Process::start(&bucket, None, None);
+    process.client().create_topic(TOPIC, PARTITIONS, &[]);
+    let members = [leader.address(), process.address()];
+    for partition in 0..PARTITIONS {
+        append(&members, partition, 0);
+    }
+    leader.store.inject(hang(JOURNAL_PUTS, puts));
+    let (stopped, died) = thread::scope(|scope| {
+        let stopping = scope.spawn(|| process.stop());
+        let died = wait::until("a stop, or a put", wait::PATIENCE, || {
+            let is_stuck = !leader.store.hits().is_empty();
+            (is_stuck || stopping.is_finished()).then_some(is_stuck)
+        });
+        leader.crash();
+        (stopping.join().unwrap(), died)
+    });
+    assert!(stopped, "a stop was cut short");
+    let process = Process::start(&bucket, None, None);
+    for partition in 0..PARTITIONS {
+        append(&[process.address()], partition, 1);
+        assert_holds(&mut process.client(), partition, 2);
+    }
+    assert!(process.stop());
+    died
+}
+
+/// Whoever stops in order leaves nothing to be recovered, whoever leads by then.
+#[test]
+fn a_stop_goes_on_with_the_next_leader_wherever_the_last_one_dies() {
+    let deaths = (0..).take_while(|puts| stops_though_the_leader_dies_at(*puts));
+    let deaths = deaths.count();
+    assert!(deaths >= 3, "drained, released, left: {deaths}");
+}
+
+/// What the bucket holds of partitions is damaged: the start says so and serves everything else,
+/// and once it is whole again, those too.
+#[test]
+fn a_start_serves_what_is_whole() {
+    let (bucket, _) = crashed_process();
+    let damage = Rule::new(On::Get, Fault::BitFlip).key(WAL_PUTS);
+    bucket.inject(damage.times(u64::MAX));
+    let process = Process::start(&bucket, None, None);
+    let mut client = process.client();
+    client.create_topic("whole", 1, &[]);
+    assert_eq!(client.append("whole", 0, &[Record::new("key", "value")]), 0);
+    bucket.clear();
+    for (partition, (in_bucket, _)) in (0..).zip(WRITTEN) {
+        produce(&mut client, partition, in_bucket, -1);
+        assert_holds(&mut client, partition, in_bucket + 1);
+    }
+    assert!(process.stop());
 }
 
 /// A start without the disk cannot know what acks=1 had promised: it goes on without, as after the

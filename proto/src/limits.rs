@@ -352,6 +352,11 @@ pub const WAL_PUTS_PER_SECOND_DEFAULT: u32 = 10;
 /// Least time that a Produce waits until its batches are durable, whatever the client asks for
 /// (`timeout_ms`): a broker whose disk is at hand needs none, a bucket is asked over a network.
 pub const PRODUCE_WAIT_MIN: Duration = Duration::from_secs(1);
+/// How long the answer to a Produce, or the batch, waits for a partition that is on its way from one
+/// broker to another.
+pub const PRODUCE_HELD_MAX: Duration = Duration::from_secs(1);
+/// Batches that wait for partitions that come.
+pub const PRODUCES_HELD_MAX: usize = 128;
 /// Longest wait of a Fetch for records, whatever the client asks for (`fetch.max.wait.ms`).
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a Fetch that waits keeps of each partition it asks for, in bytes.
@@ -561,6 +566,10 @@ const _: () = assert!(
 );
 const _: () = assert!(GROUP_MEMBER_BYTES_MAX <= GROUP_BYTES_MAX);
 const _: () = assert!(2 * GROUP_BYTES_MAX <= GROUPS_BYTES_MAX);
+const _: () = assert!(
+    PRODUCE_HELD_MAX.as_millis() <= PRODUCE_WAIT_MIN.as_millis(),
+    "nobody may wait longer for a partition that moves than for the bucket"
+);
 const _: () = assert!(
     2 * FENCE_LOOK_INTERVAL.as_millis() <= FENCE_LOOK_LASTS.as_millis()
         && (FENCE_LOOK_INTERVAL.as_millis() + FENCE_LOOK_MAX.as_millis()

@@ -20,7 +20,7 @@ use firn_proto::ids::{BrokerId, ClusterId, Incarnation};
 use firn_proto::limits::{ADMIN_WAIT_MAX, ADMIN_WAIT_SLACK, PARKED_REQUEST_BYTES};
 use firn_storage::read::Reader;
 use firn_storage::wal::Wal;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::connection::Refusal;
 use super::data::fetch_session::FetchSessions;
@@ -71,6 +71,8 @@ pub struct Context {
     pub fetch_sessions: Mutex<FetchSessions>,
     /// The line on transactions, which nobody coordinates yet.
     pub transactions_refused: Mutex<Seldom>,
+    /// Batches that wait for partitions that are about to be opened.
+    pub produces_held: Semaphore,
     /// Bytes of all requests in progress.
     pub request_memory: RequestMemory,
     /// Bytes of all Fetch answers that are being written, and of all requests that wait for one.

@@ -3,10 +3,14 @@
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{ClusterImage, RegisteredBroker, Request};
+use firn_proto::env::Entropy;
+
+use crate::insist::insist;
 
 /// Asks for every partition to go elsewhere, and waits until they have; not at all if there is
-/// nobody who could take them. May be dropped at any time.
-pub(super) async fn drain(coordinator: &Coordinator, own: &RegisteredBroker) {
+/// nobody who could take them. The next leader is asked if this one is lost. May be dropped at any
+/// time.
+pub(super) async fn drain(coordinator: &Coordinator, entropy: &Entropy, own: &RegisteredBroker) {
     let mut image = coordinator.image();
     if is_over(&image.borrow(), own) {
         return;
@@ -15,7 +19,7 @@ pub(super) async fn drain(coordinator: &Coordinator, own: &RegisteredBroker) {
         broker: own.broker,
         drain: true,
     };
-    if let Err(error) = coordinator.call(drain).await {
+    if let Err(error) = insist(coordinator, entropy, drain).await {
         tracing::warn!(%error, "partitions are not given to other brokers before the stop");
         return;
     }

@@ -192,13 +192,8 @@ pub(super) async fn open_reader(
     Ok(Reader::new(Arc::clone(tail), objects))
 }
 
-/// Asks the coordinator; an answer that does not come ends a start or a stop.
-pub(super) async fn call(coordinator: &Coordinator, request: Request) -> Result<Reply, FirnError> {
-    let reply = coordinator.call(request).await;
-    reply.map_err(|e| FirnError::failed("the coordinator does not answer", e))
-}
-
-/// [`call`] of what may be asked twice: again, whenever the leader was lost before it answered.
+/// Asks the coordinator what may be asked twice: again, whenever the leader was lost before it
+/// answered. Another answer that does not come ends a start or a stop.
 pub(super) async fn call_again(
     coordinator: &Coordinator,
     entropy: &Entropy,

@@ -7,27 +7,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    PartitionEnd, PartitionFold, PartitionImage, RegisteredBroker, ReleasePartition,
-    ReleasePartitions, Reply, Request, ResumePartition, ResumePartitions, StreamToSeal,
+    AssignmentError, ClusterImage, PartitionEnd, PartitionFold, ProgressReport, RegisteredBroker,
+    ReleasePartition, ReleasePartitions, Reply, Request, ResumePartition, ResumePartitions,
+    StreamToSeal,
 };
-use firn_proto::ids::{DiskId, LeaderEpoch, StreamId};
+use firn_proto::ids::{LeaderEpoch, Slot, StreamId, TopicPartition};
 use firn_storage::bucket::Bucket;
-use firn_storage::fold::fold;
 use firn_storage::state::StateRow;
 use firn_storage::stream::StreamEnv;
 use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recovered};
 use firn_storage::wal::{FairKey, Wal};
 
 use super::lost::{report_lost, report_settled};
-use super::parts::{call, call_again, unexpected, wal_ended};
+use super::parts::{call_again, unexpected, wal_ended};
 use super::rows::StateRows;
 use super::sink::NodeSink;
 use crate::error::FirnError;
 use crate::metrics::Metrics;
-use crate::recovery::{Beginner, Folded, KnownStates, RecoveryError, seal_and_report};
+use crate::recovery::{Beginner, Folded, KnownStates, RecoveryError, fold_each, seal_and_report};
+
+/// How long a start waits until it is known what became of everything that its disk holds something
+/// of: longer than any dead process is taken for alive that has said so in its configuration.
+const SETTLES_MAX: Duration = Duration::from_secs(60);
+/// The pause before it looks again.
+const SETTLES_LOOK: Duration = Duration::from_millis(100);
 
 /// What recovery works with.
 pub(super) struct Recovery<'a> {
@@ -42,34 +49,105 @@ pub(super) struct Recovery<'a> {
     pub(super) metrics: &'a Metrics,
 }
 
+/// An epoch of a partition.
+pub(super) type Epoch = (TopicPartition, LeaderEpoch);
+
+/// What the disk holds something of.
+struct Settled {
+    /// Epochs that have ended and have no next one.
+    folds: Vec<PartitionFold>,
+    /// Says what followed all the others.
+    image: Arc<ClusterImage>,
+}
+
+/// What was put again, and what was not.
+struct PutAgain {
+    folded: Vec<Folded>,
+    resumed: Vec<Epoch>,
+    lost: Vec<LocalRow>,
+}
+
 impl Recovery<'_> {
     /// Takes up what `local`, the local disk, may hold more of than the bucket. Epochs that begin here
-    /// leave their states in `known`.
-    pub(super) async fn run(&self, local: Recovered) -> Result<(), FirnError> {
-        let (ended, streams) = self.of_disk(&local);
-        self.seal_ended(ended).await?;
-        let folded = self.fold_ended(&streams, local.disk()).await?;
-        let (folded, lost) = self.put_missing_again(folded, &local).await?;
+    /// leave their states in `known`. Returns those that were taken up again and ended: nothing may
+    /// be appended in them any more, though a picture of before says that they are this process's.
+    pub(super) async fn run(&self, local: Recovered) -> Result<Vec<Epoch>, FirnError> {
+        let Settled { folds, image } = self.settled(&local).await?;
+        let (folded, damaged) = self.fold(folds).await?;
+        let missing = missing(&local, &folded, &image);
+        let PutAgain {
+            folded,
+            resumed,
+            lost,
+        } = self.put_missing_again(folded, missing, &local).await?;
         report_lost(&lost, &local.quarantine(), self.metrics);
-        report_settled(&local, &self.registered.seals, &lost);
+        if damaged.is_empty() {
+            report_settled(&local, &self.registered.seals, &lost);
+        }
         let beginner = Beginner {
             coordinator: self.coordinator,
+            entropy: &self.env.entropy,
             incarnation: self.registered.incarnation,
             known: self.known,
         };
         beginner.begin(folded, Some(self.registered.broker)).await?;
-        forget(local, lost).await
+        let is_damaged = |row: &&LocalRow| damaged.contains(&row.entry.tp);
+        let mut kept: Vec<_> = local.rows().iter().filter(is_damaged).cloned().collect();
+        kept.extend(lost);
+        forget(local, kept).await?;
+        Ok(resumed)
     }
 
-    /// The streams that wait for their seal and were written with this disk, and all of which it
-    /// holds something.
-    fn of_disk(&self, local: &Recovered) -> (Vec<StreamToSeal>, BTreeSet<StreamId>) {
-        let seals = self.registered.seals.iter();
-        let of_disk = seals.filter(|ended| ended.disk == Some(local.disk()));
-        let ended: Vec<_> = of_disk.copied().collect();
-        let held = local.rows().iter().map(|row| row.stream);
-        let streams = ended.iter().map(|ended| ended.stream).chain(held).collect();
-        (ended, streams)
+    /// Seals the streams that were written with this disk, and learns what became of all that it
+    /// holds something of. The picture may be older than the journal, and the journal may take a
+    /// process for alive whose disk this one holds: what neither knows an end of is waited for, since
+    /// it could be taken for lost.
+    async fn settled(&self, local: &Recovered) -> Result<Settled, FirnError> {
+        let rows = local.rows().iter();
+        let held: BTreeSet<Epoch> = rows.map(|row| (row.entry.tp, row.entry.epoch)).collect();
+        let mut streams: BTreeSet<StreamId> = local.rows().iter().map(|row| row.stream).collect();
+        let pictures = self.coordinator.image();
+        let until = self.env.clock.mono().after(SETTLES_MAX);
+        loop {
+            let (seals, mut folds) = self.pending().await?;
+            let is_ours = |ended: &StreamToSeal| {
+                ended.disk == Some(local.disk()) || streams.contains(&ended.stream)
+            };
+            let ended: Vec<_> = seals.into_iter().filter(is_ours).collect();
+            if !ended.is_empty() {
+                streams.extend(ended.iter().map(|ended| ended.stream));
+                self.seal_ended(ended).await?;
+                continue;
+            }
+            // those of local topics go on with this disk alone, whatever it holds of them
+            let waits = |fold: &PartitionFold| fold.waits_for == Some(local.disk());
+            folds.retain(|fold| streams.contains(&fold.stream) || waits(fold));
+            let image = Arc::clone(&pictures.borrow());
+            let pending: BTreeSet<Epoch> = folds.iter().map(|fold| (fold.tp, fold.epoch)).collect();
+            let is_open = |(tp, epoch): &&Epoch| is_open(&image, *tp, *epoch);
+            let open = held.difference(&pending).find(is_open);
+            // a picture of before this process knows nothing of what came after it
+            let is_shown = image.broker_of(self.registered.incarnation).is_some();
+            if held.is_empty() || (is_shown && open.is_none()) {
+                return Ok(Settled { folds, image });
+            }
+            if self.env.clock.mono() >= until {
+                return Err(unsettled(open));
+            }
+            tokio::time::sleep(SETTLES_LOOK).await;
+        }
+    }
+
+    async fn pending(&self) -> Result<(Vec<StreamToSeal>, Vec<PartitionFold>), FirnError> {
+        match self.ask(Request::PendingRecovery).await? {
+            Reply::PendingRecovery { seals, folds } => Ok((seals, folds)),
+            _ => Err(unexpected("PendingRecovery")),
+        }
+    }
+
+    /// Asks what may be asked twice.
+    async fn ask(&self, request: Request) -> Result<Reply, FirnError> {
+        call_again(self.coordinator, &self.env.entropy, request).await
     }
 
     async fn seal_ended(&self, ended: Vec<StreamToSeal>) -> Result<(), RecoveryError> {
@@ -80,37 +158,28 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Learns where the partitions of these streams ended.
-    async fn fold_ended(
+    /// Learns where partitions ended, and which of them are damaged in the bucket: what the disk
+    /// holds of those is kept.
+    async fn fold(
         &self,
-        streams: &BTreeSet<StreamId>,
-        disk: DiskId,
-    ) -> Result<Vec<Folded>, FirnError> {
-        let Reply::PendingRecovery { mut folds, .. } = call_again(
-            self.coordinator,
-            &self.env.entropy,
-            Request::PendingRecovery,
-        )
-        .await?
-        else {
-            return Err(unexpected("PendingRecovery"));
-        };
-        // those of local topics go on with this disk alone, whatever it holds of them
-        let waits = |fold: &PartitionFold| fold.waits_for == Some(disk);
-        folds.retain(|fold| streams.contains(&fold.stream) || waits(fold));
+        folds: Vec<PartitionFold>,
+    ) -> Result<(Vec<Folded>, BTreeSet<TopicPartition>), FirnError> {
         if folds.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), BTreeSet::new()));
         }
-        tracing::info!(
-            partitions = folds.len(),
-            "folding partitions of the local wal"
-        );
+        let partitions = folds.len();
+        tracing::info!(partitions, "folding partitions of the local wal");
         let now_ms = self.env.clock.wall_ms();
-        let rows = fold(self.bucket, self.registered.cluster, &folds, now_ms);
-        let rows = rows.await.map_err(RecoveryError::from)?;
-        let folded = folds.iter().zip(rows);
-        let folded = folded.map(|(fold, row)| Folded::of(fold, row));
-        Ok(folded.collect::<Result<_, _>>()?)
+        let folds = fold_each(self.bucket, self.registered.cluster, folds, now_ms).await;
+        let (folded, damaged) = folds.map_err(RecoveryError::from)?.ended();
+        let damaged = damaged.into_iter().map(|(tp, error)| {
+            tracing::error!(
+                partition = %tp, %error,
+                "a partition cannot be served; what the local wal holds of it is kept in quarantine"
+            );
+            tp
+        });
+        Ok((folded, damaged.collect()))
     }
 
     /// Puts what only the local disk has into this process's stream, with the same offsets, epoch
@@ -119,55 +188,43 @@ impl Recovery<'_> {
     async fn put_missing_again(
         &self,
         mut folded: Vec<Folded>,
+        mut missing: Missing,
         local: &Recovered,
-    ) -> Result<(Vec<Folded>, Vec<LocalRow>), FirnError> {
-        let mut missing = self.missing(&folded, local);
+    ) -> Result<PutAgain, FirnError> {
         let put_again = std::mem::take(&mut missing.put_again);
-        let resumed = self.resume(&mut folded, put_again, &mut missing).await?;
+        let epochs = self.resume(&mut folded, put_again, &mut missing).await?;
         let lost = missing.lost_acknowledged(|_| false);
-        if resumed.is_empty() {
-            return Ok((folded, lost));
-        }
-        let entries: usize = resumed.iter().map(|epoch| epoch.entries.len()).sum();
-        tracing::info!(
-            entries,
-            partitions = resumed.len(),
-            "putting again what only the local disk has"
-        );
-        for epoch in &resumed {
-            self.put_again(epoch, local).await?;
-        }
-        self.wal.flush().await;
-        let rows = self.sink.take_resumed();
-        for (row, epoch) in rows.iter().zip(&resumed) {
-            if row.end_offset != epoch.end {
-                let ended = self.wal.failed().await;
-                return Err(wal_ended(&ended));
+        let resumed = epochs.iter().map(|epoch| (epoch.tp, epoch.epoch)).collect();
+        if !epochs.is_empty() {
+            let entries: usize = epochs.iter().map(|epoch| epoch.entries.len()).sum();
+            tracing::info!(
+                entries,
+                partitions = epochs.len(),
+                "putting again what only the local disk has"
+            );
+            for epoch in &epochs {
+                self.put_again(epoch, local).await?;
             }
-        }
-        folded.extend(self.release(rows).await?);
-        Ok((folded, lost))
-    }
-
-    /// What the bucket lacks of the local WAL: an epoch that is folded may go on, one that the
-    /// journal knows a next one of may not.
-    fn missing(&self, folded: &[Folded], local: &Recovered) -> Missing {
-        let image = Arc::clone(&self.coordinator.image().borrow());
-        let ends: BTreeMap<_, _> = folded
-            .iter()
-            .map(|folded| ((folded.end.tp, folded.end.epoch), folded.end.end_offset))
-            .collect();
-        Missing::of(local.rows(), |_, tp, epoch| {
-            match ends.get(&(tp, epoch)) {
-                Some(end) => Some(EpochEnd::Folded(*end)),
-                // None: deleted by those who own it
-                None => over_at(image.topic(tp.topic)?.partition(tp.partition)?, epoch),
+            self.wal.flush().await;
+            let rows = self.sink.take_resumed();
+            for (row, epoch) in rows.iter().zip(&epochs) {
+                if row.end_offset != epoch.end {
+                    let ended = self.wal.failed().await;
+                    return Err(wal_ended(&ended));
+                }
             }
+            folded.extend(self.release(rows).await?);
+        }
+        Ok(PutAgain {
+            folded,
+            resumed,
+            lost,
         })
     }
 
     /// Asks for a second window of the epochs that miss something. Those that get it leave
-    /// `folded`; their rows follow the WAL from now on. Of the others everything is lost.
+    /// `folded`; their rows follow the WAL from now on. Of the others everything is lost, unless
+    /// their topic is deleted.
     async fn resume(
         &self,
         folded: &mut Vec<Folded>,
@@ -177,25 +234,25 @@ impl Recovery<'_> {
         if epochs.is_empty() {
             return Ok(epochs);
         }
+        self.tell_of_disk().await?;
         let mut by_tp: BTreeMap<_, _> = epochs.into_iter().map(|epoch| (epoch.tp, epoch)).collect();
-        let asked: Vec<PartitionEnd> = folded
-            .iter()
-            .map(|folded| folded.end)
-            .filter(|end| by_tp.contains_key(&end.tp))
-            .collect();
+        let ends = folded.iter().map(|folded| folded.end);
+        let asked: Vec<PartitionEnd> = ends.filter(|end| by_tp.contains_key(&end.tp)).collect();
+        let resumed = asked.iter().map(|end| ResumePartition { end: *end });
         let request = Request::ResumePartitions(ResumePartitions {
             incarnation: self.registered.incarnation,
-            resumed: asked
-                .iter()
-                .map(|end| ResumePartition { end: *end })
-                .collect(),
+            resumed: resumed.collect(),
         });
-        let Reply::Assigned(results) = call(self.coordinator, request).await? else {
+        let Reply::Assigned(results) = self.ask(request).await? else {
             return Err(unexpected("ResumePartitions"));
         };
         for (end, result) in asked.iter().zip(results) {
-            if let Err(error) = result {
-                let refused = by_tp.remove(&end.tp).into_iter();
+            let Err(error) = result else { continue };
+            if error == AssignmentError::NoBroker {
+                return Err(taken_for_dead());
+            }
+            let refused = by_tp.remove(&end.tp).into_iter();
+            if error != AssignmentError::Unknown {
                 tracing::warn!(partition = %end.tp, %error, "an epoch cannot be resumed");
                 missing.lost.extend(refused.flat_map(|epoch| epoch.entries));
             }
@@ -207,6 +264,24 @@ impl Recovery<'_> {
         self.sink
             .resume(resumed.into_iter().map(|folded| folded.row));
         Ok(by_tp.into_values().collect())
+    }
+
+    /// Until the epochs are released the disk alone has what is put again: it is to be waited for
+    /// should this process die as the one before did.
+    async fn tell_of_disk(&self) -> Result<(), FirnError> {
+        let told = self.ask(Request::ReportProgress(ProgressReport {
+            incarnation: self.registered.incarnation,
+            stream: self.registered.stream,
+            durable_end: Slot(0),
+            rows: Vec::new(),
+            rows_end: Slot(0),
+            holds_local: true,
+        }));
+        match told.await? {
+            Reply::Stream(Ok(())) => Ok(()),
+            Reply::Stream(Err(_)) => Err(taken_for_dead()),
+            _ => Err(unexpected("ReportProgress")),
+        }
     }
 
     async fn put_again(&self, epoch: &MissingEpoch, local: &Recovered) -> Result<(), FirnError> {
@@ -234,34 +309,87 @@ impl Recovery<'_> {
                 end_offset: row.end_offset,
             })
             .collect();
+        let released = ends.iter().map(|end| ReleasePartition {
+            end: *end,
+            row: Some(at),
+        });
         let request = Request::ReleasePartitions(ReleasePartitions {
             incarnation: self.registered.incarnation,
-            released: ends
-                .iter()
-                .map(|end| ReleasePartition {
-                    end: *end,
-                    row: Some(at),
-                })
-                .collect(),
+            released: released.collect(),
         });
-        let Reply::Released(results) = call(self.coordinator, request).await? else {
+        let Reply::Released(results) = self.ask(request).await? else {
             return Err(unexpected("ReleasePartitions"));
         };
         let mut folded = Vec::with_capacity(rows.len());
         for ((row, end), result) in rows.into_iter().zip(ends).zip(results) {
-            result
-                .map_err(|e| FirnError::failed(format!("cannot end an epoch of {}", row.tp), e))?;
-            folded.push(Folded { row, end });
+            match result {
+                // not current: said before, and the answer was lost
+                Ok(()) | Err(AssignmentError::NotCurrent) => folded.push(Folded { row, end }),
+                // deleted
+                Err(AssignmentError::Unknown) => {}
+                Err(error) => {
+                    let what = format!("cannot end an epoch of {}", row.tp);
+                    return Err(FirnError::failed(what, error));
+                }
+            }
         }
         Ok(folded)
     }
 }
 
-/// Where an epoch ended that another one followed. Of one that the journal knows no end of,
-/// nothing is known to be in the bucket.
-fn over_at(partition: &PartitionImage, epoch: LeaderEpoch) -> Option<EpochEnd> {
-    let next = partition.epochs.iter().find(|next| next.epoch > epoch);
-    Some(EpochEnd::Over(next.map_or(0, |next| next.start_offset)))
+/// What the bucket lacks of the local WAL: an epoch that is folded may go on, one that the journal
+/// knows a next one of may not. Nothing is owed of others: their topics are deleted, or it is not
+/// known where they ended.
+fn missing(local: &Recovered, folded: &[Folded], image: &ClusterImage) -> Missing {
+    let ends: BTreeMap<Epoch, i64> = folded
+        .iter()
+        .map(|folded| ((folded.end.tp, folded.end.epoch), folded.end.end_offset))
+        .collect();
+    Missing::of(local.rows(), |_, tp, epoch| match ends.get(&(tp, epoch)) {
+        Some(end) => Some(EpochEnd::Folded(*end)),
+        None => over_at(image, tp, epoch).map(EpochEnd::Over),
+    })
+}
+
+/// Where the epoch began that followed this one, if one did.
+fn over_at(image: &ClusterImage, tp: TopicPartition, epoch: LeaderEpoch) -> Option<i64> {
+    let partition = image.topic(tp.topic)?.partition(tp.partition)?;
+    let next = partition.epochs.iter().find(|next| next.epoch > epoch)?;
+    Some(next.start_offset)
+}
+
+/// Whether no epoch has followed this one of a topic that is there.
+fn is_open(image: &ClusterImage, tp: TopicPartition, epoch: LeaderEpoch) -> bool {
+    image.topic(tp.topic).is_some() && over_at(image, tp, epoch).is_none()
+}
+
+/// Why a start ends that the cluster did not wait for.
+fn taken_for_dead() -> FirnError {
+    FirnError::Fenced(
+        "the cluster has taken this process for dead while it took up its local wal, of which \
+         nothing is removed"
+            .to_owned(),
+    )
+}
+
+/// Why a start has given up waiting: for this epoch, or for the picture of the cluster.
+fn unsettled(open: Option<&Epoch>) -> FirnError {
+    let what = "the local wal cannot be taken up";
+    let waited = SETTLES_MAX.as_secs();
+    match open {
+        Some((tp, epoch)) => FirnError::failed(
+            what,
+            format!(
+                "it holds records of epoch {epoch} of {tp}, whose owner has been taken for alive \
+                 for {waited} s: if a broker runs on a copy of this directory, give this one a \
+                 directory of its own, else start it again"
+            ),
+        ),
+        None => FirnError::failed(
+            what,
+            format!("the cluster has not said for {waited} s who belongs to it: start again"),
+        ),
+    }
 }
 
 /// Empties the local directory of what is in the bucket now. What is lost is kept aside.
@@ -271,5 +399,62 @@ async fn forget(local: Recovered, lost: Vec<LocalRow>) -> Result<(), FirnError> 
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(FirnError::disk(what, error)),
         Err(error) => Err(FirnError::failed(what, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use firn_proto::cluster::{EpochStart, PartitionImage, TopicImage};
+    use firn_proto::ids::{BrokerId, PartitionIndex, TopicId};
+
+    use super::*;
+
+    const TP: TopicPartition = TopicPartition {
+        topic: TopicId([1; 16]),
+        partition: PartitionIndex(0),
+    };
+
+    fn image(epochs: &[(i32, i64)]) -> ClusterImage {
+        let epochs = epochs.iter().map(|(epoch, start_offset)| EpochStart {
+            epoch: LeaderEpoch(*epoch),
+            start_offset: *start_offset,
+        });
+        let partition = PartitionImage {
+            epoch: LeaderEpoch(3),
+            owner: None,
+            moving_to: None,
+            preferred: BrokerId(1),
+            epochs: epochs.collect(),
+            windows: Vec::new(),
+        };
+        let topic = TopicImage {
+            id: TP.topic,
+            name: "t".into(),
+            created_ms: 0,
+            replication_factor: 1,
+            configs: BTreeMap::new(),
+            partitions: vec![partition],
+        };
+        ClusterImage {
+            topics: Arc::new([(TP.topic, Arc::new(topic))].into()),
+            ..ClusterImage::default()
+        }
+    }
+
+    /// An epoch that has no next one in an older picture is not over at offset 0: all that the disk
+    /// holds of it would be reported as lost.
+    #[test]
+    fn an_epoch_is_over_only_where_the_next_one_is_known() {
+        let epoch = LeaderEpoch;
+        let picture = image(&[(0, 0), (3, 40)]);
+        assert_eq!(over_at(&picture, TP, epoch(0)), Some(40));
+        assert_eq!(over_at(&picture, TP, epoch(1)), Some(40));
+        assert_eq!(over_at(&picture, TP, epoch(3)), None);
+        assert!(!is_open(&picture, TP, epoch(0)) && is_open(&picture, TP, epoch(3)));
+        let deleted = ClusterImage::default();
+        assert!(!is_open(&deleted, TP, epoch(3)));
+        assert_eq!(over_at(&deleted, TP, epoch(3)), None);
     }
 }

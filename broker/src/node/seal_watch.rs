@@ -1,12 +1,12 @@
 //! Whether others have taken this process for dead. Its stream is sealed then, which it learns when
-//! it next writes; one that has nothing to write looks, while it does not hear from the leader.
+//! it next writes; one that has nothing to write looks, while it is not known that nobody else leads. One
+//! that leads, or is about to, is no exception: it may have stood still, and another leads by now.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_coordinator::Coordinator;
 use firn_proto::env::Clock;
-use firn_proto::limits::FENCE_LOOK_LASTS;
 use firn_storage::bucket::Bucket;
 use firn_storage::stream::{SlotKind, StreamName, read_header};
 use firn_storage::wal::Wal;
@@ -37,7 +37,7 @@ impl SealWatch {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if hears_leader(&self.coordinator, &*self.clock) {
+            if self.coordinator.is_read(self.clock.mono()) {
                 continue;
             }
             let next = self.wal.next_durable().slot;
@@ -51,11 +51,4 @@ impl SealWatch {
             }
         }
     }
-}
-
-/// Whether this process has heard lately from the leader, or is it: others take whoever has not for
-/// dead.
-pub(super) fn hears_leader(coordinator: &Coordinator, clock: &dyn Clock) -> bool {
-    let heard = coordinator.heard_leader(clock.mono());
-    heard.is_some_and(|(_, ago)| ago <= FENCE_LOOK_LASTS)
 }

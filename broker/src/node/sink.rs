@@ -4,36 +4,28 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use firn_coordinator::Coordinator;
 use firn_proto::env::Clock;
 use firn_proto::ids::{Slot, TopicPartition};
 use firn_storage::state::StateRow;
 use firn_storage::wal::local::LocalAck;
 use firn_storage::wal::{DurableSlot, WalSink};
 
-use super::seal_watch::hears_leader;
 use crate::partition::Partitions;
 
 /// The sink of a node's WAL.
 pub(super) struct NodeSink {
     partitions: Arc<Partitions>,
     clock: Arc<dyn Clock>,
-    coordinator: Coordinator,
     /// State rows of partitions that nobody may use yet, moved by the slots that hold what is put
     /// again (RESUME).
     resumed: Mutex<BTreeMap<TopicPartition, StateRow>>,
 }
 
 impl NodeSink {
-    pub(super) fn new(
-        partitions: Arc<Partitions>,
-        clock: Arc<dyn Clock>,
-        coordinator: Coordinator,
-    ) -> Self {
+    pub(super) fn new(partitions: Arc<Partitions>, clock: Arc<dyn Clock>) -> Self {
         Self {
             partitions,
             clock,
-            coordinator,
             resumed: Mutex::default(),
         }
     }
@@ -69,11 +61,7 @@ impl NodeSink {
 
 impl WalSink for NodeSink {
     fn on_local(&self, acked: &[LocalAck]) {
-        // Whoever is taken for dead acknowledges nothing by its disk alone: its partitions may be
-        // others' by now. What becomes durable in the bucket is answered all the same.
-        if hears_leader(&self.coordinator, &*self.clock) {
-            self.partitions.on_local(acked);
-        }
+        self.partitions.on_local(acked);
     }
 
     fn on_durable(&self, slot: DurableSlot) {

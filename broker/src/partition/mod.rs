@@ -187,7 +187,7 @@ impl Partition {
         let has_append_time = append_ms.is_some();
         let mut log = self.lock();
         let acks = log.acks(acks);
-        let planned = match log.plan(&header, acks)? {
+        let planned = match log.plan(&header, self.shared.acks_of_repeat(acks))? {
             Plan::Append(planned) => {
                 self.admit(&mut log, &header, now_ms)?;
                 planned

@@ -3,9 +3,11 @@
 //!
 //! May not touch: who owns what (`node/ownership.rs` follows the picture of the cluster).
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
-use firn_proto::ids::TopicPartition;
+use firn_proto::ids::{LeaderEpoch, TopicPartition};
 use firn_storage::state::StateRow;
 
 use super::{Partition, Partitions};
@@ -43,5 +45,45 @@ impl Partitions {
         for partition in &closed {
             self.tail.remove(partition.tp());
         }
+        let mut unopened = self.unopened();
+        for tp in tps {
+            unopened.remove(tp);
+        }
+    }
+
+    /// Waits until the partition is open in that epoch. `None` if it was opened in a later one, or
+    /// could not be, or not at first: that may take long.
+    ///
+    /// Cancel safe.
+    pub async fn opened(&self, tp: TopicPartition, epoch: LeaderEpoch) -> Option<Arc<Partition>> {
+        loop {
+            let mut opens = pin!(self.opens.notified());
+            opens.as_mut().enable();
+            let open = self.find_tp(tp).filter(|open| open.epoch() >= epoch);
+            if let Some(open) = open {
+                return (open.epoch() == epoch).then_some(open);
+            }
+            if self.unopened().get(&tp).is_some_and(|last| *last >= epoch) {
+                return None;
+            }
+            opens.await;
+        }
+    }
+
+    /// These could not be opened in their epochs. Nobody waits for them.
+    pub fn on_unopened(&self, failed: &[(TopicPartition, LeaderEpoch)]) {
+        self.unopened().extend(failed.iter().copied());
+        self.opens.notify_waiters();
+    }
+
+    /// The partition is open.
+    pub(super) fn on_open(&self, tp: TopicPartition) {
+        self.unopened().remove(&tp);
+        self.opens.notify_waiters();
+    }
+
+    /// Short: no IO and no await under it.
+    fn unopened(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, LeaderEpoch>> {
+        self.unopened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

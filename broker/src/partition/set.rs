@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
 use bytes::Bytes;
 use firn_proto::env::Clock;
-use firn_proto::ids::{PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition};
+use firn_proto::ids::{
+    LeaderEpoch, PartitionIndex, ProducerId, SlotPosition, TopicId, TopicPartition,
+};
 use firn_proto::limits::{CHECKPOINT_AGE_MAX, CHECKPOINT_IN_TURN};
 use firn_proto::record::BatchHeader;
 use firn_storage::cache::{TailBatch, TailCache};
 use firn_storage::state::{CheckpointDue, PagePlace, ProducerBatch, Run, StateRow};
 use firn_storage::wal::local::LocalAck;
-use firn_storage::wal::{WalEntry, WalPermit};
+use firn_storage::wal::{Acks, WalEntry, WalPermit};
 use tokio::sync::Notify;
 
 use super::Partition;
@@ -44,6 +46,8 @@ pub(super) struct Shared {
     refusals: Mutex<Refusals>,
     /// Whether a batch was taken that is acknowledged by the local WAL alone.
     pub(super) takes_local: AtomicBool,
+    /// Whether the local WAL may acknowledge anything at the moment; it may if nobody said.
+    may_ack_local: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
     /// Whether any are remembered, so that in good times nobody takes the lock. Who refuses a batch
     /// and who stores the next one of its producer follow each other.
     any_refused: AtomicBool,
@@ -57,6 +61,10 @@ pub struct Partitions {
     pub(super) tail: Arc<TailCache>,
     due: Mutex<Due>,
     rows_wanted: Notify,
+    /// Epochs in which partitions could not be opened so far.
+    pub(super) unopened: Mutex<BTreeMap<TopicPartition, LeaderEpoch>>,
+    /// Told whenever a partition is opened, or could not be.
+    pub(super) opens: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +101,7 @@ impl Partitions {
             applied: Mutex::default(),
             refusals: Mutex::default(),
             takes_local: AtomicBool::new(false),
+            may_ack_local: OnceLock::new(),
             any_refused: AtomicBool::new(false),
         };
         Self {
@@ -102,6 +111,8 @@ impl Partitions {
             tail,
             due: Mutex::default(),
             rows_wanted: Notify::new(),
+            unopened: Mutex::default(),
+            opens: Notify::new(),
         }
     }
 
@@ -112,6 +123,17 @@ impl Partitions {
         assert!(
             before.is_none(),
             "I4: a second wal would be a second stream, and offsets belong to one"
+        );
+    }
+
+    /// Says when the local WAL acknowledges nothing by itself: whoever others may have taken for dead
+    /// does not know whether they have its partitions. What is durable in the bucket is answered all
+    /// the same. Once.
+    pub fn gate_local(&self, may_ack: impl Fn() -> bool + Send + Sync + 'static) {
+        let before = self.shared.may_ack_local.set(Box::new(may_ack));
+        assert!(
+            before.is_ok(),
+            "there is one opinion on who lives, and it is asked from the start"
         );
     }
 
@@ -135,6 +157,7 @@ impl Partitions {
             );
             self.let_go(&[before]);
         }
+        self.on_open(partition.tp());
         self.bound_producers();
         partition
     }
@@ -477,6 +500,18 @@ impl Shared {
         match &*self.wal.read().unwrap_or_else(PoisonError::into_inner) {
             Some(wal) => wal.push(entry, permit),
             None => Err(Refusal::NotOwner),
+        }
+    }
+
+    pub(super) fn may_ack_local(&self) -> bool {
+        self.may_ack_local.get().is_none_or(|may_ack| may_ack())
+    }
+
+    /// What a batch that was appended before must be by now to be answered at once.
+    pub(super) fn acks_of_repeat(&self, acks: Acks) -> Acks {
+        match acks {
+            Acks::Local if !self.may_ack_local() => Acks::Bucket,
+            acks => acks,
         }
     }
 

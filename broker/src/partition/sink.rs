@@ -21,7 +21,9 @@ impl BatchLog for Wal {
 
 impl WalSink for Partitions {
     fn on_local(&self, acked: &[LocalAck]) {
-        self.take_local(acked);
+        if self.shared.may_ack_local() {
+            self.take_local(acked);
+        }
     }
 
     fn on_durable(&self, slot: DurableSlot) {

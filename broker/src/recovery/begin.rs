@@ -5,11 +5,13 @@ use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
     AssignPartitions, Assigned, AssignmentError, PartitionEnd, PartitionFold, Reply, Request,
 };
+use firn_proto::env::Entropy;
 use firn_proto::ids::{BrokerId, Incarnation};
 use firn_storage::state::StateRow;
 
 use super::folds::chunks;
 use super::{KnownStates, RecoveryError};
+use crate::insist::insist;
 
 /// A partition whose last epoch has ended.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ impl Folded {
 pub struct Beginner<'a> {
     /// Decides.
     pub coordinator: &'a Coordinator,
+    /// Spreads what is asked again.
+    pub entropy: &'a Entropy,
     /// This process.
     pub incarnation: Incarnation,
     /// Takes the states of what this process gets.
@@ -74,7 +78,9 @@ impl Beginner<'_> {
                 ended: some.iter().map(|folded| folded.end).collect(),
                 to,
             });
-            let Reply::Assigned(results) = self.coordinator.call(request).await? else {
+            // asked twice, the second answer is that somebody has begun them
+            let reply = insist(self.coordinator, self.entropy, request).await?;
+            let Reply::Assigned(results) = reply else {
                 return Err(RecoveryError::wrong_reply("AssignPartitions"));
             };
             for (folded, result) in some.into_iter().zip(results) {

@@ -11,13 +11,14 @@ use firn_proto::cluster::{
     TopicImage,
 };
 use firn_proto::env::Mono;
-use firn_proto::ids::{ClusterId, DiskId, Incarnation, StreamId};
+use firn_proto::ids::{ClusterId, DiskId, Incarnation, StreamId, TopicPartition};
 use firn_storage::bucket::{Bucket, backoff};
 use firn_storage::stream::{SealSpec, StreamEnv, StreamName, seal};
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use super::{Beginner, DiskWaits, Folded, KnownStates, RecoveryError, Wait, chunks, fold_each};
+use super::{Beginner, DiskWaits, KnownStates, RecoveryError, Wait, chunks, fold_each};
+use crate::insist::insist;
 
 /// Streams that are sealed at the same time.
 const SEALS_AT_ONCE: usize = 8;
@@ -40,6 +41,8 @@ pub struct RecoveryDriver {
     pub known: Arc<KnownStates>,
     /// Streams that wait for a disk.
     pub disks: DiskWaits,
+    /// Partitions of which it was said that they are damaged.
+    pub damaged: BTreeSet<TopicPartition>,
 }
 
 /// What is left when a pass is over.
@@ -115,6 +118,8 @@ impl RecoveryDriver {
                 "folding partitions that have no owner"
             );
         }
+        let pending: BTreeSet<_> = folds.iter().map(|fold| fold.tp).collect();
+        self.damaged.retain(|tp| pending.contains(tp));
         for some in chunks(folds) {
             failed = self.take_over(some).await.err().or(failed);
         }
@@ -198,27 +203,24 @@ impl RecoveryDriver {
     }
 
     /// Folds partitions and begins their next epochs. What is damaged is left, and told of.
-    async fn take_over(&self, folds: Vec<PartitionFold>) -> Result<(), RecoveryError> {
+    async fn take_over(&mut self, folds: Vec<PartitionFold>) -> Result<(), RecoveryError> {
         let now_ms = self.env.clock.wall_ms();
         let folds = fold_each(&self.bucket, self.cluster, folds, now_ms).await?;
-        let mut failed = None;
-        let mut folded = Vec::with_capacity(folds.rows.len());
-        for (fold, row) in folds.rows {
-            match Folded::of(&fold, row) {
-                Ok(whole) => folded.push(whole),
-                Err(error) => failed = Some(error),
-            }
-        }
+        let (folded, damaged) = folds.ended();
         let beginner = Beginner {
             coordinator: &self.coordinator,
+            entropy: &self.env.entropy,
             incarnation: self.incarnation,
             known: &self.known,
         };
         let begun = beginner.begin(folded, None).await?;
         tracing::info!(partitions = begun, "partitions of ended processes go on");
-        for (tp, error) in folds.damaged {
-            tracing::error!(partition = %tp, %error, "a partition cannot be served");
-            failed = Some(error.into());
+        let mut failed = None;
+        for (tp, error) in damaged {
+            if self.damaged.insert(tp) {
+                tracing::error!(partition = %tp, %error, "a partition cannot be served");
+            }
+            failed = Some(error);
         }
         failed.map_or(Ok(()), Err)
     }
@@ -245,7 +247,7 @@ pub async fn seal_and_report(
     tracing::info!(stream = %name, end = end.0, "the stream of an ended process is sealed");
     let stream = ended.stream;
     let sealed = Request::StreamSealed(SealStream { stream, end });
-    match coordinator.call(sealed).await? {
+    match insist(coordinator, &env.entropy, sealed).await? {
         Reply::Stream(Ok(())) => Ok(()),
         Reply::Stream(Err(error)) => Err(RecoveryError::Contradiction(error.to_string())),
         _ => Err(RecoveryError::wrong_reply("StreamSealed")),

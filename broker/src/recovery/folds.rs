@@ -6,6 +6,8 @@ use firn_storage::bucket::Bucket;
 use firn_storage::fold::{FoldError, fold};
 use firn_storage::state::StateRow;
 
+use super::{Folded, RecoveryError};
+
 /// Partitions that one request names, and one fold reads together.
 pub const PARTITIONS_PER_REQUEST: usize = 2_000;
 
@@ -16,6 +18,22 @@ pub struct Folds {
     pub rows: Vec<(PartitionFold, StateRow)>,
     /// What is damaged, and how.
     pub damaged: Vec<(TopicPartition, FoldError)>,
+}
+
+impl Folds {
+    /// The partitions that have ended as the journal says, and what is wrong with the others.
+    pub fn ended(self) -> (Vec<Folded>, Vec<(TopicPartition, RecoveryError)>) {
+        let damaged = self.damaged.into_iter();
+        let mut damaged: Vec<_> = damaged.map(|(tp, error)| (tp, error.into())).collect();
+        let mut ended = Vec::with_capacity(self.rows.len());
+        for (fold, row) in self.rows {
+            match Folded::of(&fold, row) {
+                Ok(folded) => ended.push(folded),
+                Err(error) => damaged.push((fold.tp, error)),
+            }
+        }
+        (ended, damaged)
+    }
 }
 
 /// Folds `folds`, each index read once for all of them; if some of it is damaged, those that are

@@ -9,10 +9,12 @@
 //! answered REQUEST_TIMED_OUT and stays where it is: the producer's retry is recognised and waits for the same batch. No batch of an
 //! idempotent producer is refused when a later one of it may be stored.
 //!
-//! Each partition is a result of its own: a batch that is refused does not hold up its neighbours.
+//! Each partition is a result of its own: a batch that is refused does not hold up its neighbours,
+//! unless its partition is on its way from one broker to another (`held.rs`).
 
 pub mod admit;
 mod answer;
+mod held;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +29,7 @@ use firn_proto::kafka::produce::{
     PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse,
     TopicProduceData, TopicProduceResponse,
 };
-use firn_proto::limits::PRODUCE_WAIT_MIN;
+use firn_proto::limits::{PRODUCE_HELD_MAX, PRODUCE_WAIT_MIN};
 use firn_proto::record::{BatchHeader, BatchView, HEADER_BYTES};
 use firn_storage::wal::{Acks, FairKey, WalPermit};
 use tokio::time::timeout;
@@ -182,7 +184,7 @@ impl Producing<'_> {
         for PartitionProduceData { index, records } in data.partition_data {
             let outcome = match found {
                 Ok(topic) => self.partition(topic, index, records).await,
-                Err(code) => Err(answer::refused(index, Refused::plain(code), None)),
+                Err(code) => Err(answer::refused(index, Refused::plain(code))),
             };
             partitions.push(PendingPartition { index, outcome });
         }
@@ -200,11 +202,7 @@ impl Producing<'_> {
         records: Option<Bytes>,
     ) -> Result<AppendReceipt, PartitionProduceResponse> {
         let appended = self.append(topic, index, records).await;
-        appended.map_err(|refused| {
-            let elsewhere = refused.code == ErrorCode::NotLeaderOrFollower;
-            let leader = elsewhere.then(|| leader_of(self.ctx, topic, index));
-            answer::refused(index, refused, leader.flatten())
-        })
+        appended.map_err(|refused| answer::refused(index, refused))
     }
 
     /// Checks the batch of one partition and appends it. A refusal is noted, so that what the
@@ -239,7 +237,10 @@ impl Producing<'_> {
         let acks = self
             .acks
             .ok_or_else(|| Refused::plain(ErrorCode::InvalidRequiredAcks))?;
-        let partition = locate::partition(self.ctx, topic, index)
+        let waited = self.ctx.clock.mono().since(self.began);
+        let patience = PRODUCE_HELD_MAX.saturating_sub(waited);
+        let partition = held::partition(self.ctx, topic, index, patience)
+            .await
             .map_err(|misplaced| Refused::plain(misplaced.code))?;
         let rules = TopicRules::new(&topic.configs, self.ctx.config.topics.message_max_bytes);
         let admitted = self.admit(records, rules).await?;
@@ -316,6 +317,7 @@ impl PendingProduce {
         if self.acks == Some(Acks::None) {
             return self.without_answer().map(|()| None);
         }
+        let held_until = ctx.clock.mono().after(PRODUCE_HELD_MAX);
         let mut responses = Vec::with_capacity(self.topics.len());
         for topic in self.topics {
             let named = TopicName {
@@ -324,10 +326,17 @@ impl PendingProduce {
             };
             let mut partition_responses = Vec::with_capacity(topic.partitions.len());
             for partition in topic.partitions {
+                let index = partition.index;
                 let left = self
                     .timeout
                     .saturating_sub(ctx.clock.mono().since(self.began));
-                partition_responses.push(partition.finish(ctx, named, left).await);
+                let mut response = partition.finish(left).await;
+                if response.error_code == ErrorCode::NotLeaderOrFollower {
+                    let patience = held_until.since(ctx.clock.mono());
+                    let next = held::next_leader(ctx, named, index, patience).await;
+                    response.current_leader = next.unwrap_or_default();
+                }
+                partition_responses.push(response);
             }
             responses.push(TopicProduceResponse {
                 name: topic.name,
@@ -364,12 +373,8 @@ impl PendingProduce {
 }
 
 impl PendingPartition {
-    async fn finish(
-        self,
-        ctx: &Context,
-        named: TopicName<'_>,
-        left: Duration,
-    ) -> PartitionProduceResponse {
+    /// Without the leader, of one that went to another broker.
+    async fn finish(self, left: Duration) -> PartitionProduceResponse {
         let receipt = match self.outcome {
             Ok(receipt) => receipt,
             Err(refused) => return refused,
@@ -377,16 +382,11 @@ impl PendingPartition {
         match timeout(left, receipt.wait()).await {
             Ok(Ok(appended)) => answer::appended(self.index, appended),
             // The partition went to another broker while the batch was on its way.
-            Ok(Err(error)) => {
-                let image = ctx.image.borrow().clone();
-                let topic = named.find(&image);
-                let leader = topic.and_then(|topic| leader_of(ctx, topic, self.index));
-                answer::refused(self.index, error.into(), leader)
-            }
+            Ok(Err(error)) => answer::refused(self.index, error.into()),
             Err(_) => {
                 let late = "not durable in time; the batch is kept, so send it again";
                 let refused = Refused::because(ErrorCode::RequestTimedOut, late);
-                answer::refused(self.index, refused, None)
+                answer::refused(self.index, refused)
             }
         }
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    AssignmentError, CoordinatorError, PartitionEnd, ReleasePartition, ReleasePartitions, Reply,
-    Request, TopicImage,
+    AssignmentError, CoordinatorError, PartitionEnd, PartitionImage, ReleasePartition,
+    ReleasePartitions, Reply, Request, TopicImage,
 };
 use firn_proto::ids::{
     ClusterId, Incarnation, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicPartition,
@@ -32,6 +32,18 @@ pub(super) struct Wanted {
     pub(super) epoch: LeaderEpoch,
     /// Where that begins.
     pub(super) start_offset: i64,
+}
+
+impl Wanted {
+    /// A partition as the picture shows it.
+    pub(super) fn of(tp: TopicPartition, image: &PartitionImage) -> Self {
+        let start = image.windows.last();
+        Self {
+            tp,
+            epoch: image.epoch,
+            start_offset: start.map_or(0, |window| window.first_offset),
+        }
+    }
 }
 
 /// What jobs work with.
@@ -151,7 +163,31 @@ impl Movers {
             return;
         }
         if let Some((rows, at)) = self.write_last(&partitions).await {
-            self.tell_released(&rows, at).await;
+            let end = |row: &StateRow| self.end(row.tp, row.epoch, row.end_offset);
+            let released = rows.iter().map(|row| ReleasePartition {
+                end: end(row),
+                row: Some(at),
+            });
+            self.tell_released(released.collect()).await;
+        }
+    }
+
+    /// Gives partitions up that were never open here in these epochs: they end where they began.
+    pub(super) async fn give_back(&self, wanted: &[Wanted]) {
+        let end = |wanted: &Wanted| self.end(wanted.tp, wanted.epoch, wanted.start_offset);
+        let released = wanted.iter().map(|wanted| ReleasePartition {
+            end: end(wanted),
+            row: None,
+        });
+        self.tell_released(released.collect()).await;
+    }
+
+    fn end(&self, tp: TopicPartition, epoch: LeaderEpoch, end_offset: i64) -> PartitionEnd {
+        PartitionEnd {
+            tp,
+            epoch,
+            stream: self.stream,
+            end_offset,
         }
     }
 
@@ -171,20 +207,11 @@ impl Movers {
     }
 
     /// Tells the journal where epochs ended, until it has taken note.
-    async fn tell_released(&self, rows: &[StateRow], at: Slot) {
-        let end = |row: &StateRow| PartitionEnd {
-            tp: row.tp,
-            epoch: row.epoch,
-            stream: self.stream,
-            end_offset: row.end_offset,
-        };
-        let released = rows.iter().map(|row| ReleasePartition {
-            end: end(row),
-            row: Some(at),
-        });
+    async fn tell_released(&self, released: Vec<ReleasePartition>) {
+        let tps: Vec<_> = released.iter().map(|released| released.end.tp).collect();
         let request = Request::ReleasePartitions(ReleasePartitions {
             incarnation: self.incarnation,
-            released: released.collect(),
+            released,
         });
         let results = match insist(&self.coordinator, &self.env.entropy, request).await {
             Ok(Reply::Released(results)) => results,
@@ -193,14 +220,14 @@ impl Movers {
             Err(error) => return tracing::error!(%error, "partitions were not released"),
         };
         let mut given_up = 0;
-        for (row, result) in rows.iter().zip(results) {
+        for (tp, result) in tps.into_iter().zip(results) {
             match result {
                 // said before, and the answer was lost; or the topic is gone
                 Ok(()) | Err(AssignmentError::NotCurrent | AssignmentError::Unknown) => {
                     given_up += 1;
                 }
                 Err(error) => {
-                    tracing::error!(partition = %row.tp, %error, "a partition was not released");
+                    tracing::error!(partition = %tp, %error, "a partition was not released");
                 }
             }
         }

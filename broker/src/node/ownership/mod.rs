@@ -3,19 +3,21 @@
 //!
 //! - `plan.rs`: what the picture asks for, partition by partition (pure)
 //! - `jobs.rs`: how partitions come and go, many at a time
+//! - `retries.rs`: when what did not work is tried again (pure)
 //! - this file: follows the picture; no task per partition, a bounded number of jobs
 
 mod jobs;
 mod plan;
+mod retries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use firn_proto::cluster::{
     ClusterImage, ConfirmDeleted, CoordinatorError, PartitionImage, Reply, Request, TopicImage,
 };
+use firn_proto::env::Mono;
 use firn_proto::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use firn_storage::state::StateRow;
 use futures::future::BoxFuture;
@@ -29,12 +31,10 @@ use crate::recovery::PARTITIONS_PER_REQUEST;
 pub(super) use jobs::Movers;
 use jobs::Wanted;
 use plan::{Due, Here, due};
+use retries::{PAUSE_FIRST, Retries};
 
 /// Jobs at the same time.
 const JOBS_MAX: usize = 4;
-/// The pause before something that did not work is tried again: a deletion that the coordinator did
-/// not take note of, a partition that could not be opened.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// Opens and closes partitions as the picture of the cluster says.
 pub(super) struct Follower {
@@ -46,16 +46,21 @@ pub(super) struct Follower {
     /// Deleted topics that are closed here, which the coordinator has not taken note of.
     unconfirmed: Vec<TopicId>,
     confirming: Option<BoxFuture<'static, Confirmed>>,
-    /// The last epoch of each partition that was opened here.
+    /// The last epoch of each partition that was opened here, or ended before it was.
     last: BTreeMap<TopicPartition, LeaderEpoch>,
     /// What waits for a job.
     to_acquire: BTreeMap<TopicPartition, Wanted>,
     to_release: BTreeSet<TopicPartition>,
+    to_give_back: BTreeMap<TopicPartition, Wanted>,
     /// What jobs work on.
     busy: BTreeSet<TopicPartition>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// What did not work, counted among the busy until it is looked at again.
-    failed: BTreeSet<TopicPartition>,
+    /// What did not work.
+    retries: Retries,
+    /// When pauses were looked at, and the end of the next one.
+    retried: Mono,
+    retry: Option<Pin<Box<Sleep>>>,
+    /// The pause before a deletion is told again that the coordinator did not take note of.
     again: Option<Pin<Box<Sleep>>>,
     /// Whether this process was in the picture.
     was_there: bool,
@@ -71,15 +76,7 @@ struct Done {
     /// What it worked on.
     tps: Vec<TopicPartition>,
     /// What of it did not work.
-    failed: Vec<TopicPartition>,
-}
-
-impl Done {
-    fn of(tps: Vec<TopicPartition>, is_done: impl Fn(TopicPartition) -> bool) -> Self {
-        let failed = tps.iter().copied().filter(|tp| !is_done(*tp));
-        let failed = failed.collect();
-        Self { tps, failed }
-    }
+    failed: Vec<(TopicPartition, LeaderEpoch)>,
 }
 
 impl Follower {
@@ -94,13 +91,22 @@ impl Follower {
             last: BTreeMap::new(),
             to_acquire: BTreeMap::new(),
             to_release: BTreeSet::new(),
+            to_give_back: BTreeMap::new(),
             busy: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
-            failed: BTreeSet::new(),
+            retries: Retries::default(),
+            retried: Mono::default(),
+            retry: None,
             again: None,
             was_there: false,
             fenced,
         }
+    }
+
+    /// These epochs were taken up by this process and ended. A picture that is older than their ends
+    /// opens none of them.
+    pub(super) fn on_ended(&mut self, ended: Vec<(TopicPartition, LeaderEpoch)>) {
+        self.last.extend(ended);
     }
 
     /// Follows the picture until the coordinator has stopped.
@@ -114,7 +120,8 @@ impl Follower {
                 },
                 Some(done) = self.jobs.next() => self.on_done(done),
                 confirmed = poll(self.confirming.as_mut()) => self.on_confirmed(confirmed),
-                () = poll(self.again.as_mut()) => self.look_again(),
+                () = poll(self.retry.as_mut()) => self.look_again(),
+                () = poll(self.again.as_mut()) => self.again = None,
             }
         }
     }
@@ -162,6 +169,7 @@ impl Follower {
     }
 
     fn look_at(&mut self, topic: &TopicImage) {
+        let now = self.movers.env.clock.mono();
         let mut closed = Vec::new();
         for (index, partition) in (0..).map(PartitionIndex).zip(&topic.partitions) {
             let tp = TopicPartition {
@@ -175,19 +183,20 @@ impl Follower {
                 Due::Nothing => {
                     self.to_release.remove(&tp);
                 }
+                Due::Acquire | Due::Release if self.retries.waits(tp, partition.epoch, now) => {}
                 Due::OpenNew => {
                     self.last.insert(tp, partition.epoch);
                     let row = StateRow::new(tp, partition.epoch);
                     self.movers.partitions.open(row);
                 }
                 Due::Acquire => {
-                    let start = partition.windows.last();
-                    let wanted = Wanted {
-                        tp,
-                        epoch: partition.epoch,
-                        start_offset: start.map_or(0, |window| window.first_offset),
-                    };
-                    self.to_acquire.insert(tp, wanted);
+                    self.to_acquire.insert(tp, Wanted::of(tp, partition));
+                }
+                Due::GiveBack => {
+                    // whatever becomes of it, it is not opened in this epoch any more
+                    self.last.insert(tp, partition.epoch);
+                    self.to_acquire.remove(&tp);
+                    self.to_give_back.insert(tp, Wanted::of(tp, partition));
                 }
                 Due::Release => {
                     self.to_release.insert(tp);
@@ -204,6 +213,7 @@ impl Follower {
             incarnation: self.movers.incarnation,
             last: self.last.get(&tp).copied(),
             is_open: self.movers.partitions.find_tp(tp).is_some(),
+            is_failing: self.retries.is_failing(tp, partition.epoch),
         };
         due(partition, here)
     }
@@ -217,57 +227,76 @@ impl Follower {
                 self.busy.extend(&tps);
                 let job = async move {
                     movers.release(&tps).await;
-                    Done::of(tps, |tp| movers.partitions.find_tp(tp).is_none())
+                    let open = |tp: &TopicPartition| movers.partitions.find_tp(*tp);
+                    let failed = tps.iter().filter_map(|tp| Some((*tp, open(tp)?.epoch())));
+                    let failed = failed.collect();
+                    Done { tps, failed }
                 };
                 self.jobs.push(job.boxed());
                 continue;
             }
-            let mut wanted = Vec::new();
-            while wanted.len() < PARTITIONS_PER_REQUEST
-                && let Some((_, next)) = self.to_acquire.pop_first()
-            {
-                wanted.push(next);
+            let given_back = take_wanted(&mut self.to_give_back);
+            if !given_back.is_empty() {
+                let tps: Vec<_> = given_back.iter().map(|wanted| wanted.tp).collect();
+                self.busy.extend(&tps);
+                let job = async move {
+                    movers.give_back(&given_back).await;
+                    let failed = Vec::new();
+                    Done { tps, failed }
+                };
+                self.jobs.push(job.boxed());
+                continue;
             }
+            let wanted = take_wanted(&mut self.to_acquire);
             if wanted.is_empty() {
                 return;
             }
-            let tps: Vec<_> = wanted.iter().map(|wanted| wanted.tp).collect();
+            let epochs: Vec<_> = wanted.iter().map(|want| (want.tp, want.epoch)).collect();
+            let tps: Vec<_> = epochs.iter().map(|(tp, _)| *tp).collect();
             self.busy.extend(&tps);
             let job = async move {
                 movers.acquire(wanted).await;
-                Done::of(tps, |tp| movers.partitions.find_tp(tp).is_some())
+                let is_closed = |(tp, _): &(TopicPartition, LeaderEpoch)| {
+                    movers.partitions.find_tp(*tp).is_none()
+                };
+                let failed = epochs.into_iter().filter(is_closed).collect();
+                Done { tps, failed }
             };
             self.jobs.push(job.boxed());
         }
     }
 
     fn on_done(&mut self, done: Done) {
+        let now = self.movers.env.clock.mono();
+        self.retries.on_failed(&done.failed, now);
+        self.movers.partitions.on_unopened(&done.failed);
+        let failed: BTreeSet<_> = done.failed.iter().map(|(tp, _)| *tp).collect();
         for tp in &done.tps {
             self.busy.remove(tp);
+            if !failed.contains(tp) {
+                self.retries.forget(*tp);
+            }
             if let Some(partition) = self.movers.partitions.find_tp(*tp) {
                 self.last.insert(*tp, partition.epoch());
             }
             // the picture may have moved on meanwhile
             self.stale.insert(tp.topic);
         }
-        if !done.failed.is_empty() {
-            self.busy.extend(&done.failed);
-            self.failed.extend(done.failed);
-            self.try_again();
-        }
+        self.wait_for_retry(now);
     }
 
-    fn try_again(&mut self) {
-        self.again.get_or_insert_with(|| Box::pin(sleep(AGAIN)));
-    }
-
-    /// What did not work is looked at again.
+    /// Looks again at what did not work and whose pause is over.
     fn look_again(&mut self) {
-        self.again = None;
-        for tp in std::mem::take(&mut self.failed) {
-            self.busy.remove(&tp);
-            self.stale.insert(tp.topic);
-        }
+        let now = self.movers.env.clock.mono();
+        let due = self.retries.due(self.retried, now).map(|tp| tp.topic);
+        self.stale.extend(due);
+        self.retried = now;
+        self.wait_for_retry(now);
+    }
+
+    fn wait_for_retry(&mut self, now: Mono) {
+        let next = self.retries.next(self.retried);
+        self.retry = next.map(|next| Box::pin(sleep(next.since(now))));
     }
 
     /// Whether something of the topic is still on its way.
@@ -296,8 +325,10 @@ impl Follower {
             self.movers.partitions.close(&tps);
             for tp in &tps {
                 self.last.remove(tp);
+                self.retries.forget(*tp);
                 self.to_acquire.remove(tp);
                 self.to_release.remove(tp);
+                self.to_give_back.remove(tp);
             }
             self.movers.known.forget(id);
             tracing::info!(topic = %topic.name, %id, "topic deleted");
@@ -327,13 +358,24 @@ impl Follower {
             Ok(_) => self.unconfirmed.retain(|id| !topics.contains(id)),
             Err(error) => {
                 tracing::warn!(%error, "the deletion of topics was not confirmed, telling it again");
-                self.try_again();
+                self.again = Some(Box::pin(sleep(PAUSE_FIRST)));
             }
         }
     }
 }
 
 /// As many as one job takes.
+fn take_wanted(waiting: &mut BTreeMap<TopicPartition, Wanted>) -> Vec<Wanted> {
+    let mut taken = Vec::new();
+    while taken.len() < PARTITIONS_PER_REQUEST
+        && let Some((_, next)) = waiting.pop_first()
+    {
+        taken.push(next);
+    }
+    taken
+}
+
+/// The same, of those whose names are enough.
 fn take(waiting: &mut BTreeSet<TopicPartition>) -> Vec<TopicPartition> {
     let mut taken = Vec::new();
     while taken.len() < PARTITIONS_PER_REQUEST

@@ -14,6 +14,8 @@ pub(super) enum Due {
     Acquire,
     /// Another broker wants it: give it up.
     Release,
+    /// Another broker wants it, and it could not be opened here: give it up as it came.
+    GiveBack,
     /// It is not ours any more.
     Close,
 }
@@ -23,10 +25,12 @@ pub(super) enum Due {
 pub(super) struct Here {
     /// This process.
     pub(super) incarnation: Incarnation,
-    /// The last epoch in which it was opened here.
+    /// The last epoch in which it was opened here, or that ended here before it was.
     pub(super) last: Option<LeaderEpoch>,
     /// Whether it is open.
     pub(super) is_open: bool,
+    /// Whether it could not be opened so far in the epoch that the picture names.
+    pub(super) is_failing: bool,
 }
 
 /// What `image` asks for. A picture may be older than what is known here: it closes nothing that was
@@ -36,6 +40,7 @@ pub(super) fn due(image: &PartitionImage, here: Here) -> Due {
     let is_news = here.last.is_none_or(|last| last < image.epoch);
     match owner {
         _ if here.last.is_some_and(|last| last > image.epoch) => Due::Nothing,
+        Some(_) if is_news && here.is_failing && image.moving_to.is_some() => Due::GiveBack,
         Some(_) if is_news && is_new(image) => Due::OpenNew,
         Some(_) if is_news => Due::Acquire,
         Some(_) if here.is_open && image.moving_to.is_some() => Due::Release,
@@ -94,6 +99,7 @@ mod tests {
             incarnation: OWN,
             last: last.map(LeaderEpoch),
             is_open,
+            is_failing: false,
         }
     }
 
@@ -125,6 +131,23 @@ mod tests {
         assert_eq!(due(&wanted, here(Some(3), true)), Due::Release);
         assert_eq!(due(&wanted, here(Some(3), false)), Due::Nothing);
         assert_eq!(due(&wanted, here(Some(2), false)), Due::Acquire, "at first");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_given_back_to_who_wants_it() {
+        let mut wanted = image(3, Some(OWN), 7);
+        let failing = Here {
+            is_failing: true,
+            ..here(Some(2), false)
+        };
+        assert_eq!(due(&wanted, failing), Due::Acquire, "nobody else wants it");
+        wanted.moving_to = Some(BrokerId(2));
+        assert_eq!(due(&wanted, failing), Due::GiveBack);
+        let given_back = Here {
+            last: Some(LeaderEpoch(3)),
+            ..failing
+        };
+        assert_eq!(due(&wanted, given_back), Due::Nothing, "once");
     }
 
     #[test]

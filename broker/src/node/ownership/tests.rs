@@ -6,11 +6,13 @@ use std::thread;
 
 use bytes::Bytes;
 use firn_proto::cluster::{
-    Listener, MovePartition, RegisterBroker, RegisteredBroker, SecurityProtocol,
+    Listener, MovePartition, PartitionEnd, RegisterBroker, RegisteredBroker, ReleasePartition,
+    ReleasePartitions, SecurityProtocol,
 };
 use firn_proto::ids::BrokerId;
 use firn_storage::bucket::Bucket;
-use firn_tests::client::{Client, code, fetch_request};
+use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
+use firn_tests::client::{Client, code, fetch_request, produce_request};
 use firn_tests::records::{ProducerFields, Record, encode_batch};
 use firn_tests::wait;
 use tokio::runtime::Runtime;
@@ -25,11 +27,16 @@ const MOVED: i32 = 0;
 /// The one that stays.
 const KEPT: i32 = 1;
 const OTHER: BrokerId = BrokerId(2);
+/// Puts that fail until the bucket takes a slot: a few tenths of a second.
+const SLOWED_BY: u64 = 3;
+/// The first version of Produce that names the leader (KIP-951).
+const LEADERS_FROM: i16 = 10;
 
 /// A node and the bucket behind it.
 struct Broker {
     runtime: Runtime,
     node: Node,
+    store: FaultStore,
     bucket: Bucket,
 }
 
@@ -37,7 +44,12 @@ impl Broker {
     fn start(partitions: i32) -> Self {
         let runtime = Runtime::new().unwrap();
         let machine = World::of_machine();
-        let bucket = Bucket::memory(Arc::clone(&machine.clock), Arc::clone(&machine.entropy));
+        let store = FaultStore::in_memory();
+        let bucket = Bucket::from_store(
+            Arc::new(store.clone()),
+            Arc::clone(&machine.clock),
+            Arc::clone(&machine.entropy),
+        );
         let world = World {
             bucket: Some(bucket.clone()),
             ..machine
@@ -46,6 +58,7 @@ impl Broker {
         let broker = Self {
             runtime,
             node,
+            store,
             bucket,
         };
         broker.client().create_topic(TOPIC, partitions, &[]);
@@ -92,8 +105,19 @@ impl Broker {
         Arc::clone(image.topic_named(TOPIC).unwrap())
     }
 
+    /// The next slots of the WAL are put again and again before the bucket takes them.
+    fn slow_down(&self) {
+        let refused = Rule::new(On::Put, Fault::FailedBefore).key("wal/");
+        self.store.inject(refused.times(SLOWED_BY));
+    }
+
     /// Asks for the first `count` partitions to go to the other broker, and waits until they have.
     fn move_to_other(&self, count: usize) {
+        self.ask_to_move(count);
+        self.wait_owned(count, OTHER);
+    }
+
+    fn ask_to_move(&self, count: usize) {
         let topic = self.topic();
         let partitions = (0..).map(PartitionIndex).zip(&topic.partitions);
         let moves = partitions
@@ -110,7 +134,6 @@ impl Broker {
             panic!("the wrong reply");
         };
         assert_eq!(moved, vec![Ok(()); count]);
-        self.wait_owned(count, OTHER);
     }
 
     /// Waits until a broker owns the first `count` partitions, and this one serves its own.
@@ -201,6 +224,92 @@ fn a_partition_goes_to_another_broker_and_comes_back_with_its_offsets_and_produc
     let epochs = broker.topic().partitions[MOVED as usize].epoch;
     assert!(epochs.0 >= 2, "two moves: {epochs}");
     broker.runtime.block_on(broker.node.stop()).unwrap();
+}
+
+/// A client that is sent back without a name asks for metadata, finds what it knows, and waits: it
+/// is answered when there is a name.
+#[test]
+fn who_produces_to_a_partition_that_leaves_is_told_where_it_goes() {
+    let broker = Broker::start(2);
+    broker.register_other();
+    let mut client = broker.client();
+    broker.slow_down();
+    broker.ask_to_move(1);
+    let refused = wait::until("a batch to be refused", wait::PATIENCE, || {
+        let batch = encode_batch(&[Record::new("k", "v")], ProducerFields::NONE);
+        let request = produce_request(TOPIC, MOVED, batch, -1);
+        let answered = client.connection.call(LEADERS_FROM, &request).unwrap();
+        (answered.responses[0].partition_responses[0].error_code != code::NONE).then_some(answered)
+    });
+    let partition = &refused.responses[0].partition_responses[0];
+    assert_eq!(partition.error_code, code::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(partition.current_leader.leader_id.0, OTHER.0);
+    assert_eq!(refused.node_endpoints[0].node_id.0, OTHER.0);
+}
+
+/// Its producers come as soon as they are told, and before the state of its past is written here.
+#[test]
+fn a_batch_for_a_partition_that_comes_waits_until_it_is_open() {
+    let broker = Broker::start(2);
+    let mut client = broker.client();
+    assert_eq!(client.append(TOPIC, MOVED, &[Record::new("k", "0")]), 0);
+    let other = broker.register_other();
+    broker.move_to_other(1);
+    broker.slow_down();
+    broker.leave(&other);
+    wait::until("the owner", wait::PATIENCE, || {
+        let owner = broker.topic().partitions[MOVED as usize].owner?;
+        (owner.broker == broker.own()).then_some(())
+    });
+    assert_eq!(client.append(TOPIC, MOVED, &[Record::new("k", "1")]), 1);
+}
+
+/// What is damaged in the bucket serves nobody, here or elsewhere, and holds up no drain.
+#[test]
+fn a_partition_that_cannot_be_opened_goes_on_to_who_wants_it() {
+    let broker = Broker::start(2);
+    let mut client = broker.client();
+    assert_eq!(client.append(TOPIC, MOVED, &[Record::new("k", "v")]), 0);
+    let other = broker.register_other();
+    broker.move_to_other(1);
+    let damage = Rule::new(On::Get, Fault::BitFlip).key("wal/");
+    broker.store.inject(damage.times(u64::MAX));
+    let image = broker.topic().partitions[MOVED as usize].clone();
+    let tp = TopicPartition {
+        topic: broker.topic().id,
+        partition: PartitionIndex(MOVED),
+    };
+    broker.ask(Request::MovePartitions(vec![MovePartition {
+        tp,
+        epoch: image.epoch,
+        to: broker.own(),
+    }]));
+    // the other broker never had it open
+    let released = broker.ask(Request::ReleasePartitions(ReleasePartitions {
+        incarnation: other.incarnation,
+        released: vec![ReleasePartition {
+            end: PartitionEnd {
+                tp,
+                epoch: image.epoch,
+                stream: other.stream,
+                end_offset: 1,
+            },
+            row: None,
+        }],
+    }));
+    assert_eq!(released, Reply::Released(vec![Ok(())]));
+    wait::until("a partition that is not open", wait::PATIENCE, || {
+        let image = broker.topic().partitions[MOVED as usize].clone();
+        let is_ours = image.owner?.broker == broker.own();
+        let gets = broker
+            .store
+            .hits()
+            .into_iter()
+            .any(|(on, ..)| on == On::Get);
+        (is_ours && gets).then_some(())
+    });
+    broker.ask_to_move(1);
+    broker.wait_owned(1, OTHER);
 }
 
 #[test]
@@ -356,7 +465,7 @@ async fn a_deletion_is_confirmed_until_somebody_takes_note_of_it() {
     let stopped = Err(CoordinatorError::Stopped);
     follower.on_confirmed((vec![topic.id], stopped));
     assert_eq!(follower.unconfirmed, [topic.id], "told again later");
-    follower.look_again();
+    follower.again = None;
     follower.follow(&ClusterImage::default());
     let confirmed = follower.confirming.take().unwrap().await;
     follower.on_confirmed(confirmed);

@@ -8,7 +8,8 @@ use firn_proto::limits::{
     PRODUCERS_PER_PARTITION_MAX, REFUSALS_UNKNOWN_MAX,
 };
 use firn_proto::record::{BatchBuilder, BatchView, NewRecord, TimestampType};
-use firn_storage::wal::{Acks, FairKey, FlushPolicy, Permits, WalBuffer};
+use firn_storage::wal::local::LocalAck;
+use firn_storage::wal::{FairKey, FlushPolicy, Permits, WalBuffer, WalSink};
 
 use super::*;
 use crate::partition::{AppendReceipt, Appended, Standing};
@@ -105,6 +106,22 @@ impl Broker {
             .unwrap()
     }
 
+    async fn append_local(&self, partition: &Partition, batch: BatchView) -> AppendReceipt {
+        let bytes = batch.bytes().len();
+        let permit = self.permits.reserve(bytes, FairKey(0)).await.unwrap();
+        let time = TimestampType::CreateTime;
+        partition.append(batch, time, Acks::Local, permit).unwrap()
+    }
+
+    /// Everything up to an offset is on the local disk.
+    fn fsync(&self, partition: &Partition, last_offset: i64) {
+        self.partitions.on_local(&[LocalAck {
+            tp: partition.tp(),
+            epoch: partition.epoch(),
+            last_offset,
+        }]);
+    }
+
     /// From here on clients do not repeat any more what they wrote before.
     fn outlast_retries(&self) {
         let window_ms = PRODUCER_RETRY_WINDOW.as_millis() as i64;
@@ -181,6 +198,37 @@ async fn a_batch_is_answered_visible_and_readable_once_it_is_durable() {
     assert!(stored.crc_matches());
     assert_eq!(stored.header().base_offset, 3);
     assert_eq!(broker.permits.held(), 0);
+}
+
+/// A process that stood still, or that the bucket does not answer, does not know whether others have
+/// its partitions: its disk alone acknowledges nothing then, neither at first nor again.
+#[tokio::test]
+async fn the_local_wal_acknowledges_only_while_nobody_else_can_own_the_partition() {
+    let mut broker = Broker::new();
+    let is_alone = Arc::new(AtomicBool::new(true));
+    let may_ack = Arc::clone(&is_alone);
+    broker
+        .partitions
+        .gate_local(move || may_ack.load(Ordering::Relaxed));
+    let partition = broker.open(0);
+    let first = broker.append_local(&partition, produced(1, 0)).await;
+    broker.fsync(&partition, 0);
+    assert_eq!(first.wait().await.unwrap().base_offset, 0);
+    let repeated = broker.append_local(&partition, produced(1, 0)).await;
+    assert!(repeated.is_done(), "the disk has it");
+
+    is_alone.store(false, Ordering::Relaxed);
+    let repeated = broker.append_local(&partition, produced(1, 0)).await;
+    let second = broker.append_local(&partition, produced(1, 1)).await;
+    broker.fsync(&partition, 1);
+    let mut answers = [Box::pin(repeated.wait()), Box::pin(second.wait())];
+    for answer in &mut answers {
+        assert!(futures::poll!(answer).is_pending());
+    }
+    broker.make_durable();
+    for (answer, base_offset) in answers.into_iter().zip([0, 1]) {
+        assert_eq!(answer.await.unwrap().base_offset, base_offset);
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! The response to a Produce request, put together from what became of each batch. Pure.
 
 use firn_proto::error_code::ErrorCode;
-use firn_proto::kafka::leaders::LeaderIdAndEpoch;
 use firn_proto::kafka::produce::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse,
 };
@@ -20,12 +19,8 @@ pub(super) fn appended(index: i32, appended: Appended) -> PartitionProduceRespon
     }
 }
 
-/// A batch that was not taken. `leader` is who would take it, if this broker knows.
-pub(super) fn refused(
-    index: i32,
-    refused: Refused,
-    leader: Option<LeaderIdAndEpoch>,
-) -> PartitionProduceResponse {
+/// A batch that was not taken.
+pub(super) fn refused(index: i32, refused: Refused) -> PartitionProduceResponse {
     let record_errors = refused.record.map(|batch_index| BatchIndexAndErrorMessage {
         batch_index,
         batch_index_error_message: refused.message.clone(),
@@ -36,7 +31,6 @@ pub(super) fn refused(
         base_offset: -1,
         record_errors: record_errors.into_iter().collect(),
         error_message: refused.message,
-        current_leader: leader.unwrap_or_default(),
         ..PartitionProduceResponse::default()
     }
 }
