@@ -213,6 +213,18 @@ pub static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "link.advertise",
+        default: "auto",
+        about: "HOST:PORT at which other brokers reach the link; auto is the host of the first Kafka listener, and the port of the link",
+        set: |c, v| {
+            let told = match v {
+                "auto" | "" => None,
+                v => Some(v.parse()?),
+            };
+            set(&mut c.link_advertise, Ok(told))
+        },
+    },
+    Key {
         name: "link.listener",
         default: "auto",
         about: "UDP address for links between the brokers of a cluster; auto is that of the first Kafka listener",

@@ -202,9 +202,11 @@ pub struct Config {
     pub bucket: BucketConfig,
     /// The Kafka door; at least one.
     pub listeners: Vec<ListenerSpec>,
-    /// Where links to other brokers are bound (UDP); `None`: where the first Kafka listener is. What
-    /// others are told is the host of that and the port that was bound.
+    /// Where links to other brokers are bound (UDP); `None`: where the first Kafka listener is.
     pub link: Option<SocketAddr>,
+    /// Where other brokers are told to reach it; port 0 is the one that was bound. `None`: that one,
+    /// and the host of the first Kafka listener.
+    pub link_advertise: Option<HostPort>,
     /// The native door; reserved, not opened by this version.
     pub quic: Option<SocketAddr>,
     /// Health and metrics.
@@ -410,6 +412,7 @@ impl Config {
             },
             listeners: Vec::new(),
             link: None,
+            link_advertise: None,
             quic: None,
             http: None,
             insecure: false,

@@ -318,6 +318,12 @@ fn the_broker_link_is_where_the_first_listener_is_unless_it_is_written() {
     let written = over(&[("link.listener", "localhost:7000")]).unwrap();
     assert_eq!(written.link, Some(([127, 0, 0, 1], 7000).into()));
     assert!(over(&[("link.listener", "somewhere")]).is_err());
+
+    assert_eq!(over(&[]).unwrap().link_advertise, None);
+    let told = over(&[("link.advertise", "broker-1.svc:7001")]).unwrap();
+    let told = told.link_advertise.map(|told| told.to_string());
+    assert_eq!(told.as_deref(), Some("broker-1.svc:7001"));
+    assert!(over(&[("link.advertise", "somewhere")]).is_err());
 }
 
 #[test]

@@ -166,9 +166,14 @@ fn open_link(
         bound => bound?,
     };
     let listeners = doors.advertised(config);
+    let told = config.link_advertise.as_ref();
+    let mut link = transport.address(told.unwrap_or(&first.advertised))?;
+    if let Some(port) = told.map(|told| told.port).filter(|port| *port != 0) {
+        link.port = port;
+    }
     let card = ProcessCard {
         broker: config.broker_id,
-        link: transport.address(&first.advertised)?,
+        link,
         shown: takeover::shown_as(config.broker_id, &listeners),
         listeners,
         process,
