@@ -5,6 +5,9 @@
 //! - `page_out.rs`: keeps what the coordinator remembers of the runs that stay small
 //! - this file: looks at each partition now and then
 //!
+//! How old a record is, is told by the time of the cluster's leader, which comes with each look: an
+//! owner whose clock is wrong deletes nothing early.
+//!
 //! Architecture invariant: deletes nothing. What lies below a log start leaves the segment map with
 //! it and the WAL with the floor; what has left is collected elsewhere.
 
@@ -15,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{ArchivedRun, ClusterImage, MapPart, RunsFrom};
-use firn_proto::env::Clock;
 use firn_proto::ids::TopicPartition;
 use firn_proto::limits::{LOG_STARTS_MOVED_MAX, RETENTION_LOOK_BYTES};
 use tokio::sync::watch;
@@ -41,8 +43,6 @@ pub struct Retainer {
     pub pages: PageWriter,
     /// The topics and their configs.
     pub image: watch::Receiver<Arc<ClusterImage>>,
-    /// Wall time.
-    pub clock: Arc<dyn Clock>,
     /// How often it looks (`log.retention.check.interval.ms`).
     pub every: Duration,
 }
@@ -130,7 +130,7 @@ impl Retainer {
             // What was archived just now would count twice.
             retention.bytes = None;
         }
-        let mut pick = Pick::new(retention, bytes, self.clock.wall_ms());
+        let mut pick = Pick::new(retention, bytes, found.now_ms);
         if pick.is_idle() {
             return Ok(None);
         }

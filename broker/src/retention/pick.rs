@@ -37,7 +37,7 @@ pub struct Pick {
 }
 
 impl Pick {
-    /// Begins with a partition that takes `bytes` in the bucket. `now_ms` is wall time.
+    /// Begins with a partition that takes `bytes` in the bucket. `now_ms` is the time of the cluster.
     pub fn new(retention: Retention, bytes: u64, now_ms: i64) -> Self {
         Self {
             keep_from_ms: retention.ms.map(|ms| now_ms.saturating_sub(ms)),

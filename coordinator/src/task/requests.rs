@@ -111,7 +111,7 @@ impl Leader {
             Request::RaiseLogStarts(body) => self.raise_log_starts(call, body),
             Request::PageOutRuns(body) => self.command(call, Command::PageOutRuns(body)),
             Request::FindRuns(wanted) => {
-                let reply = Reply::Runs(self.state.find_runs(&wanted));
+                let reply = Reply::Runs(self.state.find_runs(&wanted, self.now_ms()));
                 self.answer(call, reply);
             }
             Request::DescribeArchive(topic) => {

@@ -89,7 +89,7 @@ impl World {
     }
 
     fn find(&self, tp: TopicPartition, from: RunsFrom) -> FoundRuns {
-        self.state.find_runs(&FindRuns { tp, from }).unwrap()
+        self.state.find_runs(&FindRuns { tp, from }, 0).unwrap()
     }
 
     /// The runs in memory from an offset on.
@@ -571,10 +571,13 @@ fn a_deleted_topic_goes_as_a_whole_once_nobody_holds_it() {
     assert_eq!(world.state.archive.maps().count(), 0);
     assert_eq!(world.state.archive.left().count(), 0);
     assert_eq!(
-        world.state.find_runs(&FindRuns {
-            tp: a,
-            from: RunsFrom::Offset(0)
-        }),
+        world.state.find_runs(
+            &FindRuns {
+                tp: a,
+                from: RunsFrom::Offset(0)
+            },
+            0
+        ),
         None
     );
     assert_eq!(
