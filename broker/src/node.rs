@@ -13,6 +13,7 @@
 //! - `lost.rs`: what of that cannot be brought back
 //! - `ownership/`: partitions that come and go
 //! - `rows.rs`: state rows on their way into the stream, and to the coordinator
+//! - `clock_watch.rs`: whether the store still takes the time of this machine
 //! - `seal_watch.rs`: whether others have taken this process for dead
 //! - `archiver.rs`: what archives the partitions
 //! - `keeper.rs`: checkpoints, progress, and noticing that the bucket stands still
@@ -21,6 +22,7 @@
 
 mod archiver;
 mod bucket;
+mod clock_watch;
 mod cluster;
 mod doors;
 mod drain;
@@ -95,6 +97,8 @@ pub use world::World;
 pub struct Node {
     config: Arc<Config>,
     shown: Shown,
+    entropy: Arc<Entropy>,
+    bucket: Bucket,
     doors: Doors,
     listeners: Vec<Arc<OpenListener>>,
     start_took: Duration,
@@ -196,6 +200,8 @@ impl Node {
         let node = Self {
             config,
             shown,
+            entropy: starting.world.entropy,
+            bucket,
             doors,
             listeners,
             start_took,
@@ -238,6 +244,7 @@ impl Node {
                 Err(reason) => coordinator_ended(&reason),
             },
             error = self.parts.wal.failed() => wal_ended(&error),
+            error = clock_watch::clock_off(&self.bucket, &self.config.bucket.url) => error,
             () = self.parts.fenced.cancelled() => FirnError::Fenced(
                 "the cluster has taken this process for dead, or another one was started with its \
                  broker id".to_owned(),

@@ -19,7 +19,7 @@ use aws_sdk_s3::types::{
 };
 
 use super::Operation;
-use super::error::{BucketError, chain, rejection_hint};
+use super::error::{BucketError, CLOCK_OFF, chain, rejection_hint};
 use super::report::{Report, Verdict};
 use super::s3::Connection;
 use super::url::S3Url;
@@ -212,6 +212,7 @@ where
     let status = error.raw_response().map(|answer| answer.status().as_u16());
     let hint = error.code().and_then(rejection_hint);
     match (status, hint) {
+        _ if error.code() == Some(CLOCK_OFF) => BucketError::ClockOff { detail },
         (_, Some(hint)) => BucketError::Rejected { detail, hint },
         (Some(401 | 403), None) => BucketError::Denied {
             operation,

@@ -19,6 +19,8 @@ use super::usage::Operation;
 
 /// The error code of a request to the wrong region.
 const WRONG_REGION: &str = "PermanentRedirect";
+/// The error code of a request whose signature is from another time than the store's.
+pub(super) const CLOCK_OFF: &str = "RequestTimeTooSkewed";
 /// Longest piece of a store's own words that is kept in an error.
 const DETAIL_CHARS_MAX: usize = 300;
 
@@ -58,6 +60,15 @@ pub enum BucketError {
     )]
     NoCredentials {
         /// What the last of their sources said.
+        detail: String,
+    },
+    /// The store takes no request of this process: its clock is off.
+    #[error(
+        "the store takes no signature of this machine's time: {detail}: set the clock, and keep it \
+         right (NTP)"
+    )]
+    ClockOff {
+        /// The store's own words.
         detail: String,
     },
     /// The store understands what is asked and will never do it.
@@ -348,6 +359,10 @@ pub(super) fn may_be_range(error: &StoreError) -> bool {
 }
 
 fn denied(operation: Operation, key: &str, error: &StoreError) -> BucketError {
+    if code(&error.to_string()) == Some(CLOCK_OFF) {
+        let detail = detail(error);
+        return BucketError::ClockOff { detail };
+    }
     let lacking = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>());
     match lacking {
         Some(lacking) => BucketError::no_credentials(lacking),

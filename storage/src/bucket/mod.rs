@@ -169,6 +169,11 @@ impl Bucket {
         self.0.counters.snapshot()
     }
 
+    /// Whether the last that the store said is that it takes no request with the time of this machine.
+    pub fn clock_is_off(&self) -> bool {
+        self.0.counters.clock_is_off()
+    }
+
     /// ONE attempt of a conditional create (`If-None-Match: *`); nothing is repeated inside. The
     /// pieces of `body` are sent one after the other and never copied.
     ///
@@ -207,6 +212,9 @@ impl Bucket {
         self.0.counters.count(label, answered, took);
         if outcome.is_refusal() {
             self.0.counters.refused(label);
+        }
+        if let CreateOutcome::Refused(error) = &outcome {
+            self.0.counters.refused_for(error);
         }
         outcome
     }
@@ -406,7 +414,10 @@ impl Bucket {
         let detail = match error::sort(operation, attempt.key.as_str(), &error) {
             Failure::Absent if operation != Operation::Delete => return Ok(true),
             Failure::Absent => "a key of the batch was not there".to_owned(),
-            Failure::Lasting(error) => return Err(error),
+            Failure::Lasting(error) => {
+                self.0.counters.refused_for(&error);
+                return Err(error);
+            }
             Failure::Passing(detail) => detail,
         };
         attempt.number += 1;

@@ -44,6 +44,8 @@ pub enum Fault {
     HangAfter,
     /// Nothing done, 403.
     Denied,
+    /// Nothing done, 403: the signature is from another time.
+    ClockOff,
     /// Done without looking at the condition: the store ignores `If-None-Match`.
     ConditionIgnored,
     /// A GET gives a body with one bit flipped.
@@ -345,6 +347,10 @@ fn before(fault: Fault, location: &Path) -> Option<Error> {
         Fault::Denied => Some(Error::PermissionDenied {
             path,
             source: "403 AccessDenied".into(),
+        }),
+        Fault::ClockOff => Some(Error::PermissionDenied {
+            path,
+            source: "<Code>RequestTimeTooSkewed</Code><Message>too large</Message>".into(),
         }),
         _ => None,
     }

@@ -347,6 +347,22 @@ async fn a_read_outlives_passing_trouble() {
 }
 
 #[test]
+fn whose_clock_is_off_is_told_so_and_not_to_check_credentials() {
+    let skewed = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request \
+                  time and the server's time is too large.</Message></Error>";
+    let error = object_store::Error::PermissionDenied {
+        path: "key".to_owned(),
+        source: skewed.into(),
+    };
+    let Failure::Lasting(error) = error::sort(Operation::Get, "key", &error) else {
+        panic!("asking again does not help")
+    };
+    assert!(matches!(error, BucketError::ClockOff { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("set the clock"), "{text}");
+}
+
+#[test]
 fn whoever_has_no_credentials_is_told_what_to_set() {
     let lacking = CredentialsError::not_loaded("no providers in chain provided credentials");
     let error = object_store::Error::Unauthenticated {

@@ -2,8 +2,10 @@
 //! shows and what the bill is made of.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use super::error::BucketError;
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $label:literal),* $(,)? }) => {
@@ -89,11 +91,18 @@ struct Row {
 
 /// The counters of one bucket.
 #[derive(Debug)]
-pub(super) struct Counters([Row; ROWS]);
+pub(super) struct Counters {
+    rows: [Row; ROWS],
+    /// The last answer was that the clock of this machine is off.
+    clock_is_off: AtomicBool,
+}
 
 impl Counters {
     pub(super) fn new() -> Self {
-        Self(std::array::from_fn(|_| Row::default()))
+        Self {
+            rows: std::array::from_fn(|_| Row::default()),
+            clock_is_off: AtomicBool::new(false),
+        }
     }
 
     /// Counts one request that took `took`.
@@ -103,6 +112,21 @@ impl Counters {
         row.errors.fetch_add(u64::from(!ok), Ordering::Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         row.micros.fetch_add(micros, Ordering::Relaxed);
+        if ok {
+            self.clock_is_off.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes what the store refuses this process for.
+    pub(super) fn refused_for(&self, error: &BucketError) {
+        if matches!(error, BucketError::ClockOff { .. }) {
+            self.clock_is_off.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the store takes no request because of the clock of this machine.
+    pub(super) fn clock_is_off(&self) -> bool {
+        self.clock_is_off.load(Ordering::Relaxed)
     }
 
     /// Counts a create that the store answered with a refusal.
@@ -121,7 +145,7 @@ impl Counters {
     }
 
     fn row(&self, (purpose, operation): (Purpose, Operation)) -> &Row {
-        &self.0[purpose as usize * Operation::ALL.len() + operation as usize]
+        &self.rows[purpose as usize * Operation::ALL.len() + operation as usize]
     }
 
     pub(super) fn snapshot(&self) -> BucketUsage {

@@ -284,6 +284,7 @@ impl From<CreateError> for JournalError {
 fn unavailable(error: BucketError) -> JournalError {
     match error {
         BucketError::Denied { .. }
+        | BucketError::ClockOff { .. }
         | BucketError::NoCredentials { .. }
         | BucketError::NoSuchBucket { .. }
         | BucketError::Rejected { .. } => JournalError::Refused(error.to_string()),
