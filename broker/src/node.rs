@@ -56,6 +56,7 @@ use firn_storage::read::Reader;
 use firn_storage::stream::{StreamEnv, StreamName};
 use firn_storage::wal::Wal;
 use firn_storage::wal::local::{LocalWal, Recovered};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -82,7 +83,8 @@ use crate::segment_map::SegmentMap;
 use cluster::{Cluster, Seated};
 use doors::Doors;
 use figures::{
-    BucketFigures, ClusterFigures, GarbageFigures, ReadFigures, RequestFigures, WalFigures,
+    BucketFigures, ClusterFigures, GarbageFigures, ReadFigures, RequestFigures, RuntimeFigures,
+    WalFigures,
 };
 use keeper::Keeper;
 use ownership::{Follower, Movers};
@@ -97,7 +99,6 @@ pub use world::World;
 pub struct Node {
     config: Arc<Config>,
     shown: Shown,
-    entropy: Arc<Entropy>,
     bucket: Bucket,
     doors: Doors,
     listeners: Vec<Arc<OpenListener>>,
@@ -200,7 +201,6 @@ impl Node {
         let node = Self {
             config,
             shown,
-            entropy: starting.world.entropy,
             bucket,
             doors,
             listeners,
@@ -369,6 +369,8 @@ impl Starting {
             None => bucket::connect(&self.config.bucket, clock, entropy).await?,
         };
         let figures = BucketFigures(bucket.clone());
+        self.shown.metrics.collect_from(figures);
+        let figures = RuntimeFigures(Handle::current().metrics());
         self.shown.metrics.collect_from(figures);
         Ok(bucket)
     }

@@ -12,6 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::runtime::RuntimeMetrics;
 use tokio::sync::watch;
 
 use crate::archive::Archive;
@@ -80,6 +81,17 @@ impl Collector for ClusterFigures {
              of their last owner, or are about to be taken over",
             waiting_partitions(&image),
         )
+    }
+}
+
+/// Reads the figures of the runtime.
+#[derive(Debug)]
+pub(super) struct RuntimeFigures(pub(super) RuntimeMetrics);
+
+impl Collector for RuntimeFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "tasks of the runtime, which do not grow with the partitions";
+        gauge(&mut encoder, "tasks", help, self.0.num_alive_tasks())
     }
 }
 
