@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::client::{Client, code};
+use crate::link_network::LinkNetwork;
 use crate::minio::Minio;
 use crate::node::{Node, NodePlan};
 use crate::records::StoredRecord;
@@ -65,6 +66,21 @@ impl ClusterPlan {
         }
     }
 
+    /// With links that go through a network of their own, and that.
+    #[must_use]
+    pub fn on_link_network(self) -> (Self, LinkNetwork) {
+        // Links are bound, in UDP, to the number of the Kafka port.
+        let bound: Vec<SocketAddr> = self.nodes.iter().map(|node| node.kafka).collect();
+        let bound = bound.try_into().expect("so many brokers");
+        let network = LinkNetwork::between(bound);
+        let nodes = self.nodes.into_iter().enumerate().map(|(at, node)| {
+            let relay = network.address_of(at);
+            node.with_setting(&format!("link.advertise={relay}"))
+        });
+        let nodes = nodes.collect();
+        (Self { nodes }, network)
+    }
+
     /// Starts all and waits until each is ready.
     pub fn start(&self) -> Cluster {
         let mut nodes: Vec<Node> = self.nodes.iter().map(NodePlan::launch).collect();
@@ -73,6 +89,18 @@ impl ClusterPlan {
             nodes: nodes.into_iter().map(Some).collect(),
             plan: self.clone(),
         }
+    }
+
+    /// The same, one before the others: it leads.
+    pub fn start_led_by(&self, first: usize) -> Cluster {
+        let mut nodes: Vec<Option<Node>> = self.nodes.iter().map(|_| None).collect();
+        nodes[first] = Some(self.nodes[first].start());
+        let mut cluster = Cluster {
+            nodes,
+            plan: self.clone(),
+        };
+        cluster.revive();
+        cluster
     }
 
     /// Where clients find them.
@@ -174,6 +202,16 @@ impl Brokers {
     pub fn bootstrap(&self) -> String {
         let addresses: Vec<String> = self.0.iter().map(ToString::to_string).collect();
         addresses.join(",")
+    }
+
+    /// The partitions of a topic that the broker at `at` leads, as any of them says. Those without a
+    /// leader are of none.
+    pub fn led_by(&self, topic: &str, partitions: i32, at: usize) -> Vec<i32> {
+        let leads = |partition: &i32| {
+            let leader = self.leader_address(topic, *partition);
+            leader.and_then(|leader| self.position(leader)) == Some(at)
+        };
+        (0..partitions).filter(leads).collect()
     }
 
     /// The others.

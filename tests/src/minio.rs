@@ -93,6 +93,24 @@ impl Minio {
             .with_environment("AWS_SECRET_ACCESS_KEY", SECRET)
     }
 
+    /// The last parts of the keys of all objects whose keys begin with these folders, as the server's
+    /// files say: nobody is asked.
+    pub fn names_below(&self, prefix: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut folders = vec![self.folder.join("minio").join(BUCKET).join(prefix)];
+        while let Some(folder) = folders.pop() {
+            // An object is a folder with one file of that name in it; it may go meanwhile.
+            if folder.join("xl.meta").is_file() {
+                let name = folder.file_name().expect("an object has a name");
+                names.push(name.to_string_lossy().into_owned());
+                continue;
+            }
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            folders.extend(entries.map(|entry| entry.path()));
+        }
+        names
+    }
+
     fn wait_open(&self) {
         wait::until("MinIO to serve", wait::PATIENCE, || {
             let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));

@@ -275,20 +275,31 @@ impl Node {
         let body = answer.split_once("\r\n\r\n")?.1.to_owned();
         Some((status, body))
     }
+
+    /// [`Self::metric`], 0 where there is no such row yet.
+    ///
+    /// # Panics
+    /// When nobody answers.
+    pub fn count(&self, row: &str) -> f64 {
+        self.values(row).iter().sum()
+    }
+
     /// The sum of every row of `/metrics` that begins with `row`: a whole name, with the first of
     /// its labels where only those are meant.
     ///
     /// # Panics
     /// When there is none, or nobody answers.
     pub fn metric(&self, row: &str) -> f64 {
+        let values = self.values(row);
+        assert!(!values.is_empty(), "no {row} among the metrics");
+        values.iter().sum()
+    }
+
+    fn values(&self, row: &str) -> Vec<f64> {
         let (_, text) = self.http_get("/metrics").expect("metrics are served");
-        let rows: Vec<f64> = text
-            .lines()
-            .filter(|line| line.starts_with(row))
-            .map(|line| line.rsplit_once(' ').map(|(_, value)| value.parse()))
+        let rows = text.lines().filter(|line| line.starts_with(row));
+        rows.map(|line| line.rsplit_once(' ').map(|(_, value)| value.parse()))
             .map(|value| value.expect("a value").expect("a number"))
-            .collect();
-        assert!(!rows.is_empty(), "no {row} in:\n{text}");
-        rows.iter().sum()
+            .collect()
     }
 }
