@@ -8,10 +8,11 @@ use bincode::{Decode, Encode};
 use super::group::GroupState;
 use crate::ids::{PartitionIndex, TopicId, TopicPartition};
 
-/// Partitions of several topics. No topic stands there without partitions.
+/// Partitions of several topics. No topic stands there without partitions. A clone costs nothing: it
+/// shares them with the original until one of the two changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Assignment {
-    by_topic: BTreeMap<TopicId, BTreeSet<PartitionIndex>>,
+    by_topic: Arc<BTreeMap<TopicId, BTreeSet<PartitionIndex>>>,
 }
 
 impl Assignment {
@@ -49,22 +50,23 @@ impl Assignment {
 
     /// Adds a partition.
     pub fn insert(&mut self, tp: TopicPartition) {
-        self.by_topic
-            .entry(tp.topic)
-            .or_default()
-            .insert(tp.partition);
+        let by_topic = Arc::make_mut(&mut self.by_topic);
+        by_topic.entry(tp.topic).or_default().insert(tp.partition);
     }
 
     /// Takes a partition out. True if it was there.
     pub fn remove(&mut self, tp: TopicPartition) -> bool {
-        let Some(partitions) = self.by_topic.get_mut(&tp.topic) else {
+        if !self.contains(tp) {
             return false;
-        };
-        let removed = partitions.remove(&tp.partition);
-        if partitions.is_empty() {
-            self.by_topic.remove(&tp.topic);
         }
-        removed
+        let by_topic = Arc::make_mut(&mut self.by_topic);
+        if let Some(partitions) = by_topic.get_mut(&tp.topic) {
+            partitions.remove(&tp.partition);
+            if partitions.is_empty() {
+                by_topic.remove(&tp.topic);
+            }
+        }
+        true
     }
 
     /// Whether every one of them is in `other`.
@@ -183,4 +185,30 @@ pub struct NamedPartitions {
     pub name: Arc<str>,
     /// Its partitions, ascending.
     pub partitions: Vec<PartitionIndex>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_shares_what_it_holds_until_one_of_the_two_changes() {
+        let tp = |index| TopicPartition {
+            topic: TopicId([1; 16]),
+            partition: PartitionIndex(index),
+        };
+        let original: Assignment = (0..3).map(tp).collect();
+        let mut clone = original.clone();
+        let shares = |clone: &Assignment| Arc::ptr_eq(&original.by_topic, &clone.by_topic);
+        assert!(shares(&clone));
+        assert!(!clone.remove(tp(7)) && shares(&clone), "nothing changed");
+        assert!(clone.remove(tp(0)) && !shares(&clone));
+        clone.insert(tp(9));
+        assert_eq!(original, (0..3).map(tp).collect());
+        assert_eq!(clone, [1, 2, 9].map(tp).into_iter().collect());
+        for index in [1, 2, 9] {
+            assert!(clone.remove(tp(index)));
+        }
+        assert!(clone.is_empty());
+    }
 }
