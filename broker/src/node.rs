@@ -5,6 +5,7 @@
 //! - `doors.rs`: its sockets
 //! - `bucket.rs`: the bucket at start
 //! - `cluster.rs`: its links to the other processes, and its seat among them
+//! - `cards.rs`: cards of processes that have ended leave the bucket
 //! - `drain.rs`: partitions go to other brokers before a stop
 //! - `parts.rs`: local WAL, WAL, reader, each built from those before it
 //! - `takeover.rs`: who this process is, and its last words
@@ -22,6 +23,7 @@
 
 mod archiver;
 mod bucket;
+mod cards;
 mod clock_watch;
 mod cluster;
 mod doors;
@@ -41,8 +43,8 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use firn_coordinator::{Coordinator, CoordinatorTask};
@@ -74,13 +76,14 @@ use crate::kafka::data::init_producer_id::ProducerIds;
 use crate::kafka::dispatch::Dispatch;
 use crate::kafka::listener::{ConnectionLimits, Door};
 use crate::kafka::memory::{FetchMemory, RequestMemory};
+use crate::link::{LinkCollector, LinkFigures};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 use crate::recovery::{DiskWaiters, DiskWaits, KnownStates, RecoveryDriver};
 use crate::retention::{PageWriter, Retainer};
 use crate::segment_map::SegmentMap;
-use cluster::{Cluster, Seated};
+use cluster::{Cluster, OwnCard, Seated};
 use doors::Doors;
 use figures::{
     BucketFigures, ClusterFigures, GarbageFigures, ReadFigures, RequestFigures, RuntimeFigures,
@@ -88,7 +91,7 @@ use figures::{
 };
 use keeper::Keeper;
 use ownership::{Follower, Movers};
-use parts::{call_again, coordinator_ended, wal_ended};
+use parts::{call_again, coordinator_gone, wal_ended};
 use recovery::Recovery;
 use rows::StateRows;
 use seal_watch::SealWatch;
@@ -180,11 +183,17 @@ impl Node {
             world,
             config: Arc::clone(&config),
             shown: shown.clone(),
+            card: OnceLock::new(),
         };
         let bucket = starting.open_bucket().await?;
         let assembled = match starting.assemble(&bucket, &doors).await {
             Ok(assembled) => assembled,
-            Err(error) => return Err(takeover::last_words(error, &config)),
+            Err(error) => {
+                if let Some(card) = starting.card.get() {
+                    card.forget().await;
+                }
+                return Err(takeover::last_words(error, &config));
+            }
         };
         let stop_kafka = CancellationToken::new();
         let Assembled {
@@ -239,10 +248,7 @@ impl Node {
     pub async fn failed(&self) -> FirnError {
         let coordinator = async { self.parts.coordinator_task.lock().await.ended().await };
         tokio::select! {
-            ended = coordinator => match ended {
-                Ok(()) => FirnError::failed("the coordinator has stopped", "nobody asked it to"),
-                Err(reason) => coordinator_ended(&reason),
-            },
+            ended = coordinator => coordinator_gone(ended),
             error = self.parts.wal.failed() => wal_ended(&error),
             error = clock_watch::clock_off(&self.bucket, &self.config.bucket.url) => error,
             () = self.parts.fenced.cancelled() => FirnError::Fenced(
@@ -337,6 +343,8 @@ struct Starting {
     world: World,
     config: Arc<Config>,
     shown: Shown,
+    /// The card of this process, once that lies in the bucket.
+    card: OnceLock<OwnCard>,
 }
 
 /// What there is once everything is started but the doors.
@@ -381,6 +389,7 @@ impl Starting {
             world,
             config,
             shown,
+            ..
         } = self;
         let stage = |what| shown.health.starting(what);
         let env = StreamEnv {
@@ -391,15 +400,19 @@ impl Starting {
         let Seated {
             cluster,
             coordinator,
-            task,
+            mut task,
         } = led.seated;
         let (tail, reader) = (led.tail, led.reader);
         let (local, recovered) = led.local.unzip();
         let disk = recovered.as_ref().map(|recovered| recovered.disk());
         let link = cluster.link();
         let register = parts::register(config, doors, disk, link, &coordinator, &world.entropy);
-        let registered =
-            bucket::while_it_answers(&config.bucket, bucket, &world.clock, register).await?;
+        let register = bucket::while_it_answers(&config.bucket, bucket, &world.clock, register);
+        let registered = tokio::select! {
+            biased;
+            ended = task.ended() => return Err(coordinator_gone(ended)),
+            registered = register => registered?,
+        };
 
         let partitions = Arc::new(Partitions::new(
             Arc::clone(&world.clock),
@@ -525,7 +538,10 @@ impl Starting {
             follower.settle(&parts.coordinator.image()).await;
             Ok::<_, FirnError>(())
         };
+        let mut task = parts.coordinator_task.lock().await;
         tokio::select! {
+            biased;
+            ended = task.ended() => return Err(coordinator_gone(ended)),
             taken_up = take_up => taken_up?,
             ended = parts.wal.failed() => return Err(wal_ended(&ended)),
         }
@@ -580,7 +596,10 @@ impl Starting {
         health.starting("looking for the leader of the cluster");
         let seated = {
             let who = (cluster, self.world.process.clone());
-            Cluster::join(config, doors, bucket, who, env).await?
+            let figures = Arc::new(LinkFigures::new(Arc::clone(&env.clock)));
+            let collector = LinkCollector(Arc::clone(&figures));
+            self.shown.metrics.collect_from(collector);
+            Cluster::join(config, doors, bucket, who, env, &self.card, figures).await?
         };
         Ok(Led {
             seated,
@@ -596,7 +615,7 @@ impl Starting {
         keepers.spawn(self.retainer(bucket, parts, archive).run());
         keepers.spawn(self.collector(bucket, parts).run());
         keepers.spawn(self.seal_watch(bucket, parts).run());
-        keepers.spawn(parts.cluster.forget_gone(parts.coordinator.clone()));
+        keepers.spawn(parts.cluster.cards(parts.coordinator.clone()).run());
         keepers
     }
 

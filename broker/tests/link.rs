@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use firn_broker::config::HostPort;
 use firn_broker::link::{
-    Introduction, LinkDoor, LinkPeers, ProcessCertificate, QuicTransport, Registry, Transport,
-    encode_card, own_proof,
+    Introduction, LinkDoor, LinkFigures, LinkPeers, ProcessCertificate, QuicTransport, Registry,
+    Transport, encode_card, own_proof,
 };
 use firn_coordinator::{
     Coordinator, CoordinatorConfig, CoordinatorTask, Environment, GroupConfig, ProcessCard,
@@ -160,6 +160,7 @@ async fn start(shared: &Shared) -> (Coordinator, Parts) {
         entropy,
     };
     let (coordinator, seat) = Coordinator::vacant(environment);
+    let figures = Arc::new(LinkFigures::new(Arc::clone(&clock)));
     let link: Arc<dyn Transport> = Arc::clone(&transport) as _;
     let leading = Arc::new(coordinator.clone());
     let door = LinkDoor::new(
@@ -167,11 +168,12 @@ async fn start(shared: &Shared) -> (Coordinator, Parts) {
         Arc::clone(&registry),
         leading,
         me.clone(),
-        clock,
+        Arc::clone(&clock),
+        Arc::clone(&figures),
     );
     let stop = CancellationToken::new();
     tokio::spawn(Arc::new(door).serve(stop.clone()));
-    let peers = Arc::new(LinkPeers::new(link, registry, me));
+    let peers = Arc::new(LinkPeers::new(link, registry, me, figures));
     let config = CoordinatorConfig {
         groups: GroupConfig::default(),
         puts_per_second: None,

@@ -128,12 +128,18 @@ async fn a_restart_begins_the_next_epoch_of_every_partition() {
 
 #[tokio::test]
 async fn a_second_process_of_a_broker_that_lives_is_told_so_and_the_first_goes_on() {
-    let (_folder, url) = directory();
+    let (folder, url) = directory();
     let config = config(&[("bucket", &url), ("broker.id", "7")]);
     let first = Node::start(Arc::clone(&config)).await.unwrap();
     let second = Node::start(config).await;
     let error = second.err().unwrap().to_string();
     assert!(error.contains("broker id 7 is taken"), "{error}");
+    let cards = std::fs::read_dir(folder.path().join("bucket/meta/brokers"));
+    assert_eq!(
+        cards.unwrap().count(),
+        1,
+        "of a start that failed none is left"
+    );
     create(&first, "on").await;
     let metadata = metadata(first.listeners()[0].bound, "on").await;
     assert_eq!(metadata.topics[0].partitions[0].leader_id, 7);

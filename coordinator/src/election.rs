@@ -7,13 +7,19 @@
 //! lately, and if they are, with itself, a majority of those that are not known to be dead. Whoever
 //! claimed an epoch and died is passed over in the same way. If all others refuse the connection,
 //! there is nobody to ask.
+//!
+//! A process that refuses this one lives, whatever it leads. One that refuses it as unregistered may
+//! be right: a leader deletes the card of whoever it has taken for dead. So a card that still lies in
+//! the bucket after long shows the other way round that nobody leads, however many are silent that
+//! may have been gone for long.
 
 use std::time::Duration;
 
 use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
 use firn_proto::limits::{
-    BEAT_SILENCE, ELECTION_RETRY_MAX, ELECTION_RETRY_MIN, ELECTION_TIE_WAIT, FENCE_LOOK_AGAIN,
+    BEAT_SILENCE, ELECTION_LONE_WAIT, ELECTION_RETRY_MAX, ELECTION_RETRY_MIN, ELECTION_TIE_WAIT,
+    FENCE_LOOK_AGAIN,
 };
 
 use crate::peers::{PeerAnswer, PeerError};
@@ -40,6 +46,8 @@ pub(crate) enum Step {
     Follow,
     /// Ask all other processes whether they have heard a leader lately.
     AskAll,
+    /// See whether the card of this process still lies in the bucket. Without one it is to end.
+    LookForCard,
     /// Claim the epoch after this one.
     Campaign {
         /// The newest one that is claimed; 0 if none.
@@ -59,16 +67,25 @@ pub(crate) struct Election {
     newest: CoordinatorEpoch,
     began: Mono,
     retries: u32,
+    /// For how long a leader waits for a broker that it does not hear.
+    session: Duration,
+    /// Whoever made the newest claim lives, and refuses this process.
+    is_refused: bool,
+    /// Nobody has been heard for so long that a card in the bucket shows that nobody leads.
+    is_lone: bool,
 }
 
 impl Election {
-    /// There is no leader at `now`.
-    pub(crate) fn new(now: Mono) -> Self {
+    /// There is no leader at `now`. One would wait for `session` before it takes a broker for dead.
+    pub(crate) fn new(now: Mono, session: Duration) -> Self {
         Self {
             step: Step::Look,
             newest: CoordinatorEpoch(0),
             began: now,
             retries: 0,
+            session,
+            is_refused: false,
+            is_lone: false,
         }
     }
 
@@ -80,6 +97,7 @@ impl Election {
     /// The newest claim is that one, or there is none.
     pub(crate) fn on_claim(&mut self, claim: Option<(CoordinatorEpoch, Holder)>) {
         self.newest = claim.map_or(CoordinatorEpoch(0), |(epoch, _)| epoch);
+        self.is_refused = false;
         self.step = match claim {
             None | Some((_, Holder::Own | Holder::Gone)) => self.campaign(),
             Some((_, Holder::Other)) => Step::Follow,
@@ -94,7 +112,10 @@ impl Election {
 
     /// There is no link to whoever made the newest claim.
     pub(crate) fn on_no_link(&mut self, error: &PeerError) {
+        self.is_refused = matches!(error, PeerError::Rejected(_));
+        self.is_lone = false;
         self.step = match error {
+            PeerError::Unregistered => Step::LookForCard,
             // It may be dead, cut off from this process alone, taking over just now, or another
             // process that has its place: the others know, and itself, if it lives.
             PeerError::Refused
@@ -111,21 +132,47 @@ impl Election {
             _ => None,
         });
         let is_led = heard.any(|heard| heard >= self.newest);
-        if is_led || !self.may_campaign(answers, now) {
+        let refuses = |answer: &PeerAnswer| matches!(answer, PeerAnswer::Refuses);
+        let lone_at = self.began.after(ELECTION_LONE_WAIT + self.session);
+        self.is_lone = now >= lone_at && !answers.iter().any(refuses);
+        if answers.contains(&PeerAnswer::Unregistered) {
+            self.is_lone = false;
+            self.step = Step::LookForCard;
+        } else if is_led || self.is_refused {
             self.retry(now, random);
-        } else {
+        } else if self.may_campaign(answers, now) {
             self.step = self.campaign();
+        } else if self.is_lone {
+            self.step = Step::LookForCard;
+        } else {
+            self.retry(now, random);
+        }
+    }
+
+    /// The card of this process lies in the bucket, or it is not known whether it does.
+    pub(crate) fn on_card(&mut self, is_there: bool, now: Mono, random: u64) {
+        if is_there && self.is_lone {
+            self.step = self.campaign();
+        } else {
+            self.retry(now, random);
         }
     }
 
     /// Whether those that are reached, with this process, are enough of those that may live.
     fn may_campaign(&self, answers: &[PeerAnswer], now: Mono) -> bool {
         let count = |counts: fn(&PeerAnswer) -> bool| answers.iter().filter(|a| counts(a)).count();
-        let silent = count(|answer| matches!(answer, PeerAnswer::NoAnswer));
-        let refused = count(|answer| matches!(answer, PeerAnswer::Refused));
-        let reached = 1 + answers.len() - silent - refused;
+        let gone = count(|answer| matches!(answer, PeerAnswer::Refused));
+        let heard = |answer: &PeerAnswer| match answer {
+            PeerAnswer::Heard { .. } | PeerAnswer::NotHeard => true,
+            PeerAnswer::Refused
+            | PeerAnswer::NoAnswer
+            | PeerAnswer::Refuses
+            | PeerAnswer::Unregistered => false,
+        };
+        let told = count(heard);
+        let (reached, unknown) = (1 + told, answers.len() - gone - told);
         let is_late = now.since(self.began) >= ELECTION_TIE_WAIT;
-        reached > silent || (reached == silent && is_late)
+        reached > unknown || (reached == unknown && is_late)
     }
 
     /// Another process has claimed the epoch.

@@ -139,10 +139,60 @@ impl Followed {
     fn beat(&self) -> Option<LeaderBeat> {
         let echo = self.beats.last()?;
         let now = self.beats.clock.mono();
+        if self.beats.standing.stalled(now).is_some() {
+            return None;
+        }
         Some(LeaderBeat {
             epoch: self.epoch,
             echo,
             alone_age: Some(self.looked.borrow().alone_age(now)),
+            picture: self.image.borrow().version,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use firn_proto::limits::LEADER_STALL_MAX;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::testing::environment;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_beats_for_as_long_as_its_loop_comes_round() {
+        let clock = environment().clock;
+        let standing = Arc::new(Standing::new());
+        let (_publish, image) = watch::channel(Arc::new(ClusterImage::default()));
+        let (_looks, looked) = watch::channel(Looked::new(clock.mono()));
+        standing.set_leads(Some(CoordinatorEpoch(3)));
+        let mut followed = Followed::new(&standing, &clock, image, looked).unwrap();
+        followed.beats().on_beat(Beat {
+            broker: None,
+            sent: Mono(1),
+            reads: false,
+        });
+        // It is told once what there is.
+        assert!(matches!(
+            followed.next().await,
+            Some(FromLeader::Beat(_) | FromLeader::Image(_))
+        ));
+        let beats = async |followed: &mut Followed| {
+            let mut beats = 0;
+            let told = async {
+                while let Some(told) = followed.next().await {
+                    beats += usize::from(matches!(told, FromLeader::Beat(_)));
+                }
+            };
+            assert!(timeout(Duration::from_secs(1), told).await.is_err());
+            beats
+        };
+        assert!(beats(&mut followed).await > 3);
+        sleep(LEADER_STALL_MAX).await;
+        assert_eq!(beats(&mut followed).await, 0, "the loop is stuck");
+        standing.on_turn(clock.mono());
+        assert!(beats(&mut followed).await > 3);
     }
 }

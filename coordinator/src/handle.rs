@@ -59,6 +59,12 @@ pub enum EndReason {
     /// The snapshot cannot be read.
     #[error("the newest snapshot cannot be taken up: {0}")]
     Snapshot(#[from] SnapshotError),
+    /// The cluster has taken this process for dead while it stood still or was cut off.
+    #[error(
+        "the cluster has taken this process for dead: its card is not in the bucket any more, and no \
+         other process takes its links"
+    )]
+    Forgotten,
     /// A journal slot cannot be read.
     #[error("journal slot {at} cannot be replayed: {error}")]
     Replay {

@@ -18,6 +18,7 @@
 
 pub mod balance;
 pub mod command;
+mod credits;
 mod election;
 mod fence;
 mod followed;

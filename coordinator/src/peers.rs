@@ -36,8 +36,9 @@ pub struct ProcessCard {
 pub struct ProcessProof {
     /// Of the start of the machine (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
-    /// In which process ids count (`/proc/self/ns/pid`).
-    pub pid_namespace: String,
+    /// In which process ids and times count: `/proc/self/ns/pid`, and behind a space, where the system
+    /// has it, `/proc/self/ns/time`.
+    pub namespaces: String,
     /// The process id.
     pub pid: u32,
     /// When the process started, in ticks since the machine did (`/proc/<pid>/stat`), for process
@@ -67,9 +68,13 @@ pub trait Peers: Send + Sync + 'static {
     fn probe(&self, broker: Arc<BrokerImage>) -> BoxFuture<'static, Probed>;
 
     /// Whether it is certain that the process is gone: it ran on this machine since its last start,
-    /// in the process id namespace of this process, and no process with its id and its start time
+    /// in the namespaces of this process, and no process with its id and its start time
     /// is there now. At once, without asking anybody else.
     fn is_gone(&self, process: &ProcessProof) -> bool;
+
+    /// Whether the card of this process lies in the bucket; `None`: the bucket does not say. Bounded
+    /// in time.
+    fn own_card(&self) -> BoxFuture<'static, Option<bool>>;
 
     /// Whether there are no other processes, ever: whoever shares the bucket all the same takes its
     /// journal away, and ends this one.
@@ -103,6 +108,10 @@ impl Peers for Alone {
         true
     }
 
+    fn own_card(&self) -> BoxFuture<'static, Option<bool>> {
+        async { Some(true) }.boxed()
+    }
+
     fn is_alone(&self) -> bool {
         true
     }
@@ -111,8 +120,8 @@ impl Peers for Alone {
 /// Why there is no link to a process.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PeerError {
-    /// Nobody listens there: it is dead.
-    #[error("nobody listens there")]
+    /// Nobody listens there, or another process in its place: it is dead.
+    #[error("nobody listens there, or another process in its place")]
     Refused,
     /// It does not answer, or no longer.
     #[error("it does not answer")]
@@ -120,8 +129,12 @@ pub enum PeerError {
     /// It answers, and does not lead that epoch, or no longer.
     #[error("it does not lead")]
     NotLeading,
-    /// It answers, and will have nothing to do with this process: another cluster, an unknown
-    /// certificate, a version of the link that it does not speak.
+    /// It answers, and does not know this process: there is no card of it in the bucket, or was none
+    /// a moment ago.
+    #[error("it does not know this process, whose card it has not found in the bucket")]
+    Unregistered,
+    /// It answers, and will have nothing to do with this process: another cluster, or a version of
+    /// the link that it does not speak.
     #[error("it refuses this process: {0}")]
     Rejected(String),
 }
@@ -129,10 +142,14 @@ pub enum PeerError {
 /// What a process says when it is asked for the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerAnswer {
-    /// Nobody listens there: it is dead.
+    /// Nobody listens there, or another process in its place: it is dead.
     Refused,
     /// It does not answer.
     NoAnswer,
+    /// It lives, and will not say, for there is no card of this process in the bucket.
+    Unregistered,
+    /// It lives, and will not say, for another reason.
+    Refuses,
     /// It has heard a leader.
     Heard {
         /// Of which epoch.
@@ -147,7 +164,7 @@ pub enum PeerAnswer {
 /// What a probe of a broker that is silent brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probed {
-    /// Nobody listens there, or its process is gone: it is dead now.
+    /// Nobody listens there, or another process does, or its process is gone: it is dead now.
     Refused,
     /// No answer.
     Silent,
@@ -212,7 +229,7 @@ mod tests {
             }],
             process: ProcessProof {
                 boot: "b".to_owned(),
-                pid_namespace: "n".to_owned(),
+                namespaces: "n".to_owned(),
                 pid: 7,
                 started: 300,
             },

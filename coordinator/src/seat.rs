@@ -166,7 +166,7 @@ impl Sitter {
         let mut next = Next::Elect;
         loop {
             let now = self.environment.clock.mono();
-            let mut election = Election::new(now);
+            let mut election = Election::new(now, self.config.broker_session);
             match next {
                 Next::Stop => return Ok(()),
                 Next::ElectLater => election.on_no_bucket(now, self.environment.entropy.next_u64()),

@@ -3,18 +3,21 @@
 //! to see to.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Incarnation};
-use firn_proto::limits::{BEATS_KEPT_MAX, TAKE_OVER_MAX};
+use firn_proto::limits::{BEATS_KEPT_MAX, LEADER_STALL_MAX, TAKE_OVER_MAX};
 use tokio::sync::watch;
 
 /// Shared by the seat and all its handles.
 #[derive(Debug)]
 pub(crate) struct Standing {
     leads: watch::Sender<Option<CoordinatorEpoch>>,
+    /// When the leader's loop came round last.
+    turned: AtomicU64,
     held: Mutex<Held>,
 }
 
@@ -35,6 +38,7 @@ impl Standing {
     pub(crate) fn new() -> Self {
         Self {
             leads: watch::channel(None).0,
+            turned: AtomicU64::new(0),
             held: Mutex::default(),
         }
     }
@@ -57,6 +61,17 @@ impl Standing {
         });
     }
 
+    /// The loop of this process, which leads, has come round.
+    pub(crate) fn on_turn(&self, now: Mono) {
+        self.turned.fetch_max(now.0, Ordering::Relaxed);
+    }
+
+    /// For how long the leader's loop has not come round, if that is long: nobody leads there.
+    pub(crate) fn stalled(&self, now: Mono) -> Option<Duration> {
+        let since = now.since(Mono(self.turned.load(Ordering::Relaxed)));
+        (since > LEADER_STALL_MAX).then_some(since)
+    }
+
     /// This process takes that epoch, or is done with that.
     pub(crate) fn set_takes(&self, takes: Option<(CoordinatorEpoch, Mono)>) {
         self.held().takes = takes;
@@ -77,10 +92,9 @@ impl Standing {
             .filter(|(_, since)| now.since(*since) < TAKE_OVER_MAX);
         let takes = takes.map(|(epoch, _)| epoch);
         let heard = held.heard.map(|(epoch, at)| (epoch, now.since(at)));
-        leads
-            .or(takes)
-            .map(|epoch| (epoch, Duration::ZERO))
-            .or(heard)
+        let leads = leads.map(|epoch| (epoch, self.stalled(now).unwrap_or_default()));
+        let takes = takes.map(|epoch| (epoch, Duration::ZERO));
+        leads.or(takes).or(heard)
     }
 
     /// A follower lives. Kept for the leader's loop, which takes them many times a second.
@@ -99,5 +113,27 @@ impl Standing {
         let mut held = self.held();
         let reads = std::mem::take(&mut held.reads);
         (std::mem::take(&mut held.beats), reads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_whose_loop_is_stuck_says_for_how_long_nobody_has_heard_it() {
+        let standing = Standing::new();
+        let epoch = CoordinatorEpoch(3);
+        let turned = Mono(1_000_000);
+        standing.on_turn(turned);
+        standing.set_leads(Some(epoch));
+        let late = turned.after(LEADER_STALL_MAX);
+        assert_eq!(standing.heard(late), Some((epoch, Duration::ZERO)));
+        let stuck = LEADER_STALL_MAX + Duration::from_millis(1);
+        let heard = standing.heard(turned.after(stuck));
+        assert_eq!(heard, Some((epoch, stuck)));
+        standing.on_turn(late);
+        let heard = standing.heard(turned.after(stuck));
+        assert_eq!(heard, Some((epoch, Duration::ZERO)));
     }
 }

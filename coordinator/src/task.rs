@@ -252,6 +252,7 @@ impl Leader {
                 continue;
             }
             let now = self.environment.clock.mono();
+            self.brokers.on_turn(now);
             let wake = self.next_wake(now);
             tokio::select! {
                 biased;
@@ -348,7 +349,7 @@ impl Leader {
             self.stamped = (stamped.at_ms, self.environment.clock.mono());
             self.images.note(&applied.effects);
             if changes_topics(&stamped.command) {
-                self.groups.on_topics_changed();
+                self.groups.on_topics_changed(&applied.effects.topics);
             }
         } else {
             self.slot.rewind(before);

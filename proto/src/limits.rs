@@ -136,10 +136,19 @@ pub const LINK_STALL_MAX: Duration = Duration::from_secs(10);
 pub const LINK_CALLS_MAX: usize = 65_536;
 /// What those requests may have in bytes together, when they come in.
 pub const LINK_CALLS_BYTES_MAX: usize = GROUPS_BYTES_MAX;
-/// Requests or replies that wait to be sent over one link, in bytes.
+/// Requests or replies that wait to be sent over one link, short refusals among them. A link whose
+/// other side reads too few of them for what it asks is cut.
+pub const LINK_QUEUE_MAX: usize = 2 * LINK_CALLS_MAX;
+/// Those in bytes, without the refusals.
 pub const LINK_QUEUE_BYTES_MAX: usize = 2 * LINK_MESSAGE_BYTES_MAX;
 /// Links that others have open to one process.
 pub const LINKS_MAX: usize = 1024;
+/// Other processes whose links have figures of their own.
+pub const LINK_PEERS_SHOWN_MAX: usize = 100;
+/// Links that one host may be opening at a time.
+pub const LINK_HANDSHAKES_PER_HOST_MAX: usize = LINK_HANDSHAKES_MAX / 2;
+/// Those that find no place, and are told so, at a time.
+pub const LINK_TURNED_AWAY_MAX: usize = 16;
 /// Links that one other process may have open: one to its leader, and others that it closes soon.
 pub const LINKS_PER_PEER_MAX: usize = 8;
 /// Cards of other processes that are remembered, and processes that are asked for the leader.
@@ -427,6 +436,15 @@ pub const ELECTION_RETRY_MAX: Duration = Duration::from_secs(2);
 /// After so long without a leader half of the processes may elect one: of two, the other may have
 /// been taken off the network with its machine.
 pub const ELECTION_TIE_WAIT: Duration = Duration::from_secs(10);
+/// After so long without a leader, and as long as a leader waits for a silent broker, a process whose
+/// card lies in the bucket elects one with however few: a leader would have deleted the card.
+pub const ELECTION_LONE_WAIT: Duration = Duration::from_secs(180);
+/// How often a leader looks for cards in the bucket that no broker has. It deletes those that it finds
+/// twice and whose processes do not answer. On S3 1,440 LISTs a day, which cost 0.007 dollars.
+pub const CARD_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// A leader whose loop has not come round for so long is not heard, and its word that it leads counts
+/// no more.
+pub const LEADER_STALL_MAX: Duration = Duration::from_secs(3);
 /// A process that claimed an epoch is waited for while it reads the journal, but no longer than this.
 pub const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
 /// Claims before the own that are looked into, in order to serve without waiting for a read lease.
@@ -501,8 +519,13 @@ pub const GROUP_ENTRY_BYTES: usize = 512;
 pub const GROUP_PARTITION_BYTES: usize = 64;
 /// Longest regular expression of a member of a consumer group, in bytes.
 pub const GROUP_REGEX_BYTES_MAX: usize = 4 * 1024;
-/// Largest program of a regular expression, in bytes: while it is matched it is there twice.
-pub const GROUP_REGEX_PROGRAM_BYTES_MAX: usize = 256 * 1024;
+/// Largest program of a regular expression, in bytes: with a name of a topic, which has 249 at most, it
+/// takes some hundred thousand steps, and there may be thousands of topics.
+pub const GROUP_REGEX_PROGRAM_BYTES_MAX: usize = 16 * 1024;
+/// What is remembered while it is matched, in bytes, so that it takes fewer.
+pub const GROUP_REGEX_MEMORY_BYTES_MAX: usize = 256 * 1024;
+/// Topics that have come, gone or grown lately, which are matched without all others.
+pub const GROUP_TOPIC_CHANGES_MAX: usize = 10_000;
 /// Different regular expressions in one group: each is matched with every topic.
 pub const GROUP_REGEXES_MAX: usize = 16;
 /// All committed offsets of all groups together, in bytes.
@@ -588,10 +611,22 @@ const _: () = assert!(
     2 * BEAT_INTERVAL.as_millis() < BEAT_SILENCE.as_millis(),
     "one beat that is late is no silence"
 );
+const _: () = assert!(
+    FENCE_LOOK_INTERVAL.as_millis() < LEADER_STALL_MAX.as_millis()
+        && COORDINATOR_READ_LEASE.as_millis() < LEADER_STALL_MAX.as_millis()
+        && BEAT_SILENCE.as_millis() < LEADER_STALL_MAX.as_millis(),
+    "a loop that has nothing to do comes round often enough"
+);
 const _: () = assert!(FORWARDED_CALLS_MAX <= COORDINATOR_PARKED_MAX);
 const _: () = assert!(
     5 * LINK_ASK_MAX.as_millis() <= ASK_WAIT_MAX.as_millis(),
     "what others have heard must count though some of them do not answer"
+);
+const _: () = assert!(
+    2 * CARD_SWEEP_INTERVAL.as_millis() + ASK_WAIT_MAX.as_millis() < ELECTION_LONE_WAIT.as_millis()
+        && ELECTION_TIE_WAIT.as_millis() < ELECTION_LONE_WAIT.as_millis(),
+    "a leader has deleted the card of a process that it cannot reach before that process takes its \
+     place"
 );
 const _: () = assert!(
     FENCE_LOOK_MAX.as_millis() < FENCE_WAIT_MAX.as_millis(),

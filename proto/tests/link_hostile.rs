@@ -17,7 +17,7 @@ use rand::{Rng, RngCore, SeedableRng};
 
 /// Bytes on the link of one message of each kind, from the golden file.
 fn golden() -> Vec<(String, Vec<u8>)> {
-    let lines = include_str!("../testdata/link/frames_v1.txt").lines();
+    let lines = include_str!("../testdata/link/frames_v2.txt").lines();
     let byte = |hex: &str, at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
     lines
         .map(|line| {

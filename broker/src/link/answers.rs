@@ -9,6 +9,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 
 use super::leading::Leading;
+use super::outbox::Full;
 use super::wire::{LinkFault, MessageReader, Sender};
 
 /// See the module.
@@ -50,7 +51,9 @@ impl<'a> Answers<'a> {
             let message = tokio::select! {
                 Some(answered) = self.under_way.next() => {
                     self.bytes -= answered.bytes;
-                    self.answer(answered.call, answered.answer);
+                    if let Err(fault) = self.answer(answered.call, answered.answer) {
+                        return fault;
+                    }
                     continue;
                 }
                 message = reader.next() => message,
@@ -78,8 +81,7 @@ impl<'a> Answers<'a> {
         let is_crowded =
             self.under_way.len() >= LINK_CALLS_MAX || length > LINK_CALLS_BYTES_MAX - self.bytes;
         if is_crowded {
-            self.answer(call, Err(CoordinatorError::Busy));
-            return Ok(());
+            return self.answer_shortly(call, CoordinatorError::Busy);
         }
         let request = decode_request(&bytes).map_err(|e| LinkFault::Call(e.to_string()))?;
         self.bytes += length;
@@ -94,7 +96,7 @@ impl<'a> Answers<'a> {
     }
 
     /// Lets an answer go. One for which there is no room becomes a short one that says so.
-    fn answer(&self, call: u64, answer: Result<Reply, CoordinatorError>) {
+    fn answer(&self, call: u64, answer: Result<Reply, CoordinatorError>) -> Result<(), LinkFault> {
         let bytes = encode_reply(&answer).unwrap_or_default();
         drop(answer);
         let too_long = match bytes.len() {
@@ -111,15 +113,16 @@ impl<'a> Answers<'a> {
             return self.answer_shortly(call, error);
         }
         let put = self.sender.with(|outbox| outbox.call(call, bytes));
-        if put.is_err() {
-            let reason = "too many answers wait for this follower, and what it asked has happened";
-            let error = CoordinatorError::NotLeader(reason.to_owned());
-            self.answer_shortly(call, error);
+        if put.is_ok() {
+            return Ok(());
         }
+        let reason = "too many answers wait for this follower, and what it asked has happened";
+        self.answer_shortly(call, CoordinatorError::NotLeader(reason.to_owned()))
     }
 
-    fn answer_shortly(&self, call: u64, error: CoordinatorError) {
+    fn answer_shortly(&self, call: u64, error: CoordinatorError) -> Result<(), LinkFault> {
         let bytes: Bytes = encode_reply(&Err(error)).unwrap_or_default();
-        self.sender.with(|outbox| outbox.refuse(call, bytes));
+        let put = self.sender.with(|outbox| outbox.refuse(call, bytes));
+        put.map_err(|Full| LinkFault::Flooded)
     }
 }

@@ -2,7 +2,7 @@
 //! process. Who has it says nothing; that its fingerprint is registered in the bucket does.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use firn_proto::ids::Fingerprint;
 use rcgen::{CertificateParams, KeyPair};
@@ -51,11 +51,17 @@ impl ProcessCertificate {
         fingerprint(&self.certificate)
     }
 
-    /// How this process opens a link to the one with the certificate `peer`, and to no other.
-    pub(super) fn to_open(&self, peer: Fingerprint) -> Result<rustls::ClientConfig, Error> {
+    /// How this process opens a link to the one with the certificate `peer`, and to no other; and
+    /// where it says whose certificate it was shown, if that is another.
+    pub(super) fn to_open(
+        &self,
+        peer: Fingerprint,
+    ) -> Result<(rustls::ClientConfig, Arc<OnceLock<Fingerprint>>), Error> {
         let provider = provider();
+        let another = Arc::<OnceLock<Fingerprint>>::default();
         let pinned = Pinned {
             peer,
+            another: Arc::clone(&another),
             provider: Arc::clone(&provider),
         };
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
@@ -65,7 +71,7 @@ impl ProcessCertificate {
             .with_client_auth_cert(vec![self.certificate.clone()], self.private_key())?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(config)
+        Ok((config, another))
     }
 
     /// How it takes links: whoever opens one shows a certificate and has its key.
@@ -103,6 +109,8 @@ fn provider() -> Arc<CryptoProvider> {
 #[derive(Debug)]
 struct Pinned {
     peer: Fingerprint,
+    /// The certificate that was shown in place of that one.
+    another: Arc<OnceLock<Fingerprint>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -116,12 +124,12 @@ impl ServerCertVerifier for Pinned {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let shown = fingerprint(certificate);
-        match shown == self.peer {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(Error::General(format!(
-                "another process answers there, with certificate {shown}"
-            ))),
+        if shown == self.peer {
+            return Ok(ServerCertVerified::assertion());
         }
+        self.another.get_or_init(|| shown);
+        let reason = format!("another process answers there, with certificate {shown}");
+        Err(Error::General(reason))
     }
 
     fn verify_tls12_signature(

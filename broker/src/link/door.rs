@@ -7,28 +7,28 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use firn_coordinator::FromLeader;
+use firn_coordinator::{FromLeader, ProcessCard};
 use firn_proto::cluster::Beat;
 use firn_proto::env::Clock;
 use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use firn_proto::limits::{
-    CONNECTION_LINES_MAX, LINK_ACCEPT_MAX, LINK_HANDSHAKES_MAX, LINK_SILENCE_MAX, LINKS_MAX,
-    LINKS_PER_PEER_MAX,
+    CONNECTION_LINES_MAX, LINK_ACCEPT_MAX, LINK_CONNECT_MAX, LINK_HANDSHAKES_MAX, LINK_SILENCE_MAX,
+    LINK_TURNED_AWAY_MAX, LINKS_MAX, LINKS_PER_PEER_MAX,
 };
-use firn_proto::link::{Heard, Hello, Message, RefusalReason, Welcome};
-use tokio::io::AsyncWriteExt;
+use firn_proto::link::{Heard, Hello, Message, Refusal, RefusalReason, Welcome};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::Answers;
+use super::figures::{LinkFigures, Linked};
 use super::leading::{Leading, Pictures};
 use super::opening::{Introduction, decode_card, encode_card};
 use super::outbox::Calls;
 use super::registry::Registry;
-use super::transport::{Accepted, LinkWriter, Transport};
-use super::wire::{LinkFault, MessageReader, Sender, refusal, write};
+use super::transport::{Accepted, Transport};
+use super::wire::{LinkFault, MessageReader, MessageWriter, Sender, refusal};
 use crate::kafka::seldom::Seldom;
 
 /// See the module.
@@ -40,6 +40,49 @@ pub struct LinkDoor {
     clock: Arc<dyn Clock>,
     places: Arc<Mutex<Places>>,
     lines: Mutex<Seldom>,
+    figures: Arc<LinkFigures>,
+    /// Cancelled when the process stops.
+    stopping: CancellationToken,
+}
+
+/// Another process that has opened a link.
+struct Met {
+    peer: Fingerprint,
+    from: String,
+    reader: MessageReader,
+    writer: MessageWriter,
+}
+
+impl Met {
+    fn new(accepted: Accepted, figures: &LinkFigures) -> Self {
+        let Accepted {
+            peer,
+            from,
+            reader,
+            writer,
+        } = accepted;
+        Self {
+            peer,
+            from,
+            reader: MessageReader::new(reader, figures.others()),
+            writer: MessageWriter::new(writer, figures.others()),
+        }
+    }
+
+    /// Says why the link ends, unless that was said, and waits until the other side has read it: what
+    /// is not sent yet would be lost with the link. Bounded in time.
+    async fn tell(mut self, refusal: Option<Refusal>) -> Result<(), LinkFault> {
+        let tell = async {
+            if let Some(refusal) = refusal {
+                self.writer.write(&Message::Refused(refusal)).await?;
+            }
+            self.writer.shutdown().await?;
+            self.reader.drain().await;
+            Ok(())
+        };
+        let told = timeout(LINK_ACCEPT_MAX, tell).await;
+        told.unwrap_or(Err(LinkFault::Slow))
+    }
 }
 
 /// Who has how many links.
@@ -66,6 +109,7 @@ impl LinkDoor {
         leading: Arc<dyn Leading>,
         me: Introduction,
         clock: Arc<dyn Clock>,
+        figures: Arc<LinkFigures>,
     ) -> Self {
         let second = Duration::from_secs(1);
         Self {
@@ -76,77 +120,86 @@ impl LinkDoor {
             clock,
             places: Arc::default(),
             lines: Mutex::new(Seldom::new(CONNECTION_LINES_MAX, second)),
+            figures,
+            stopping: CancellationToken::new(),
         }
     }
 
-    /// Takes links and serves them, until the process stops.
+    /// Takes links and serves them, until the process stops. All are told that it does.
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) {
         let mut links = JoinSet::new();
+        let mut turned_away = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(_) = links.join_next() => continue,
+                Some(_) = turned_away.join_next() => continue,
                 accepted = self.transport.accept() => accepted,
             };
             let Some(accepted) = accepted else { break };
-            match Place::take(&self.places, accepted.peer) {
+            let peer = accepted.peer;
+            // Strangers do not keep those out who are known to belong to the cluster.
+            let is_member = self.registry.known(peer).is_some();
+            let met = Met::new(accepted, &self.figures);
+            match Place::take(&self.places, peer, is_member) {
                 Some(place) => {
-                    links.spawn(Arc::clone(&self).serve_one(accepted, place));
+                    links.spawn(Arc::clone(&self).serve_one(met, place));
                 }
-                None => self.log(&accepted, &LinkFault::Crowded),
+                None => {
+                    self.log(&met, &LinkFault::Crowded);
+                    if let Some(refusal) = LinkFault::Crowded.refusal()
+                        && turned_away.len() < LINK_TURNED_AWAY_MAX
+                    {
+                        self.figures.on_refusing(refusal.reason);
+                        turned_away.spawn(async move { drop(met.tell(Some(refusal)).await) });
+                    }
+                }
             }
+        }
+        self.stopping.cancel();
+        let all_told = async { while links.join_next().await.is_some() {} };
+        if timeout(LINK_CONNECT_MAX, all_told).await.is_err() {
+            tracing::debug!("some links end without a word");
         }
         links.shutdown().await;
     }
 
-    async fn serve_one(self: Arc<Self>, mut accepted: Accepted, mut place: Place) {
-        let reader = std::mem::replace(&mut accepted.reader, Box::new(tokio::io::empty()));
-        let mut reader = MessageReader::new(reader);
-        let Cut { fault, is_told } = match self.talk(&mut reader, &mut accepted, &mut place).await {
+    async fn serve_one(self: Arc<Self>, mut met: Met, mut place: Place) {
+        let Cut { fault, is_told } = match self.talk(&mut met, &mut place).await {
             Ok(never) => match never {},
             Err(cut) => cut,
         };
-        self.log(&accepted, &fault);
+        self.log(&met, &fault);
         let Some(refusal) = fault.refusal() else {
             return;
         };
-        let tell = async {
-            if !is_told {
-                write(&mut accepted.writer, &Message::Refused(refusal)).await?;
-            }
-            let shut = accepted.writer.shutdown().await;
-            shut.map_err(|e| LinkFault::Transport(e.to_string()))?;
-            // What is not sent yet would be lost with the link, so that it is kept until the other
-            // side has read it.
-            reader.drain().await;
-            Ok::<(), LinkFault>(())
-        };
-        if let Ok(Err(error)) = timeout(LINK_ACCEPT_MAX, tell).await {
-            tracing::debug!(from = accepted.from, %error, "who was refused does not hear why");
+        self.figures.on_refusing(refusal.reason);
+        let from = met.from.clone();
+        if let Err(error) = met.tell((!is_told).then_some(refusal)).await {
+            tracing::debug!(from, %error, "who was refused does not hear why");
         }
     }
 
-    async fn talk(
-        &self,
-        reader: &mut MessageReader,
-        accepted: &mut Accepted,
-        place: &mut Place,
-    ) -> Result<Never, Cut> {
-        match soon(reader).await? {
-            Message::Hello(hello) => self.check(hello, accepted.peer).await?,
+    async fn talk(&self, met: &mut Met, place: &mut Place) -> Result<Never, Cut> {
+        let card = match self.soon(&mut met.reader).await? {
+            Message::Hello(hello) => self.check(hello, met.peer).await?,
             message => return Err(LinkFault::Unexpected(message.kind()).into()),
-        }
+        };
         place.is_known();
+        let linked = self.figures.link(&card.link);
+        met.reader.count_for(linked.peer());
+        met.writer.count_for(linked.peer());
         let card = encode_card(&self.me.card).map_err(|e| LinkFault::Call(e.to_string()))?;
-        let writer = &mut accepted.writer;
-        write(writer, &Message::Welcome(Welcome { card })).await?;
+        met.writer
+            .write(&Message::Welcome(Welcome { card }))
+            .await?;
         loop {
-            match soon(reader).await? {
+            match self.soon(&mut met.reader).await? {
                 Message::AskHeard => {
                     let heard = self.leading.heard_leader(self.clock.mono());
                     let heard = heard.map(|(epoch, ago)| Heard { epoch, ago });
-                    write(writer, &Message::Heard(heard)).await?;
+                    met.writer.write(&Message::Heard(heard)).await?;
                 }
                 Message::Follow(epoch) => {
                     let pictures = self.leading.followed();
@@ -154,16 +207,26 @@ impl LinkDoor {
                     let Some(pictures) = pictures.filter(|_| led == Some(epoch)) else {
                         return Err(not_leading(epoch).into());
                     };
-                    write(writer, &Message::Following(epoch)).await?;
-                    return Err(self.lead(epoch, reader, writer, pictures).await);
+                    met.writer.write(&Message::Following(epoch)).await?;
+                    return Err(self.lead(epoch, met, &linked, pictures).await);
                 }
                 message => return Err(LinkFault::Unexpected(message.kind()).into()),
             }
         }
     }
 
+    /// The next message of whoever has yet to say what the link is for.
+    async fn soon(&self, reader: &mut MessageReader) -> Result<Message, LinkFault> {
+        tokio::select! {
+            () = self.stopping.cancelled() => Err(stopping()),
+            next = timeout(LINK_ACCEPT_MAX, reader.next()) => {
+                next.map_err(|_| LinkFault::Silent)?
+            }
+        }
+    }
+
     /// Whether the process that opened a link belongs to this cluster.
-    async fn check(&self, hello: Hello, peer: Fingerprint) -> Result<(), LinkFault> {
+    async fn check(&self, hello: Hello, peer: Fingerprint) -> Result<Arc<ProcessCard>, LinkFault> {
         let refused = |reason, text| LinkFault::Refusing(refusal(reason, text));
         if hello.cluster != self.me.cluster {
             let (theirs, ours) = (hello.cluster, self.me.cluster);
@@ -178,7 +241,7 @@ impl LinkDoor {
             return Err(refused(RefusalReason::Malformed, text));
         }
         match self.registry.card_of_stranger(peer).await {
-            Ok(Some(_)) => Ok(()),
+            Ok(Some(card)) => Ok(card),
             Ok(None) => {
                 let text = format!(
                     "certificate {peer} is not registered in the bucket of this cluster: its process \
@@ -197,23 +260,25 @@ impl LinkDoor {
     async fn lead(
         &self,
         epoch: CoordinatorEpoch,
-        reader: &mut MessageReader,
-        writer: &mut LinkWriter,
+        met: &mut Met,
+        linked: &Linked,
         mut pictures: Box<dyn Pictures>,
     ) -> Cut {
-        let sender = Sender::new(Calls::Answered);
+        let sender = Sender::new(Calls::Answered, linked.peer());
         let beaten = Notify::new();
         let beats = pictures.beats();
         let on_beat = |beat: Beat| {
+            linked.on_beat();
             beats(beat);
             beaten.notify_one();
         };
         let mut answers = Answers::new(&*self.leading, &sender);
-        let sending = sender.run(writer);
+        let sending = sender.run(&mut met.writer);
         tokio::pin!(sending);
         let fault = tokio::select! {
             fault = &mut sending => return fault.into(),
-            fault = answers.run(reader, on_beat) => fault,
+            () = self.stopping.cancelled() => stopping(),
+            fault = answers.run(&mut met.reader, on_beat) => fault,
             fault = show(&mut *pictures, &sender, epoch) => fault,
             fault = hear(&beaten) => fault,
         };
@@ -227,13 +292,16 @@ impl LinkDoor {
         Cut { fault, is_told }
     }
 
-    fn log(&self, accepted: &Accepted, fault: &LinkFault) {
-        let (from, peer) = (&accepted.from, accepted.peer);
+    fn log(&self, met: &Met, fault: &LinkFault) {
+        let (from, peer) = (&met.from, met.peer);
         match fault {
             LinkFault::Ended | LinkFault::Transport(_) | LinkFault::Dropped => {
                 tracing::debug!(%from, %peer, reason = %fault, "broker link closed");
             }
-            LinkFault::Refusing(refusal) if refusal.reason == RefusalReason::NotLeading => {
+            LinkFault::Refusing(Refusal {
+                reason: RefusalReason::NotLeading | RefusalReason::Stopping,
+                ..
+            }) => {
                 tracing::debug!(%from, %peer, reason = %fault, "broker link closed");
             }
             fault => {
@@ -266,9 +334,8 @@ impl From<LinkFault> for Cut {
 /// What a talk that goes on until something is wrong has as its result.
 enum Never {}
 
-async fn soon(reader: &mut MessageReader) -> Result<Message, LinkFault> {
-    let next = timeout(LINK_ACCEPT_MAX, reader.next()).await;
-    next.map_err(|_| LinkFault::Silent)?
+fn stopping() -> LinkFault {
+    LinkFault::Refusing(refusal(RefusalReason::Stopping, "this process stops"))
 }
 
 fn not_leading(epoch: CoordinatorEpoch) -> LinkFault {
@@ -298,22 +365,22 @@ async fn hear(beaten: &Notify) -> LinkFault {
 }
 
 impl Place {
-    fn take(places: &Arc<Mutex<Places>>, peer: Fingerprint) -> Option<Self> {
+    fn take(places: &Arc<Mutex<Places>>, peer: Fingerprint, is_member: bool) -> Option<Self> {
         let mut taken = places.lock().unwrap_or_else(PoisonError::into_inner);
         let of_peer = taken.by_peer.get(&peer).copied().unwrap_or_default();
         if taken.all >= LINKS_MAX
-            || taken.strangers >= LINK_HANDSHAKES_MAX
+            || (!is_member && taken.strangers >= LINK_HANDSHAKES_MAX)
             || of_peer >= LINKS_PER_PEER_MAX
         {
             return None;
         }
         taken.all += 1;
-        taken.strangers += 1;
+        taken.strangers += usize::from(!is_member);
         taken.by_peer.insert(peer, of_peer + 1);
         Some(Self {
             places: Arc::clone(places),
             peer,
-            is_stranger: true,
+            is_stranger: !is_member,
         })
     }
 
@@ -353,13 +420,15 @@ mod tests {
             Fingerprint(bytes)
         };
         let mut strangers = Vec::new();
-        while let Some(place) = Place::take(&places, peer(strangers.len())) {
+        while let Some(place) = Place::take(&places, peer(strangers.len()), false) {
             strangers.push(place);
         }
         assert_eq!(strangers.len(), LINK_HANDSHAKES_MAX);
+        // Who was met before is known by its certificate, and is no stranger.
+        assert!(Place::take(&places, peer(usize::MAX - 1), true).is_some());
         strangers[0].is_known();
         strangers[0].is_known();
-        let mut member = Place::take(&places, peer(usize::MAX)).unwrap();
+        let mut member = Place::take(&places, peer(usize::MAX), false).unwrap();
         member.is_known();
         assert_eq!(places.lock().unwrap().strangers, LINK_HANDSHAKES_MAX - 1);
         drop((strangers, member));
@@ -374,7 +443,7 @@ mod tests {
         for peer in 0..=u8::MAX {
             let peer = Fingerprint([peer; 32]);
             let mut of_peer = 0;
-            while let Some(mut place) = Place::take(&places, peer) {
+            while let Some(mut place) = Place::take(&places, peer, false) {
                 place.is_known();
                 taken.push(place);
                 of_peer += 1;

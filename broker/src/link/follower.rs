@@ -17,9 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::figures::{Linked, PeerFigures};
 use super::opening::{Opened, peer_error};
 use super::outbox::Calls;
-use super::transport::LinkWriter;
 use super::wire::{LinkFault, MessageReader, Sender};
 
 /// A link to the leader. Dropping it ends it.
@@ -53,11 +53,10 @@ struct Caller {
 impl FollowerLink {
     /// Over a link whose other side has said that its pictures will come.
     pub(super) fn start(opened: Opened) -> Self {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(opened.linked.peer()));
         let (updates, received) = mpsc::channel(UPDATES_AHEAD);
         let mut tasks = JoinSet::new();
-        let Opened { reader, writer } = opened;
-        tasks.spawn(run(Arc::clone(&shared), reader, writer, updates));
+        tasks.spawn(run(Arc::clone(&shared), opened, updates));
         Self {
             shared,
             updates: received,
@@ -93,16 +92,20 @@ impl Drop for FollowerLink {
 }
 
 /// Serves the link until it breaks.
-async fn run(
-    shared: Arc<Shared>,
-    mut reader: MessageReader,
-    mut writer: LinkWriter,
-    updates: mpsc::Sender<FromLeader>,
-) {
+async fn run(shared: Arc<Shared>, opened: Opened, updates: mpsc::Sender<FromLeader>) {
+    let Opened {
+        mut reader,
+        mut writer,
+        linked,
+        figures,
+    } = opened;
     let fault = tokio::select! {
         fault = shared.sender.run(&mut writer) => fault,
-        fault = read(&shared, &mut reader, &updates) => fault,
+        fault = read(&shared, &mut reader, &linked, &updates) => fault,
     };
+    if let LinkFault::Refused(refusal) = &fault {
+        figures.on_refused(refusal.reason);
+    }
     // Callers hear of it first: whoever waits for pictures may then link anew at once.
     shared.fail(&fault);
     tracing::debug!(%fault, "the link to the leader has ended");
@@ -112,6 +115,7 @@ async fn run(
 async fn read(
     shared: &Shared,
     reader: &mut MessageReader,
+    linked: &Linked,
     updates: &mpsc::Sender<FromLeader>,
 ) -> LinkFault {
     let mut answers = Assembly::default();
@@ -129,7 +133,11 @@ async fn read(
                 continue;
             }
             Message::Image(update) => FromLeader::Image(update),
-            Message::LeaderBeat(beat) => FromLeader::Beat(beat),
+            Message::LeaderBeat(beat) => {
+                linked.on_beat();
+                linked.on_answered(beat.echo);
+                FromLeader::Beat(beat)
+            }
             Message::Journal(part) => FromLeader::Journal(part),
             Message::Refused(refusal) => return LinkFault::Refused(refusal),
             message => return LinkFault::Unexpected(message.kind()),
@@ -141,9 +149,9 @@ async fn read(
 }
 
 impl Shared {
-    fn new() -> Self {
+    fn new(figures: Arc<PeerFigures>) -> Self {
         Self {
-            sender: Sender::new(Calls::Asked),
+            sender: Sender::new(Calls::Asked, figures),
             places: Arc::new(Semaphore::new(LINK_CALLS_MAX)),
             calls: Mutex::default(),
         }
@@ -257,7 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_before_there_is_room_leaves_no_place_taken() {
-        let shared = Shared::new();
+        let shared = Shared::new(Arc::default());
         let all = Bytes::from(vec![0; LINK_QUEUE_BYTES_MAX]);
         shared.sender.with(|outbox| outbox.call(77, all)).unwrap();
         let request = Request::LeaveBroker(Incarnation(1));

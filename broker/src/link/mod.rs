@@ -18,11 +18,13 @@
 //! - `opening.rs`: how a link begins; `wire.rs`: messages over it; `outbox.rs`: what goes next
 //! - `follower.rs`: the follower's side of a link
 //! - `door.rs`: the leader's side; `answers.rs`: what is asked there; `leading.rs`: who is asked
+//! - `figures.rs`: what of it is counted
 //! - `peers.rs`: all of that for the coordinator; `probe.rs`, `process.rs`: what the kernel knows
 
 mod answers;
 mod certificate;
 mod door;
+mod figures;
 mod follower;
 mod leading;
 mod memory;
@@ -42,6 +44,7 @@ mod wire;
 
 pub use certificate::ProcessCertificate;
 pub use door::LinkDoor;
+pub use figures::{LinkCollector, LinkFigures};
 pub use leading::{Leading, Pictures};
 pub use memory::{MemoryNetwork, MemoryTransport};
 pub use opening::{Introduction, decode_card, encode_card};

@@ -9,11 +9,12 @@ use firn_proto::cluster::LinkAddress;
 use firn_proto::codec::{self, CodecError};
 use firn_proto::ids::ClusterId;
 use firn_proto::limits::{LINK_ACCEPT_MAX, LINK_HELLO_BYTES_MAX};
-use firn_proto::link::{Hello, Message, RefusalReason};
+use firn_proto::link::{Hello, Message, PROTOCOL_VERSION, RefusalReason};
 use tokio::time::timeout;
 
-use super::transport::{ConnectError, LinkWriter, Transport};
-use super::wire::{LinkFault, MessageReader, write};
+use super::figures::{LinkFigures, Linked};
+use super::transport::{ConnectError, Transport};
+use super::wire::{LinkFault, MessageReader, MessageWriter};
 
 /// Who this process is, on every link.
 #[derive(Clone, Debug)]
@@ -43,7 +44,9 @@ pub fn decode_card(bytes: &[u8]) -> Result<ProcessCard, CodecError> {
 /// A link that this process has opened and the other has taken.
 pub(super) struct Opened {
     pub(super) reader: MessageReader,
-    pub(super) writer: LinkWriter,
+    pub(super) writer: MessageWriter,
+    pub(super) linked: Linked,
+    pub(super) figures: Arc<LinkFigures>,
 }
 
 /// Opens a link to the process at `to`. Bounded in time.
@@ -51,9 +54,12 @@ pub(super) async fn open(
     transport: Arc<dyn Transport>,
     me: Introduction,
     to: LinkAddress,
+    figures: Arc<LinkFigures>,
 ) -> Result<Opened, PeerError> {
-    let (reader, mut writer) = transport.connect(to).await.map_err(|error| match error {
-        ConnectError::Refused => PeerError::Refused,
+    let connected = transport.connect(to.clone()).await;
+    let (reader, writer) = connected.map_err(|error| match error {
+        // Another one there has its place: it has ended.
+        ConnectError::Refused | ConnectError::Another(_) => PeerError::Refused,
         ConnectError::NoAnswer(_) => PeerError::NoAnswer,
         ConnectError::Rejected(reason) => PeerError::Rejected(reason),
     })?;
@@ -62,11 +68,17 @@ pub(super) async fn open(
         cluster: me.cluster,
         card,
     });
-    let mut reader = MessageReader::new(reader);
+    let linked = figures.link(&to);
+    let mut opened = Opened {
+        reader: MessageReader::new(reader, linked.peer()),
+        writer: MessageWriter::new(writer, linked.peer()),
+        linked,
+        figures,
+    };
     // Why it does not take the link may be there though it takes nothing any more.
-    let sent = write(&mut writer, &hello).await;
-    match (next(&mut reader).await?, sent) {
-        (Message::Welcome(_), Ok(())) => Ok(Opened { reader, writer }),
+    let sent = opened.writer.write(&hello).await;
+    match (opened.next().await?, sent) {
+        (Message::Welcome(_), Ok(())) => Ok(opened),
         (Message::Welcome(_), Err(fault)) => Err(peer_error(&fault)),
         (message, _) => Err(unexpected(&message)),
     }
@@ -75,17 +87,22 @@ pub(super) async fn open(
 impl Opened {
     /// Says something, and waits for what the other side says to it. Bounded in time.
     pub(super) async fn ask(&mut self, question: &Message) -> Result<Message, PeerError> {
-        let sent = write(&mut self.writer, question).await;
+        let sent = self.writer.write(question).await;
         sent.map_err(|fault| peer_error(&fault))?;
-        next(&mut self.reader).await
+        self.next().await
     }
-}
 
-async fn next(reader: &mut MessageReader) -> Result<Message, PeerError> {
-    match timeout(LINK_ACCEPT_MAX, reader.next()).await {
-        Ok(Ok(message)) => Ok(message),
-        Ok(Err(fault)) => Err(peer_error(&fault)),
-        Err(_) => Err(PeerError::NoAnswer),
+    async fn next(&mut self) -> Result<Message, PeerError> {
+        match timeout(LINK_ACCEPT_MAX, self.reader.next()).await {
+            Ok(Ok(message)) => {
+                if let Message::Refused(refusal) = &message {
+                    self.figures.on_refused(refusal.reason);
+                }
+                Ok(message)
+            }
+            Ok(Err(fault)) => Err(peer_error(&fault)),
+            Err(_) => Err(PeerError::NoAnswer),
+        }
     }
 }
 
@@ -104,15 +121,21 @@ pub(super) fn peer_error(fault: &LinkFault) -> PeerError {
         | LinkFault::Transport(_)
         | LinkFault::Slow
         | LinkFault::Silent
+        | LinkFault::Flooded
         | LinkFault::Crowded
         | LinkFault::Dropped => PeerError::NoAnswer,
         LinkFault::Refused(refusal) | LinkFault::Refusing(refusal) => match refusal.reason {
             RefusalReason::NotLeading => PeerError::NotLeading,
             RefusalReason::Busy | RefusalReason::Stopping => PeerError::NoAnswer,
-            RefusalReason::Cluster
-            | RefusalReason::Unregistered
-            | RefusalReason::Version
-            | RefusalReason::Malformed => PeerError::Rejected(refusal.to_string()),
+            RefusalReason::Unregistered => PeerError::Unregistered,
+            RefusalReason::Version => PeerError::Rejected(format!(
+                "it speaks version {} of the broker link, and this process version \
+                 {PROTOCOL_VERSION}: run the same release of firn on all machines of the cluster",
+                refusal.version
+            )),
+            RefusalReason::Cluster | RefusalReason::Malformed => {
+                PeerError::Rejected(refusal.to_string())
+            }
         },
         LinkFault::Frame(_)
         | LinkFault::Message(_)

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use firn_proto::limits::{LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX};
+use firn_proto::limits::{
+    LINK_CALLS_MAX, LINK_PART_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_QUEUE_MAX,
+};
 use firn_proto::link::{CallPart, Message};
 
 /// Which side's calls go out here.
@@ -74,7 +76,8 @@ impl Outbox {
 
     /// Takes a request or a reply. One always fits.
     pub(super) fn call(&mut self, call: u64, bytes: Bytes) -> Result<(), Full> {
-        if self.bytes > 0 && bytes.len() > LINK_QUEUE_BYTES_MAX.saturating_sub(self.bytes) {
+        let has_room = bytes.len() <= LINK_QUEUE_BYTES_MAX.saturating_sub(self.bytes);
+        if self.waiting() > 0 && (!has_room || self.waiting() >= LINK_CALLS_MAX) {
             return Err(Full);
         }
         self.bytes += bytes.len();
@@ -86,10 +89,19 @@ impl Outbox {
         Ok(())
     }
 
-    /// Takes a short reply for which there is always room: callers are few enough.
-    pub(super) fn refuse(&mut self, call: u64, bytes: Bytes) {
+    /// Takes a short reply, for which there is room as long as the other side reads some of them.
+    pub(super) fn refuse(&mut self, call: u64, bytes: Bytes) -> Result<(), Full> {
+        if self.waiting() >= LINK_QUEUE_MAX {
+            return Err(Full);
+        }
         self.bytes += bytes.len();
         self.short.push_back(Waiting { call, bytes });
+        Ok(())
+    }
+
+    /// Requests or replies that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.short.len() + self.long.len()
     }
 
     /// Whether the last picture, or piece of the journal, has gone.
@@ -239,6 +251,25 @@ mod tests {
         assert_eq!(order, expected);
         assert!(outbox.wants_update());
         assert_eq!(outbox.bytes, 0);
+    }
+
+    #[test]
+    fn whoever_reads_no_answers_is_not_answered_for_ever() {
+        let mut outbox = Outbox::new(Calls::Answered);
+        let mut calls = 0..;
+        let answers = calls.by_ref().take_while(|call| {
+            let taken = outbox.call(*call, Bytes::from_static(b"yes"));
+            taken.is_ok()
+        });
+        assert_eq!(answers.count(), LINK_CALLS_MAX);
+        let refusals = calls.by_ref().take_while(|call| {
+            let taken = outbox.refuse(*call, Bytes::from_static(b"no"));
+            taken.is_ok()
+        });
+        assert_eq!(refusals.count(), LINK_QUEUE_MAX - LINK_CALLS_MAX);
+        assert!(matches!(outbox.next(), Some(Message::Answer(_))));
+        assert_eq!(outbox.refuse(0, Bytes::new()), Ok(()));
+        assert_eq!(outbox.refuse(0, Bytes::new()), Err(Full));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! knows better, over TCP and in `/proc`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use firn_coordinator::{
     LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
@@ -15,11 +15,13 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::time::timeout;
 
+use super::figures::LinkFigures;
 use super::follower::FollowerLink;
 use super::opening::{Introduction, open, unexpected};
 use super::registry::Registry;
 use super::transport::Transport;
 use super::{probe, process};
+use crate::kafka::seldom::Seldom;
 
 /// The other processes of the cluster. Cheap to clone.
 #[derive(Clone)]
@@ -27,15 +29,33 @@ pub struct LinkPeers {
     transport: Arc<dyn Transport>,
     registry: Arc<Registry>,
     me: Introduction,
+    figures: Arc<LinkFigures>,
+    lines: Arc<Mutex<Seldom>>,
 }
 
 impl LinkPeers {
     /// As `me`, whose card is registered.
-    pub fn new(transport: Arc<dyn Transport>, registry: Arc<Registry>, me: Introduction) -> Self {
+    pub fn new(
+        transport: Arc<dyn Transport>,
+        registry: Arc<Registry>,
+        me: Introduction,
+        figures: Arc<LinkFigures>,
+    ) -> Self {
         Self {
             transport,
             registry,
             me,
+            figures,
+            lines: Arc::default(),
+        }
+    }
+
+    /// Says, but not often, that a process lives and will have nothing to do with this one.
+    fn log_refusal(&self, process: Fingerprint, reason: &str) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left_out) = lines.due(self.figures.now()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::warn!(%process, reason, left_out, "another process refuses the links of this one");
         }
     }
 
@@ -44,7 +64,7 @@ impl LinkPeers {
         leader: LinkAddress,
         epoch: CoordinatorEpoch,
     ) -> Result<Box<dyn LeaderLink>, PeerError> {
-        let mut opened = open(self.transport, self.me, leader).await?;
+        let mut opened = open(self.transport, self.me, leader, self.figures).await?;
         match opened.ask(&Message::Follow(epoch)).await? {
             Message::Following(led) if led == epoch => Ok(Box::new(FollowerLink::start(opened))),
             message => Err(unexpected(&message)),
@@ -53,7 +73,7 @@ impl LinkPeers {
 
     /// Asks a process for the leader.
     async fn ask(self, to: LinkAddress) -> Result<PeerAnswer, PeerError> {
-        let mut opened = open(self.transport, self.me, to).await?;
+        let mut opened = open(self.transport, self.me, to, self.figures).await?;
         match opened.ask(&Message::AskHeard).await? {
             Message::Heard(Some(heard)) => Ok(PeerAnswer::Heard {
                 epoch: heard.epoch,
@@ -85,10 +105,15 @@ impl LinkPeers {
             let Some(to) = card.map(|card| card.link.clone()).or(known) else {
                 return PeerAnswer::NoAnswer;
             };
-            let asked = unless_refused(self.ask(to), listener).await;
+            let asked = unless_refused(self.clone().ask(to), listener).await;
             asked.unwrap_or_else(|error| match error {
                 PeerError::Refused => PeerAnswer::Refused,
-                PeerError::NoAnswer | PeerError::NotLeading | PeerError::Rejected(_) => {
+                PeerError::Unregistered => PeerAnswer::Unregistered,
+                PeerError::Rejected(reason) => {
+                    self.log_refusal(process, &reason);
+                    PeerAnswer::Refuses
+                }
+                PeerError::NoAnswer | PeerError::NotLeading => {
                     tracing::debug!(%process, %error, "a peer does not say whom it has heard");
                     PeerAnswer::NoAnswer
                 }
@@ -96,6 +121,17 @@ impl LinkPeers {
         };
         let answer = timeout(LINK_ASK_MAX, asked).await;
         answer.unwrap_or(PeerAnswer::NoAnswer)
+    }
+
+    /// Whether a process answers that is registered, whatever it says.
+    pub async fn answers(&self, process: Fingerprint) -> bool {
+        match self.clone().ask_one(process, None).await {
+            PeerAnswer::Heard { .. }
+            | PeerAnswer::NotHeard
+            | PeerAnswer::Refuses
+            | PeerAnswer::Unregistered => true,
+            PeerAnswer::Refused | PeerAnswer::NoAnswer => false,
+        }
     }
 
     /// All that may be there, but for this process itself.
@@ -170,10 +206,11 @@ impl Peers for LinkPeers {
                 };
                 match timeout(LINK_PROBE_MAX, peers.ask(to)).await {
                     Ok(Ok(_)) => Probed::Answers,
+                    Ok(Err(PeerError::Refused)) => Probed::Refused,
                     Ok(Err(_)) | Err(_) => Probed::Silent,
                 }
             };
-            first_to_say(over_tcp, over_link).await
+            both_say(over_tcp, over_link).await
         }
         .boxed()
     }
@@ -181,22 +218,40 @@ impl Peers for LinkPeers {
     fn is_gone(&self, process: &ProcessProof) -> bool {
         process::is_gone(process)
     }
+
+    fn own_card(&self) -> BoxFuture<'static, Option<bool>> {
+        let (registry, own) = (Arc::clone(&self.registry), self.me.card.link.fingerprint);
+        async move {
+            match registry.look(own).await {
+                Ok(card) => Some(card.is_some()),
+                Err(error) => {
+                    tracing::debug!(%error, "whether this process is still registered is not known");
+                    None
+                }
+            }
+        }
+        .boxed()
+    }
 }
 
-/// What the first of the two says that says anything.
-async fn first_to_say(
-    one: impl Future<Output = Probed>,
-    other: impl Future<Output = Probed>,
+/// What both say together. Over TCP another process may answer that has taken the place of the one
+/// that is meant; over the link nobody else can.
+async fn both_say(
+    over_tcp: impl Future<Output = Probed>,
+    over_link: impl Future<Output = Probed>,
 ) -> Probed {
-    tokio::pin!(one, other);
+    tokio::pin!(over_tcp, over_link);
     tokio::select! {
-        said = &mut one => match said {
-            Probed::Silent => other.await,
+        linked = &mut over_link => match linked {
+            Probed::Silent => over_tcp.await,
             said => said,
         },
-        said = &mut other => match said {
-            Probed::Silent => one.await,
-            said => said,
+        said = &mut over_tcp => match said {
+            Probed::Refused => Probed::Refused,
+            said => match over_link.await {
+                Probed::Silent => said,
+                linked => linked,
+            },
         },
     }
 }

@@ -11,7 +11,7 @@ pub fn own_proof() -> ProcessProof {
     let pid = std::process::id();
     ProcessProof {
         boot: boot(),
-        pid_namespace: pid_namespace(),
+        namespaces: namespaces(),
         pid,
         started: match seen(pid) {
             Seen::Runs { started } => started,
@@ -21,12 +21,12 @@ pub fn own_proof() -> ProcessProof {
 }
 
 /// Whether it is certain that the process is gone: it ran on this machine since that was started,
-/// where this process counts process ids too, and no process with its id and start is there now.
+/// where this process counts process ids and time too, and no process with its id and start is there now.
 pub(super) fn is_gone(process: &ProcessProof) -> bool {
     let is_here = !process.boot.is_empty()
         && process.boot == boot()
-        && !process.pid_namespace.is_empty()
-        && process.pid_namespace == pid_namespace();
+        && !process.namespaces.is_empty()
+        && process.namespaces == namespaces();
     is_here
         && process.started != 0
         && match seen(process.pid) {
@@ -97,9 +97,18 @@ fn boot() -> String {
     id.unwrap_or_default().trim().to_owned()
 }
 
-fn pid_namespace() -> String {
-    let link = fs::read_link("/proc/self/ns/pid");
-    link.map_or_else(|_| String::new(), |link| link.display().to_string())
+/// Those in which process ids and start times count: `/proc/<pid>/stat` tells the same process
+/// another start in each time namespace (time_namespaces(7)). Linux before 5.6 has none of these.
+fn namespaces() -> String {
+    let link = |name: &str| fs::read_link(format!("/proc/self/ns/{name}"));
+    let Ok(pid) = link("pid") else {
+        return String::new();
+    };
+    match link("time") {
+        Ok(time) => format!("{} {}", pid.display(), time.display()),
+        Err(error) if error.kind() == ErrorKind::NotFound => pid.display().to_string(),
+        Err(_) => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +147,17 @@ mod tests {
         };
         assert!(!is_gone(&elsewhere));
         let contained = ProcessProof {
-            pid_namespace: "pid:[1]".to_owned(),
-            ..earlier
+            namespaces: "pid:[1]".to_owned(),
+            ..earlier.clone()
         };
         assert!(!is_gone(&contained));
+        let (pid, time) = earlier.namespaces.split_once(' ').unwrap();
+        assert!(time.starts_with("time:["), "{time}");
+        let shifted = ProcessProof {
+            namespaces: format!("{pid} time:[1]"),
+            ..earlier.clone()
+        };
+        assert!(!is_gone(&shifted), "its start counts from elsewhere");
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //!
 //! A dead process is not noticed here for seconds: beats and probes notice it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError};
 
 use firn_proto::cluster::LinkAddress;
 use firn_proto::limits::{
-    LINK_ACCEPT_MAX, LINK_CONNECT_MAX, LINK_HANDSHAKES_MAX, LINK_HELLO_BYTES_MAX, LINK_IDLE_MAX,
-    LINK_KEEP_ALIVE, LINK_WINDOW_BYTES,
+    LINK_ACCEPT_MAX, LINK_CONNECT_MAX, LINK_HANDSHAKES_MAX, LINK_HANDSHAKES_PER_HOST_MAX,
+    LINK_HELLO_BYTES_MAX, LINK_IDLE_MAX, LINK_KEEP_ALIVE, LINK_WINDOW_BYTES,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,7 +19,7 @@ use quinn::{ClientConfig, ConnectionError, Endpoint, IdleTimeout, ServerConfig, 
 use quinn::{Connection, Incoming, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::net::lookup_host;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 use super::certificate::{self, ProcessCertificate, SERVER_NAME};
@@ -118,7 +119,7 @@ async fn open(
 ) -> Result<(LinkReader, LinkWriter), ConnectError> {
     let no_answer = |reason: String| ConnectError::NoAnswer(reason);
     let tls = certificate.to_open(to.fingerprint);
-    let tls = tls.map_err(|e| ConnectError::Rejected(e.to_string()))?;
+    let (tls, another) = tls.map_err(|e| ConnectError::Rejected(e.to_string()))?;
     let crypto = QuicClientConfig::try_from(tls);
     let crypto = crypto.map_err(|e| ConnectError::Rejected(e.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(crypto));
@@ -138,7 +139,11 @@ async fn open(
     })?;
     let connecting = endpoint.connect_with(config, address, SERVER_NAME);
     let connecting = connecting.map_err(|e| no_answer(e.to_string()))?;
-    let connection = connecting.await.map_err(not_opened)?;
+    let connection = connecting.await;
+    let connection = connection.map_err(|error| match another.get() {
+        Some(shown) => ConnectError::Another(*shown),
+        None => not_opened(error),
+    })?;
     let (writer, reader) = connection.open_bi().await.map_err(not_opened)?;
     Ok((Box::new(reader), Box::new(writer)))
 }
@@ -155,27 +160,81 @@ fn not_opened(error: ConnectionError) -> ConnectError {
 
 /// Takes in what others open, each in a task of its own, until the endpoint is closed.
 async fn take_in(endpoint: Endpoint, taken: mpsc::Sender<Accepted>) {
-    let places = Arc::new(Semaphore::new(LINK_HANDSHAKES_MAX));
+    let openings = Arc::<std::sync::Mutex<Openings>>::default();
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::debug!(from = %incoming.remote_address(), "too many links are being opened");
+        let from = incoming.remote_address().ip();
+        let Some((opening, is_busy)) = Opening::begin(&openings, from) else {
+            tracing::debug!(%from, "too many links are being opened");
             incoming.refuse();
             continue;
         };
         // Under load whoever opens one shows first that it can be answered where it says it is.
-        let is_busy = places.available_permits() < LINK_HANDSHAKES_MAX / 2;
         if is_busy && !incoming.remote_address_validated() && incoming.may_retry() {
             if let Err(error) = incoming.retry() {
                 tracing::debug!(%error, "a link cannot be asked to come again");
             }
             continue;
         }
-        tokio::spawn(take(incoming, taken.clone(), place));
+        tokio::spawn(take(incoming, taken.clone(), opening));
+    }
+}
+
+/// Links that others are opening, by their hosts.
+#[derive(Debug, Default)]
+struct Openings {
+    all: usize,
+    by_host: BTreeMap<IpAddr, usize>,
+}
+
+/// One of them; over when dropped.
+struct Opening {
+    openings: Arc<std::sync::Mutex<Openings>>,
+    host: IpAddr,
+}
+
+impl Opening {
+    /// Also whether there are many. `None`: there are too many, or of that host.
+    fn begin(openings: &Arc<std::sync::Mutex<Openings>>, from: IpAddr) -> Option<(Self, bool)> {
+        let host = network_of(from);
+        let mut begun = openings.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_host = begun.by_host.get(&host).copied().unwrap_or_default();
+        if begun.all >= LINK_HANDSHAKES_MAX || of_host >= LINK_HANDSHAKES_PER_HOST_MAX {
+            return None;
+        }
+        begun.all += 1;
+        begun.by_host.insert(host, of_host + 1);
+        let is_busy = begun.all > LINK_HANDSHAKES_MAX / 2;
+        let openings = Arc::clone(openings);
+        Some((Self { openings, host }, is_busy))
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut begun = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.all -= 1;
+        if let Some(of_host) = begun.by_host.get_mut(&self.host) {
+            *of_host -= 1;
+            if *of_host == 0 {
+                begun.by_host.remove(&self.host);
+            }
+        }
+    }
+}
+
+/// A host has all addresses of a /64 network of IPv6.
+fn network_of(from: IpAddr) -> IpAddr {
+    match from {
+        IpAddr::V4(_) => from,
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(address) => address.into(),
+            None => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        },
     }
 }
 
 /// Takes one in: the handshake, and the stream.
-async fn take(incoming: Incoming, taken: mpsc::Sender<Accepted>, _place: OwnedSemaphorePermit) {
+async fn take(incoming: Incoming, taken: mpsc::Sender<Accepted>, _opening: Opening) {
     let from = incoming.remote_address();
     let opened = async {
         let connection = incoming.await?;

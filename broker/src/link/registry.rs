@@ -133,6 +133,19 @@ impl Registry {
         if let Some(looked) = self.with(|known| known.fresh(process, now)) {
             return Ok(looked.card);
         }
+        self.look(process).await
+    }
+
+    /// The card that lies in the bucket now, whatever was found there before; `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn look(
+        &self,
+        process: Fingerprint,
+    ) -> Result<Option<Arc<ProcessCard>>, RegistryError> {
+        let now = self.clock.mono();
         let read = processes::card(&self.bucket, self.cluster, process);
         let read = timeout(LINK_ACCEPT_MAX, read).await;
         let unknown = |reason: String| RegistryError::Bucket(reason);

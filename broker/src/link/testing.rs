@@ -206,7 +206,7 @@ impl World {
             listeners,
             process: ProcessProof {
                 boot: String::new(),
-                pid_namespace: String::new(),
+                namespaces: String::new(),
                 pid: 1,
                 started: 0,
             },
@@ -221,6 +221,7 @@ impl World {
                 cluster: CLUSTER,
                 card: Arc::new(card),
             },
+            figures: Arc::new(LinkFigures::new(Arc::clone(&self.clock))),
             clock: Arc::clone(&self.clock),
         }
     }
@@ -238,6 +239,7 @@ pub(super) struct Process {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) registry: Arc<Registry>,
     pub(super) me: Introduction,
+    pub(super) figures: Arc<LinkFigures>,
     clock: Arc<dyn Clock>,
 }
 
@@ -252,7 +254,8 @@ impl Process {
 
     pub(super) fn peers(&self) -> LinkPeers {
         let (transport, registry) = (Arc::clone(&self.transport), Arc::clone(&self.registry));
-        LinkPeers::new(transport, registry, self.me.clone())
+        let figures = Arc::clone(&self.figures);
+        LinkPeers::new(transport, registry, self.me.clone(), figures)
     }
 
     /// Takes links until the guard is dropped.
@@ -263,6 +266,7 @@ impl Process {
             Arc::clone(leading) as _,
             self.me.clone(),
             Arc::clone(&self.clock),
+            Arc::clone(&self.figures),
         );
         let stop = CancellationToken::new();
         tokio::spawn(Arc::new(door).serve(stop.clone()));

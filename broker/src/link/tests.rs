@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use firn_coordinator::{FromLeader, LeaderLink, PeerAnswer, PeerError, Peers, Probed};
 use firn_proto::cluster::{
-    Beat, BrokerImage, CoordinatorError, ImageUpdate, LeaderBeat, LinkAddress, Part, Reply, Request,
+    Beat, BrokerImage, CoordinatorError, ImageUpdate, LeaderBeat, LinkAddress, Listener, Part,
+    Reply, Request, SecurityProtocol,
 };
 use firn_proto::env::Mono;
 use firn_proto::ids::{BrokerId, ClusterId, CoordinatorEpoch, Fingerprint, Incarnation, StreamId};
@@ -13,9 +14,8 @@ use firn_proto::link::{Message, PROTOCOL_VERSION, Refusal, RefusalReason};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::opening::{Introduction, open};
+use super::opening::{Introduction, Opened, open};
 use super::testing::{EPOCH, FakeLeading, Over, Process, World};
-use super::transport::LinkWriter;
 use super::wire::MessageReader;
 use super::*;
 
@@ -41,6 +41,7 @@ fn leader_beat() -> FromLeader {
         epoch: EPOCH,
         echo: Mono(1),
         alone_age: None,
+        picture: 0,
     })
 }
 
@@ -190,17 +191,20 @@ async fn a_process_of_another_cluster_or_without_a_card_is_refused_with_the_reas
 
         let stranger = world.stranger(2, Vec::new());
         let refused = stranger.peers().follow(one.card(), EPOCH).await.err();
-        let Some(PeerError::Rejected(reason)) = refused else {
-            panic!("{refused:?}");
-        };
-        assert!(reason.contains("not registered"), "{reason}");
+        assert_eq!(refused, Some(PeerError::Unregistered));
+        let asked = stranger.peers().ask_all(Vec::new()).await;
+        assert_eq!(asked, [PeerAnswer::Unregistered], "it lives");
+        assert_eq!(stranger.peers().own_card().await, Some(false));
+        assert_eq!(one.peers().own_card().await, Some(true));
 
         let lost = world.process(3).await;
         let me = Introduction {
             cluster: ClusterId([9; 16]),
             ..lost.me.clone()
         };
-        let refused = open(Arc::clone(&lost.transport), me, one.at()).await.err();
+        let figures = || Arc::clone(&lost.figures);
+        let refused = open(Arc::clone(&lost.transport), me, one.at(), figures());
+        let refused = refused.await.err();
         let Some(PeerError::Rejected(reason)) = refused else {
             panic!("{refused:?}");
         };
@@ -210,7 +214,7 @@ async fn a_process_of_another_cluster_or_without_a_card_is_refused_with_the_reas
             card: Arc::clone(&one.me.card),
             ..lost.me.clone()
         };
-        let refused = open(Arc::clone(&lost.transport), masked, one.at()).await;
+        let refused = open(Arc::clone(&lost.transport), masked, one.at(), figures()).await;
         assert!(matches!(refused.err(), Some(PeerError::Rejected(_))));
         // And whoever belongs there is still served.
         assert!(lost.peers().follow(one.card(), EPOCH).await.is_ok());
@@ -235,7 +239,7 @@ async fn answer_to(from: &Process, to: LinkAddress, bytes: &[u8]) -> Vec<u8> {
 fn refusal_in(answer: &[u8]) -> Refusal {
     assert!(answer.len() > 8, "{answer:02x?}");
     let reader = std::io::Cursor::new(answer.to_vec());
-    let mut reader = MessageReader::new(Box::new(reader));
+    let mut reader = MessageReader::new(Box::new(reader), Arc::default());
     let message = futures::executor::block_on(reader.next()).unwrap();
     let Message::Refused(refusal) = message else {
         panic!("{message:?}");
@@ -251,12 +255,12 @@ async fn other_versions_and_garbage_are_refused_with_the_reason() {
         let told = FakeLeading::told();
         let _open = one.open(&told.leading);
         for (bytes, reason) in [
-            (&b"FL\x02\x01\x05\0\0\0hello"[..], RefusalReason::Version),
-            (b"FL\x00\x01\x05\0\0\0hello", RefusalReason::Version),
+            (&b"FL\x03\x01\x05\0\0\0hello"[..], RefusalReason::Version),
+            (b"FL\x01\x01\x05\0\0\0hello", RefusalReason::Version),
             (b"GET / HTTP/1.1\r\n\r\n", RefusalReason::Malformed),
-            (b"FL\x01\x01\xff\xff\xff\xff", RefusalReason::Malformed),
-            (b"FL\x01\x01\x05\0\0\0hello", RefusalReason::Malformed),
-            (b"FL\x01\x06\x01\0\0\0\x03", RefusalReason::Malformed),
+            (b"FL\x02\x01\xff\xff\xff\xff", RefusalReason::Malformed),
+            (b"FL\x02\x01\x05\0\0\0hello", RefusalReason::Malformed),
+            (b"FL\x02\x06\x01\0\0\0\x03", RefusalReason::Malformed),
         ] {
             let answer = answer_to(&two, one.at(), bytes).await;
             let refusal = refusal_in(&answer);
@@ -264,6 +268,35 @@ async fn other_versions_and_garbage_are_refused_with_the_reason() {
             assert_eq!(refusal.version, PROTOCOL_VERSION);
         }
         assert!(two.peers().follow(one.card(), EPOCH).await.is_ok());
+    }
+}
+
+/// A link from a process to the one there, which has said what it is for no more than that.
+async fn opened(from: &Process, to: LinkAddress) -> Result<Opened, PeerError> {
+    let (transport, figures) = (Arc::clone(&from.transport), Arc::clone(&from.figures));
+    open(transport, from.me.clone(), to, figures).await
+}
+
+#[tokio::test]
+async fn a_process_that_stops_and_one_that_has_no_room_say_so() {
+    for over in Over::both() {
+        let world = World::new(over);
+        let (one, two) = (world.process(1).await, world.process(2).await);
+        let told = FakeLeading::told();
+        let stop = one.open(&told.leading);
+        let mut links = Vec::new();
+        for _ in 0..LINKS_PER_PEER_MAX {
+            links.push(opened(&two, one.at()).await.unwrap());
+        }
+        let refusal = refusal_in(&answer_to(&two, one.at(), b"FL").await);
+        assert_eq!(refusal.reason, RefusalReason::Busy, "{refusal}");
+        drop(stop);
+        let mut link = links.remove(0);
+        let said = link.reader.next().await.unwrap();
+        let Message::Refused(refusal) = said else {
+            panic!("{said:?}");
+        };
+        assert_eq!(refusal.reason, RefusalReason::Stopping, "{refusal}");
     }
 }
 
@@ -275,7 +308,7 @@ async fn half_open_links_and_followers_that_say_nothing_are_cut() {
     let told = FakeLeading::told();
     let _open = one.open(&told.leading);
     let began = tokio::time::Instant::now();
-    let answer = answer_to(&two, one.at(), b"FL\x01").await;
+    let answer = answer_to(&two, one.at(), b"FL\x02").await;
     assert!(answer.is_empty() && began.elapsed() >= LINK_ACCEPT_MAX);
 
     let began = tokio::time::Instant::now();
@@ -292,17 +325,14 @@ async fn a_follower_that_reads_nothing_is_cut_and_the_pictures_stop_meanwhile() 
     let (one, two) = (world.process(1).await, world.process(2).await);
     let mut told = FakeLeading::told();
     let _open = one.open(&told.leading);
-    let mut opened = open(Arc::clone(&two.transport), two.me.clone(), one.at())
-        .await
-        .unwrap();
+    let mut opened = opened(&two, one.at()).await.unwrap();
     opened.ask(&Message::Follow(EPOCH)).await.unwrap();
-    let writer: &mut LinkWriter = &mut opened.writer;
     let began = tokio::time::Instant::now();
     let mut sent = 0;
     while told.pictures.send(image(sent)).await.is_ok() {
         sent += 1;
         // It lives, and says so.
-        let beaten = wire::write(writer, &Message::Beat(beat(sent))).await;
+        let beaten = opened.writer.write(&Message::Beat(beat(sent))).await;
         drop(beaten);
     }
     assert!(sent < 8, "{sent} pictures were taken");
@@ -317,14 +347,13 @@ async fn one_process_has_only_so_many_links() {
         let (one, two) = (world.process(1).await, world.process(2).await);
         let told = FakeLeading::told();
         let _open = one.open(&told.leading);
-        let mut opened = Vec::new();
+        let mut links = Vec::new();
         for _ in 0..LINKS_PER_PEER_MAX {
-            let link = open(Arc::clone(&two.transport), two.me.clone(), one.at()).await;
-            opened.push(link.ok().unwrap());
+            links.push(opened(&two, one.at()).await.unwrap());
         }
-        let refused = open(Arc::clone(&two.transport), two.me.clone(), one.at()).await;
+        let refused = opened(&two, one.at()).await;
         assert_eq!(refused.err(), Some(PeerError::NoAnswer));
-        drop(opened);
+        drop(links);
         let three = world.process(3).await;
         assert!(three.peers().follow(one.card(), EPOCH).await.is_ok());
     }
@@ -350,7 +379,7 @@ async fn all_others_are_asked_for_the_leader_and_each_gives_one_answer() {
         let order = |answer: &PeerAnswer| match answer {
             PeerAnswer::Heard { .. } => 0,
             PeerAnswer::NotHeard => 1,
-            PeerAnswer::NoAnswer => 2,
+            PeerAnswer::NoAnswer | PeerAnswer::Refuses | PeerAnswer::Unregistered => 2,
             PeerAnswer::Refused => 3,
         };
         answers.sort_by_key(order);
@@ -360,31 +389,67 @@ async fn all_others_are_asked_for_the_leader_and_each_gives_one_answer() {
     }
 }
 
+fn broker(link: LinkAddress, listeners: Vec<Listener>) -> Arc<BrokerImage> {
+    Arc::new(BrokerImage {
+        broker: BrokerId(2),
+        incarnation: Incarnation(2),
+        stream: StreamId(2),
+        listeners,
+        rack: None,
+        disk: None,
+        link: Some(link),
+        draining: false,
+    })
+}
+
+/// A container that was started again: the card of the process before names an address at which
+/// another one answers.
+#[tokio::test]
+async fn a_process_in_whose_place_another_one_answers_is_dead() {
+    for over in Over::both() {
+        let world = World::new(over);
+        let (one, next) = (world.process(1).await, world.process(2).await);
+        let told = FakeLeading::told();
+        let _open = next.open(&told.leading);
+        // Clients are taken there again, too.
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut before = next.card();
+        before.link.fingerprint = Fingerprint([0xdd; 32]);
+        before.listeners = vec![listener(&socket)];
+        let link = before.link.clone();
+        one.registry.register(&before).await.unwrap();
+        let peers = one.peers();
+        assert!(!peers.answers(link.fingerprint).await);
+        let asked = peers.ask_all(Vec::new()).await;
+        assert!(asked.contains(&PeerAnswer::Refused), "{asked:?}");
+        assert!(asked.contains(&PeerAnswer::NotHeard), "{asked:?}");
+        let dead = broker(link, before.listeners.clone());
+        assert_eq!(peers.probe(dead).await, Probed::Refused);
+        let followed = peers.follow(before, EPOCH).await;
+        assert_eq!(followed.err(), Some(PeerError::Refused));
+    }
+}
+
+fn listener(socket: &tokio::net::TcpListener) -> Listener {
+    Listener {
+        name: "KAFKA".to_owned(),
+        security: SecurityProtocol::Plaintext,
+        host: "127.0.0.1".to_owned(),
+        port: socket.local_addr().unwrap().port(),
+    }
+}
+
 #[tokio::test]
 async fn a_peer_whose_kafka_port_is_closed_is_dead_now() {
     let [_, quic] = Over::both();
     let world = World::new(quic);
     let one = world.process(1).await;
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listener = firn_proto::cluster::Listener {
-        name: "KAFKA".to_owned(),
-        security: firn_proto::cluster::SecurityProtocol::Plaintext,
-        host: "127.0.0.1".to_owned(),
-        port: socket.local_addr().unwrap().port(),
-    };
+    let listener = listener(&socket);
     // Nobody takes its links: a process that stands still.
     let two = world.stranger(2, vec![listener.clone()]);
     two.registry.register(&two.me.card).await.unwrap();
-    let broker = Arc::new(BrokerImage {
-        broker: BrokerId(2),
-        incarnation: Incarnation(2),
-        stream: StreamId(2),
-        listeners: vec![listener],
-        rack: None,
-        disk: None,
-        link: Some(two.at()),
-        draining: false,
-    });
+    let broker = broker(two.at(), vec![listener]);
     let peers = one.peers();
     assert_eq!(peers.probe(Arc::clone(&broker)).await, Probed::Silent);
     assert_eq!(peers.ask_all(Vec::new()).await, [PeerAnswer::NoAnswer]);

@@ -50,10 +50,13 @@ pub enum ConnectError {
     /// Nobody listens there.
     #[error("nobody listens there")]
     Refused,
+    /// Another process listens there, with that certificate: the one that had the place has ended.
+    #[error("another process answers there, with certificate {0}")]
+    Another(Fingerprint),
     /// Nobody has answered.
     #[error("it does not answer: {0}")]
     NoAnswer(String),
-    /// Somebody else answers there, or does not want to.
+    /// It answers, and does not want to.
     #[error("{0}")]
     Rejected(String),
 }

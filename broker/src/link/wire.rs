@@ -1,9 +1,9 @@
 //! Messages over the two halves of a link: one reader, and one writer that sends what waits in an
 //! outbox. Whatever goes wrong ends the link.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use firn_proto::limits::LINK_STALL_MAX;
+use firn_proto::limits::{LINK_QUEUE_MAX, LINK_STALL_MAX};
 use firn_proto::link::{
     AssemblyFault, FrameFault, FrameReader, Kind, Message, MessageFault, PROTOCOL_VERSION, Refusal,
     RefusalReason,
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::timeout;
 
+use super::figures::PeerFigures;
 use super::outbox::{Calls, Outbox};
 use super::transport::{LinkReader, LinkWriter};
 
@@ -44,6 +45,9 @@ pub(super) enum LinkFault {
     /// It asks or answers what cannot be understood.
     #[error("{0}")]
     Call(String),
+    /// It asks on and on, and reads no answers.
+    #[error("it asks on and does not read the answers: {LINK_QUEUE_MAX} of them wait for it")]
+    Flooded,
     /// There are too many links.
     #[error("too many links are open")]
     Crowded,
@@ -73,11 +77,11 @@ impl LinkFault {
             Self::Frame(_) | Self::Message(_) | Self::Unexpected(_) | Self::Call(_) => {
                 RefusalReason::Malformed
             }
+            Self::Flooded | Self::Crowded => RefusalReason::Busy,
             Self::Ended
             | Self::Transport(_)
             | Self::Slow
             | Self::Silent
-            | Self::Crowded
             | Self::Refused(_)
             | Self::Dropped => return None,
         };
@@ -98,21 +102,29 @@ pub(super) fn refusal(reason: RefusalReason, text: impl Into<String>) -> Refusal
 pub(super) struct MessageReader {
     reader: LinkReader,
     frames: FrameReader,
+    figures: Arc<PeerFigures>,
 }
 
 impl MessageReader {
     /// From the beginning of a link.
-    pub(super) fn new(reader: LinkReader) -> Self {
+    pub(super) fn new(reader: LinkReader, figures: Arc<PeerFigures>) -> Self {
         Self {
             reader,
             frames: FrameReader::default(),
+            figures,
         }
+    }
+
+    /// Counts what comes from now on as that of another peer.
+    pub(super) fn count_for(&mut self, figures: Arc<PeerFigures>) {
+        self.figures = figures;
     }
 
     /// The next message. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Message, LinkFault> {
         loop {
             if let Some(frame) = self.frames.take()? {
+                self.figures.on_read(frame.bytes());
                 return Ok(Message::of(frame)?);
             }
             match self.reader.read_buf(self.frames.buffer()).await {
@@ -130,18 +142,45 @@ impl MessageReader {
     }
 }
 
-/// Sends one message. Fails if the other side does not take it.
-pub(super) async fn write(writer: &mut LinkWriter, message: &Message) -> Result<(), LinkFault> {
-    let frame = message.to_frame()?;
-    let write = async {
-        writer.write_all(&frame.header()).await?;
-        writer.write_all(&frame.body).await?;
-        writer.flush().await
-    };
-    match timeout(LINK_STALL_MAX, write).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(LinkFault::Transport(error.to_string())),
-        Err(_) => Err(LinkFault::Slow),
+/// What this side says.
+pub(super) struct MessageWriter {
+    writer: LinkWriter,
+    figures: Arc<PeerFigures>,
+}
+
+impl MessageWriter {
+    /// From the beginning of a link.
+    pub(super) fn new(writer: LinkWriter, figures: Arc<PeerFigures>) -> Self {
+        Self { writer, figures }
+    }
+
+    /// Counts what goes from now on as that of another peer.
+    pub(super) fn count_for(&mut self, figures: Arc<PeerFigures>) {
+        self.figures = figures;
+    }
+
+    /// Sends one message. Fails if the other side does not take it.
+    pub(super) async fn write(&mut self, message: &Message) -> Result<(), LinkFault> {
+        let frame = message.to_frame()?;
+        let writer = &mut self.writer;
+        let write = async {
+            writer.write_all(&frame.header()).await?;
+            writer.write_all(&frame.body).await?;
+            writer.flush().await
+        };
+        match timeout(LINK_STALL_MAX, write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(LinkFault::Transport(error.to_string())),
+            Err(_) => return Err(LinkFault::Slow),
+        }
+        self.figures.on_written(frame.bytes());
+        Ok(())
+    }
+
+    /// Says that no more will come.
+    pub(super) async fn shutdown(&mut self) -> Result<(), LinkFault> {
+        let shut = self.writer.shutdown().await;
+        shut.map_err(|e| LinkFault::Transport(e.to_string()))
     }
 }
 
@@ -149,6 +188,7 @@ pub(super) async fn write(writer: &mut LinkWriter, message: &Message) -> Result<
 #[derive(Debug)]
 pub(super) struct Sender {
     outbox: Mutex<Outbox>,
+    figures: Arc<PeerFigures>,
     /// Something waits.
     filled: Notify,
     /// Something has gone.
@@ -156,9 +196,10 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(calls: Calls) -> Self {
+    pub(super) fn new(calls: Calls, figures: Arc<PeerFigures>) -> Self {
         Self {
             outbox: Mutex::new(Outbox::new(calls)),
+            figures,
             filled: Notify::new(),
             emptied: Notify::new(),
         }
@@ -166,7 +207,10 @@ impl Sender {
 
     /// Puts something in, or looks.
     pub(super) fn with<T>(&self, put: impl FnOnce(&mut Outbox) -> T) -> T {
-        let done = put(&mut self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = put(&mut outbox);
+        self.figures.set_queued(outbox.waiting());
+        drop(outbox);
         self.filled.notify_one();
         done
     }
@@ -200,7 +244,7 @@ impl Sender {
 
     /// Sends what waits, until that fails or the last word has gone. Dropped in the midst of a frame
     /// it leaves a link on which nothing more can be said.
-    pub(super) async fn run(&self, writer: &mut LinkWriter) -> LinkFault {
+    pub(super) async fn run(&self, writer: &mut MessageWriter) -> LinkFault {
         loop {
             let next = self.with_next();
             let Some(message) = next else {
@@ -208,7 +252,7 @@ impl Sender {
                 continue;
             };
             self.emptied.notify_waiters();
-            if let Err(fault) = write(writer, &message).await {
+            if let Err(fault) = writer.write(&message).await {
                 return fault;
             }
             if Outbox::is_end(&message) {
@@ -218,7 +262,9 @@ impl Sender {
     }
 
     fn with_next(&self) -> Option<Message> {
-        let outbox = self.outbox.lock();
-        outbox.unwrap_or_else(PoisonError::into_inner).next()
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = outbox.next();
+        self.figures.set_queued(outbox.waiting());
+        next
     }
 }

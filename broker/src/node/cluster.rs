@@ -3,37 +3,65 @@
 //!
 //! May not touch: who leads (`firn_coordinator`), what goes over links (`link/`).
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use firn_coordinator::{
     Coordinator, CoordinatorConfig, CoordinatorTask, Environment, ProcessCard, ProcessProof,
 };
-use firn_proto::cluster::{ClusterImage, LinkAddress};
+use firn_proto::cluster::LinkAddress;
 use firn_proto::ids::{ClusterId, Fingerprint};
+use firn_proto::limits::LINK_ACCEPT_MAX;
 use firn_storage::bucket::Bucket;
 use firn_storage::journal::BucketJournal;
 use firn_storage::stream::StreamEnv;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::cards::Cards;
 use super::doors::Doors;
 use super::parts::{self, coordinator_ended};
 use super::takeover;
 use crate::config::Config;
 use crate::error::FirnError;
 use crate::link::{
-    Introduction, LinkDoor, LinkPeers, ProcessCertificate, QuicTransport, Registry, Transport,
-    encode_card,
+    Introduction, LinkDoor, LinkFigures, LinkPeers, ProcessCertificate, QuicTransport, Registry,
+    Transport, encode_card,
 };
 
 /// What a process is in its cluster.
 pub(super) struct Cluster {
     card: Arc<ProcessCard>,
     registry: Arc<Registry>,
+    peers: LinkPeers,
     transport: Arc<dyn Transport>,
+    close_door: CancellationToken,
     _close_door: DropGuard,
+    door: Mutex<JoinHandle<()>>,
+}
+
+/// The card of this process in the bucket.
+pub(super) struct OwnCard {
+    registry: Arc<Registry>,
+    process: Fingerprint,
+}
+
+impl OwnCard {
+    /// Deletes it, for the process ends. Bounded in time.
+    pub(super) async fn forget(&self) {
+        let own = [self.process];
+        let forgotten = timeout(LINK_ACCEPT_MAX, self.registry.forget(&own)).await;
+        match forgotten {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the card of this process stays in the bucket");
+            }
+            Err(_) => tracing::warn!("the card of this process stays in the bucket, which is slow"),
+        }
+    }
 }
 
 /// The coordinator of this process, wherever that is.
@@ -52,18 +80,29 @@ impl Cluster {
         bucket: &Bucket,
         (id, process): (ClusterId, ProcessProof),
         env: &StreamEnv,
+        own: &OnceLock<OwnCard>,
+        figures: Arc<LinkFigures>,
     ) -> Result<Seated, FirnError> {
         let (transport, card) = open_link(config, doors, process)?;
         let card = Arc::new(card);
         let (clock, entropy) = (Arc::clone(&env.clock), Arc::clone(&env.entropy));
         let registry = Registry::new(bucket.clone(), id, Arc::clone(&clock), Arc::clone(&entropy));
         let registry = Arc::new(registry);
+        own.get_or_init(|| OwnCard {
+            registry: Arc::clone(&registry),
+            process: card.link.fingerprint,
+        });
         registry.register(&card).await?;
         let me = Introduction {
             cluster: id,
             card: Arc::clone(&card),
         };
-        let peers = LinkPeers::new(Arc::clone(&transport), Arc::clone(&registry), me.clone());
+        let peers = LinkPeers::new(
+            Arc::clone(&transport),
+            Arc::clone(&registry),
+            me.clone(),
+            Arc::clone(&figures),
+        );
         let (coordinator, seat) = Coordinator::vacant(Environment {
             clock: Arc::clone(&clock),
             entropy,
@@ -75,14 +114,18 @@ impl Cluster {
             leading,
             me,
             clock,
+            figures,
         );
         let close = CancellationToken::new();
-        tokio::spawn(Arc::new(door).serve(close.clone()));
+        let door = tokio::spawn(Arc::new(door).serve(close.clone()));
         let cluster = Self {
             card,
             registry,
+            peers: peers.clone(),
             transport,
+            close_door: close.clone(),
             _close_door: close.drop_guard(),
+            door: Mutex::new(door),
         };
         let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
         let settings = cluster.settings(config, bucket)?;
@@ -106,30 +149,13 @@ impl Cluster {
         })
     }
 
-    /// Deletes the cards of processes that have left the cluster or were taken for dead, while this
-    /// one leads: nobody takes links of theirs any more.
-    pub(super) fn forget_gone(
-        &self,
-        coordinator: Coordinator,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let registry = Arc::clone(&self.registry);
-        let mut image = coordinator.image();
-        async move {
-            let mut known = BTreeSet::new();
-            loop {
-                let live = links(&image.borrow_and_update());
-                let gone: Vec<Fingerprint> = known.difference(&live).copied().collect();
-                known = live;
-                if coordinator.leads().is_some()
-                    && !gone.is_empty()
-                    && let Err(error) = registry.forget(&gone).await
-                {
-                    tracing::warn!(%error, "cards of dead processes stay in the bucket");
-                }
-                if image.changed().await.is_err() {
-                    return;
-                }
-            }
+    /// What deletes the cards of others.
+    pub(super) fn cards(&self, coordinator: Coordinator) -> Cards {
+        Cards {
+            registry: Arc::clone(&self.registry),
+            peers: self.peers.clone(),
+            own: self.card.link.fingerprint,
+            coordinator,
         }
     }
 
@@ -140,9 +166,14 @@ impl Cluster {
 
     /// Leaves the others, at an orderly stop: the coordinator of this process is closed.
     pub(super) async fn leave(&self) {
-        let own = [self.card.link.fingerprint];
-        if let Err(error) = self.registry.forget(&own).await {
-            tracing::warn!(%error, "the card of this process stays in the bucket");
+        let process = self.card.link.fingerprint;
+        let registry = Arc::clone(&self.registry);
+        OwnCard { registry, process }.forget().await;
+        // Those whose links end are told why.
+        self.close_door.cancel();
+        let door = &mut *self.door.lock().await;
+        if timeout(LINK_ACCEPT_MAX, door).await.is_err() {
+            tracing::debug!("some links end without a word");
         }
         self.transport.close().await;
     }
@@ -179,13 +210,6 @@ fn open_link(
         process,
     };
     Ok((Arc::new(transport), card))
-}
-
-/// By what the live processes are known.
-fn links(image: &ClusterImage) -> BTreeSet<Fingerprint> {
-    let brokers = image.brokers.values();
-    let links = brokers.filter_map(|broker| broker.link.as_ref());
-    links.map(|link| link.fingerprint).collect()
 }
 
 fn is_any_port(config: &Config) -> bool {

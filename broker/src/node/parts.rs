@@ -91,7 +91,16 @@ pub(super) fn coordinator_ended(reason: &EndReason) -> FirnError {
         EndReason::Journal(JournalError::Fenced { .. } | JournalError::Superseded { .. }) => {
             FirnError::Fenced(reason.to_string())
         }
+        EndReason::Forgotten => FirnError::Fenced(reason.to_string()),
         reason => FirnError::failed("the journal cannot be used", reason),
+    }
+}
+
+/// What it means for the process that the coordinator has ended, which nobody asked it to.
+pub(super) fn coordinator_gone(ended: Result<(), EndReason>) -> FirnError {
+    match ended {
+        Ok(()) => FirnError::failed("the coordinator has stopped", "nobody asked it to"),
+        Err(reason) => coordinator_ended(&reason),
     }
 }
 
@@ -211,3 +220,19 @@ pub(super) fn unexpected(request: &str) -> FirnError {
 
 /// Journal puts of a busy coordinator on a store where requests cost money.
 const JOURNAL_PUTS_PER_SECOND: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_taken_for_dead_is_fenced_and_told_what_to_do() {
+        let ended = coordinator_gone(Err(EndReason::Forgotten));
+        assert!(matches!(ended, FirnError::Fenced(_)), "{ended:?}");
+        let said = ended.to_string();
+        assert!(
+            said.contains("for dead") && said.contains("Start it again"),
+            "{said}"
+        );
+    }
+}

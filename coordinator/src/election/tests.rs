@@ -2,6 +2,7 @@ use super::*;
 
 const LATELY: Duration = Duration::from_millis(100);
 const LONG_AGO: Duration = Duration::from_secs(5);
+const SESSION: Duration = Duration::from_secs(6);
 
 fn second(s: u64) -> Mono {
     Mono(s * 1_000_000)
@@ -16,7 +17,7 @@ fn heard(epoch: u64, ago: Duration) -> PeerAnswer {
 
 /// An election in which the leader of epoch 3 could not be reached.
 fn without_a_link() -> Election {
-    let mut election = Election::new(second(0));
+    let mut election = Election::new(second(0), SESSION);
     assert_eq!(election.step(), Step::Look);
     election.on_claim(Some((CoordinatorEpoch(3), Holder::Other)));
     assert_eq!(election.step(), Step::Follow);
@@ -34,7 +35,7 @@ fn whoever_has_nobody_to_follow_campaigns_at_once() {
     let holders = [(None, 0), (Some(Holder::Own), 3), (Some(Holder::Gone), 3)];
     for (holder, epoch) in holders {
         let after = CoordinatorEpoch(epoch);
-        let mut election = Election::new(second(0));
+        let mut election = Election::new(second(0), SESSION);
         election.on_claim(holder.map(|holder| (after, holder)));
         assert_eq!(election.step(), Step::Campaign { after }, "{holder:?}");
     }
@@ -42,9 +43,9 @@ fn whoever_has_nobody_to_follow_campaigns_at_once() {
 
 #[test]
 fn the_others_decide_about_a_leader_that_cannot_be_reached() {
-    use PeerAnswer::{NoAnswer, NotHeard, Refused};
+    use PeerAnswer::{NoAnswer, NotHeard, Refused, Refuses};
     // The leader of epoch 3 is one of them.
-    let may_campaign: [&[PeerAnswer]; 7] = [
+    let may_campaign: [&[PeerAnswer]; 8] = [
         &[],
         &[Refused],
         &[Refused, Refused],
@@ -52,13 +53,14 @@ fn the_others_decide_about_a_leader_that_cannot_be_reached() {
         &[NoAnswer, heard(3, LONG_AGO)],
         &[Refused, heard(2, LATELY)],
         &[NoAnswer, NoAnswer, NotHeard, NotHeard],
+        &[Refused, Refuses, NotHeard],
     ];
     for answers in may_campaign {
         let mut election = without_a_link();
         election.on_answers(answers, second(0), 0);
         assert_eq!(election.step(), CAMPAIGN, "{answers:?}");
     }
-    let must_wait: [&[PeerAnswer]; 7] = [
+    let must_wait: [&[PeerAnswer]; 8] = [
         &[NoAnswer],
         &[NoAnswer, NoAnswer],
         &[Refused, NoAnswer],
@@ -66,6 +68,7 @@ fn the_others_decide_about_a_leader_that_cannot_be_reached() {
         &[heard(4, LATELY)],
         &[Refused, NotHeard, NotHeard, heard(3, LATELY)],
         &[NoAnswer, NoAnswer, NoAnswer, NotHeard],
+        &[Refused, Refuses],
     ];
     for answers in must_wait {
         let mut election = without_a_link();
@@ -86,6 +89,68 @@ fn half_of_them_are_enough_when_it_has_lasted_long() {
         matches!(election.step(), Step::Wait { .. }),
         "fewer never are"
     );
+}
+
+/// An election whose leader lives, but will have nothing to do with this process.
+fn refused_by_the_leader() -> Election {
+    let mut election = Election::new(second(0), SESSION);
+    election.on_claim(Some((CoordinatorEpoch(3), Holder::Other)));
+    election.on_no_link(&PeerError::Rejected("another version".to_owned()));
+    assert_eq!(election.step(), Step::AskAll);
+    election
+}
+
+#[test]
+fn a_leader_that_refuses_this_process_lives_and_is_left_to_however_long_that_lasts() {
+    for at in [second(0), second(11), second(86_400)] {
+        for answers in [&[PeerAnswer::Refuses][..], &[], &[PeerAnswer::NotHeard; 2]] {
+            let mut election = refused_by_the_leader();
+            election.on_answers(answers, at, 0);
+            assert!(
+                matches!(election.step(), Step::Wait { .. }),
+                "{at:?} {answers:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn whoever_is_not_known_to_others_looks_for_its_own_card_before_anything_else() {
+    let mut by_leader = Election::new(second(0), SESSION);
+    by_leader.on_claim(Some((CoordinatorEpoch(3), Holder::Other)));
+    by_leader.on_no_link(&PeerError::Unregistered);
+    let mut by_others = without_a_link();
+    let answers = [PeerAnswer::Unregistered, PeerAnswer::NotHeard];
+    by_others.on_answers(&answers, second(86_400), 0);
+    for mut election in [by_leader, by_others] {
+        assert_eq!(election.step(), Step::LookForCard);
+        // The others looked before it was there.
+        election.on_card(true, second(1), 0);
+        assert!(matches!(election.step(), Step::Wait { .. }));
+    }
+}
+
+#[test]
+fn a_card_that_nobody_has_deleted_for_long_shows_that_nobody_leads() {
+    let silent = [PeerAnswer::NoAnswer; 5];
+    let late = second(0).after(ELECTION_LONE_WAIT + SESSION);
+    let mut election = without_a_link();
+    election.on_answers(&silent, Mono(late.0 - 1), 0);
+    assert!(matches!(election.step(), Step::Wait { .. }));
+    for (is_there, step) in [(true, Some(CAMPAIGN)), (false, None)] {
+        let mut election = without_a_link();
+        election.on_answers(&silent, late, 0);
+        assert_eq!(election.step(), Step::LookForCard);
+        election.on_card(is_there, late, 0);
+        match step {
+            Some(step) => assert_eq!(election.step(), step),
+            None => assert!(matches!(election.step(), Step::Wait { .. })),
+        }
+    }
+    // One that lives and will not say may follow a leader.
+    let mut election = without_a_link();
+    election.on_answers(&[PeerAnswer::NoAnswer, PeerAnswer::Refuses], late, 0);
+    assert!(matches!(election.step(), Step::Wait { .. }));
 }
 
 #[test]
@@ -135,7 +200,7 @@ mod simulation {
             let process = |_| Process {
                 lives: true,
                 linked: true,
-                election: Some(Election::new(second(0))),
+                election: Some(Election::new(second(0), SESSION)),
                 heard: None,
             };
             Self {
@@ -211,6 +276,7 @@ mod simulation {
                     let random = self.entropy.next_u64();
                     election.on_answers(&self.answers(n), self.now, random);
                 }
+                Step::LookForCard => election.on_card(false, self.now, 0),
                 Step::Campaign { .. } => {}
                 Step::Wait { until } if until <= self.now => election.on_waited(),
                 Step::Wait { .. } => {}
@@ -265,7 +331,7 @@ mod simulation {
                         .heard
                         .is_none_or(|(_, at)| now.since(at) > BEAT_SILENCE)
                 {
-                    process.election = Some(Election::new(now));
+                    process.election = Some(Election::new(now, SESSION));
                 }
             }
         }
@@ -295,7 +361,7 @@ mod simulation {
                     1 => {
                         let process = &mut world.processes[n];
                         process.lives = true;
-                        process.election = Some(Election::new(world.now));
+                        process.election = Some(Election::new(world.now, SESSION));
                         process.heard = None;
                     }
                     2 => world.processes[n].linked = false,

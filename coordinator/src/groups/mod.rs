@@ -39,6 +39,7 @@ use firn_proto::cluster::{
     ListGroups, ListedGroup, OffsetCommit, Reply, SyncGroup,
 };
 use firn_proto::env::Mono;
+use firn_proto::ids::TopicId;
 use firn_proto::limits::{
     GROUP_BYTES_MAX, GROUP_ENTRY_BYTES, GROUP_ID_BYTES_MAX, GROUP_MEMBER_BYTES_MAX,
     GROUP_PROTOCOLS_MAX, GROUPS_BYTES_MAX, GROUPS_MAX,
@@ -46,7 +47,7 @@ use firn_proto::limits::{
 
 use crate::command::{ChangeConsumerGroup, ConsumerGroupRow, GroupRow, PutGroup};
 use classic::ClassicGroup;
-use consumer::{ConsumerGroup, SeenTopics};
+use consumer::{ConsumerGroup, SeenTopics, TopicChanges};
 use group::Group;
 use member::join_bytes;
 
@@ -98,8 +99,7 @@ pub struct Groups {
     bytes: usize,
     /// The groups by the earliest moment at which one may have something to do.
     timers: BTreeSet<(Mono, Arc<str>)>,
-    /// Rises with each topic that comes, goes or grows.
-    topics_version: u64,
+    topic_changes: Arc<TopicChanges>,
 }
 
 impl Groups {
@@ -117,7 +117,7 @@ impl Groups {
             by_id: BTreeMap::new(),
             bytes: 0,
             timers: BTreeSet::new(),
-            topics_version: 0,
+            topic_changes: Arc::default(),
         };
         for (id, row) in rows {
             groups.insert(ClassicGroup::from_row(Arc::clone(id), row, now).into());
@@ -257,7 +257,10 @@ impl Groups {
         match self.by_id.get(group) {
             None => Err(not_found(group, GroupError::GroupIdNotFound)),
             Some(Group::Classic(group)) => group.subscribed_topics(),
-            Some(Group::Consumer(group)) => Ok(group.subscribed_topics(self.seen(topics))),
+            Some(Group::Consumer(group)) => Ok(group.subscribed_topics(SeenTopics {
+                changes: &self.topic_changes,
+                source: topics,
+            })),
         }
     }
 
@@ -301,16 +304,17 @@ impl Groups {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Topics have come, gone or grown: consumer groups assign anew, each when a member of it is heard.
-    pub fn on_topics_changed(&mut self) {
-        self.topics_version += 1;
+    /// These topics have come, gone or grown: consumer groups assign anew, each when a member of it is
+    /// heard.
+    pub fn on_topics_changed(&mut self, topics: &BTreeSet<TopicId>) {
+        Arc::make_mut(&mut self.topic_changes).note(topics);
     }
 
     /// Does what is due: members that were silent go, rebalances end.
     pub fn on_timeout(&mut self, topics: &dyn TopicSource, now: Mono) -> Out {
         let mut out = Out::default();
         let config = self.config.clone();
-        let version = self.topics_version;
+        let changes = Arc::clone(&self.topic_changes);
         while let Some((at, id)) = self.timers.first().cloned() {
             if at > now {
                 break;
@@ -318,7 +322,7 @@ impl Groups {
             self.with_group(&id, &mut out, |group, out| {
                 group.on_timeout(
                     SeenTopics {
-                        version,
+                        changes: &changes,
                         source: topics,
                     },
                     now,
@@ -377,13 +381,6 @@ impl Groups {
             }
         });
         found
-    }
-
-    fn seen<'a>(&self, source: &'a dyn TopicSource) -> SeenTopics<'a> {
-        SeenTopics {
-            version: self.topics_version,
-            source,
-        }
     }
 
     fn insert(&mut self, group: Group) {

@@ -28,6 +28,7 @@ impl Sitter {
                 Step::Look => self.look(&mut election, &mut claimant).await?,
                 Step::Follow => self.link_to(claimant.clone(), &mut election).await,
                 Step::AskAll => self.ask_all(&mut election).await,
+                Step::LookForCard => self.look_for_card(&mut election).await?,
                 Step::Campaign { after } => {
                     self.gone = self.gone_process(claimant.as_ref());
                     self.campaign(after, &mut election).await?
@@ -106,6 +107,25 @@ impl Sitter {
             Err(_) => election.on_no_bucket(now, random),
         }
         None
+    }
+
+    /// Ends this process if its card is gone: whoever leads has taken it for dead.
+    async fn look_for_card(
+        &mut self,
+        election: &mut Election,
+    ) -> Result<Option<Elected>, EndReason> {
+        let look = timeout(FENCE_LOOK_MAX, self.peers.own_card());
+        let Some(found) = self.wait_for(look).await else {
+            return Ok(Some(Elected::Stopped));
+        };
+        let found = found.unwrap_or_default();
+        if found == Some(false) {
+            return Err(EndReason::Forgotten);
+        }
+        let now = self.environment.clock.mono();
+        let random = self.environment.entropy.next_u64();
+        election.on_card(found == Some(true), now, random);
+        Ok(None)
     }
 
     async fn campaign(

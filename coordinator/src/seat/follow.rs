@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::{Next, Sitter};
+use crate::credits::{Credit, Credits};
 use crate::fence::Seen;
 use crate::peers::{FromLeader, LeaderLink, PeerError, ProcessCard};
 use crate::task::{Answer, Call, Message, Origin, refuse};
@@ -28,6 +29,9 @@ struct Leader<'a> {
     card: &'a ProcessCard,
     epoch: CoordinatorEpoch,
     image: FollowedImage,
+    /// The version of its last picture that is here, and beats that are worth something later.
+    picture: u64,
+    credits: Credits,
     heard_at: Mono,
     ticked_at: Mono,
     /// Calls that are under way there, and who waits for their answers.
@@ -54,6 +58,8 @@ impl Sitter {
             card,
             epoch,
             image: FollowedImage::default(),
+            picture: 0,
+            credits: Credits::default(),
             heard_at: now,
             ticked_at: now,
             calls: FuturesUnordered::new(),
@@ -115,6 +121,7 @@ impl Sitter {
         let Some(image) = leader.image.take(update)? else {
             return Ok(());
         };
+        leader.picture = image.version;
         // Leaders count their pictures each for itself; here versions rise.
         let last = self.publish.image.borrow().version;
         let version = image.version.max(last + 1);
@@ -122,7 +129,19 @@ impl Sitter {
             version,
             ..image.clone()
         }));
+        self.note_credits(leader);
         Ok(())
+    }
+
+    /// What this process knows may be read for as long as the beats say whose pictures are here.
+    fn note_credits(&self, leader: &mut Leader<'_>) {
+        let Some(credit) = leader.credits.take(leader.picture) else {
+            return;
+        };
+        self.publish.note_look(credit.asked, Seen::NoAnswer);
+        if let Some(alone) = credit.alone {
+            self.publish.note_look(alone, Seen::Nothing);
+        }
     }
 
     fn on_beat(&self, beat: LeaderBeat, leader: &mut Leader<'_>) -> Result<(), Lost> {
@@ -136,10 +155,12 @@ impl Sitter {
                 .0
                 .saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)),
         );
-        self.publish.note_look(beat.echo, Seen::NoAnswer);
-        if beat.alone_age.is_some() {
-            self.publish.note_look(alone, Seen::Nothing);
-        }
+        leader.credits.on_beat(Credit {
+            picture: beat.picture,
+            asked: beat.echo,
+            alone: beat.alone_age.is_some().then_some(alone),
+        });
+        self.note_credits(leader);
         // One that the bucket does not answer makes room.
         if now.since(alone) <= FENCE_LOOK_LASTS {
             leader.heard_at = now;

@@ -69,6 +69,7 @@ impl Sitter {
         let resigned = leader.resigned();
         self.publish.image.send_replace(leader.picture());
         self.publish.note_look(led_at, Seen::Nothing);
+        self.standing.on_turn(self.environment.clock.mono());
         self.standing.set_leads(Some(epoch));
         self.wait_lease_out(epoch, claimed_at, last_served, resigned)
             .await?;

@@ -7,9 +7,12 @@ use std::time::Duration;
 use firn_proto::cluster::{CoordinatorError, Reply, Request};
 use firn_proto::env::Entropy;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch};
-use firn_proto::limits::{COORDINATOR_READ_LEASE, ELECTION_TIE_WAIT, FENCE_LOOK_LASTS};
+use firn_proto::limits::{
+    COORDINATOR_READ_LEASE, ELECTION_LONE_WAIT, ELECTION_TIE_WAIT, FENCE_LOOK_LASTS,
+};
 use tokio::time::{Instant, sleep};
 
+use crate::handle::EndReason;
 use world::{World, create, create_many, has_topic, list_groups, moving, register};
 
 #[tokio::test(start_paused = true)]
@@ -163,6 +166,80 @@ async fn a_standby_that_lost_its_own_links_deposes_nobody() {
     world.cut_links(2, false);
     sleep(Duration::from_secs(5)).await;
     assert!(has_topic(&world.at(2), "a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_taken_for_dead_ends_and_deposes_nobody() {
+    let mut world = World::new(false);
+    world.start_many(2).await;
+    world.cut_links(1, true);
+    sleep(Duration::from_secs(2)).await;
+    world.set_card(1, Some(false));
+    world.cut_links(1, false);
+    let ended = world.ended(1).await;
+    assert!(matches!(ended, Err(EndReason::Forgotten)), "{ended:?}");
+    assert_eq!(world.bucket.claims(), 1, "of two it was the only other one");
+    assert!(world.ask(0, create("a")).await.is_ok());
+}
+
+/// Containers that were started again elsewhere: their old addresses answer nobody.
+#[tokio::test(start_paused = true)]
+async fn processes_that_are_silent_for_good_keep_nobody_waiting_for_ever() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    for silent in 0..3 {
+        world.cut_links(silent, true);
+        world.cut_bucket(silent, true);
+    }
+    let next = world.launch_another();
+    world.set_card(next, Some(true));
+    sleep(ELECTION_LONE_WAIT - Duration::from_secs(1)).await;
+    assert_eq!(world.bucket.claims(), 1, "one of them may lead");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.leader(), Some(next));
+    assert!(world.ask(next, create("a")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_registers_again_has_one_place() {
+    let mut world = World::new(false);
+    world.start_many(2).await;
+    let mut brokers = Vec::new();
+    for _ in 0..2 {
+        // The first answer is lost.
+        let registered = world.ask(1, register(world.link(1), None)).await;
+        let Ok(Reply::RegisterBroker(registered)) = registered else {
+            panic!("{registered:?}");
+        };
+        brokers.push(registered.broker);
+    }
+    let image = world.at(0).image();
+    assert_eq!(image.borrow().brokers.len(), 1, "{brokers:?}");
+    assert_eq!(brokers, [BrokerId(1); 2]);
+}
+
+/// The picture that has not come may say that this process was taken for dead.
+#[tokio::test(start_paused = true)]
+async fn a_process_without_the_newest_picture_is_read_no_longer_though_it_hears_its_leader() {
+    let mut world = World::new(false);
+    world.start_many(2).await;
+    let follower = world.at(1);
+    sleep(Duration::from_secs(1)).await;
+    assert!(follower.is_read(world.now()));
+    world.hold_pictures(1, true);
+    world.ask(0, create("a")).await.unwrap();
+    sleep(FENCE_LOOK_LASTS + Duration::from_secs(1)).await;
+    assert!(!has_topic(&follower, "a"));
+    assert!(!follower.is_read(world.now()), "it would show what is over");
+    let (_, ago) = follower.heard_leader(world.now()).unwrap();
+    assert!(
+        ago < Duration::from_secs(1),
+        "and it deposes nobody: {ago:?}"
+    );
+    world.hold_pictures(1, false);
+    follower.may_read(world.now()).await.unwrap();
+    assert!(has_topic(&follower, "a"));
+    assert_eq!(world.bucket.claims(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -67,6 +67,11 @@ impl Brokers {
         self.peers.is_alone()
     }
 
+    /// The loop has come round: what is said to others from other tasks rests on that.
+    pub(super) fn on_turn(&self, now: Mono) {
+        self.standing.on_turn(now);
+    }
+
     /// The next probe that is over; waits for ever if none is under way.
     pub(super) async fn next_probed(&mut self) -> Option<(Incarnation, Probed)> {
         if self.probes.is_empty() {
@@ -131,10 +136,7 @@ impl Leader {
         let Some(gone) = self.brokers.gone.take() else {
             return;
         };
-        let link_of =
-            |broker: &&Arc<BrokerImage>| broker.link.as_ref().map(|link| link.fingerprint);
-        let mut live = self.state.brokers().values();
-        let broker = live.find(|broker| link_of(broker) == Some(gone));
+        let broker = self.broker_with(gone);
         if let Some(incarnation) = broker.map(|broker| broker.incarnation) {
             self.fence_broker(incarnation);
         }
@@ -186,9 +188,12 @@ impl Leader {
 
     /// Gives a process its place. If it wants an id that another one has, it is seen first whether
     /// that is alive.
-    pub(super) fn register(&mut self, call: CallId, body: RegisterBroker) {
-        let wanted = body.broker.and_then(|id| self.state.brokers().get(&id));
+    pub(super) fn register(&mut self, call: CallId, mut body: RegisterBroker) {
+        // Who asks again has not heard the first answer, and is to have one place and not two.
         let asks = body.link.as_ref().map(|link| link.fingerprint);
+        let known = asks.and_then(|asks| self.broker_with(asks));
+        body.broker = body.broker.or_else(|| known.map(|known| known.broker));
+        let wanted = body.broker.and_then(|id| self.state.brokers().get(&id));
         let holder = wanted.filter(|holder| {
             let holds = holder.link.as_ref().map(|link| link.fingerprint);
             asks.is_some() && holds.is_some() && asks != holds
@@ -208,6 +213,15 @@ impl Leader {
         } else {
             self.refuse_registration(&wants);
         }
+    }
+
+    /// The broker of the process with that certificate.
+    fn broker_with(&self, certificate: Fingerprint) -> Option<&Arc<BrokerImage>> {
+        let shows = |broker: &&Arc<BrokerImage>| {
+            let link = broker.link.as_ref();
+            link.is_some_and(|link| link.fingerprint == certificate)
+        };
+        self.state.brokers().values().find(shows)
     }
 
     fn register_now(&mut self, call: CallId, body: RegisterBroker) {

@@ -40,6 +40,10 @@ pub struct LeaderBeat {
     /// follower knows may be read for the length of a read lease from (`echo` - `alone_age`), for
     /// that lies before the look on every clock.
     pub alone_age: Option<Duration>,
+    /// The version of the newest picture that the leader had when it sent this: what the follower
+    /// knows may be read for that long only once it has that picture, or a later one. Until then it
+    /// may not know that it was taken for dead.
+    pub picture: u64,
 }
 
 /// A part of something that was cut in order to go over the link. Parts go in order.

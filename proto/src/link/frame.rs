@@ -12,7 +12,7 @@ pub const MAGIC: u16 = u16::from_le_bytes(*b"FL");
 pub const HEADER_BYTES: usize = 8;
 /// The version of everything in this folder and of the words that go over the link. Processes of
 /// different versions refuse each other.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $number:literal up to $most:expr),* $(,)?) => {

@@ -40,6 +40,21 @@ pub enum RefusalReason {
     Stopping,
 }
 
+impl RefusalReason {
+    /// A word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Unregistered => "unregistered",
+            Self::Version => "version",
+            Self::NotLeading => "not_leading",
+            Self::Busy => "busy",
+            Self::Malformed => "malformed",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 /// Says why, for programs and for people. Its bytes are the same in every version of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Error)]
 #[error("{text}")]

@@ -47,6 +47,7 @@ fn samples() -> Vec<(&'static str, Message)> {
             epoch: CoordinatorEpoch(3),
             echo: Mono(1_000_000),
             alone_age,
+            picture: 7,
         })
     };
     let beat = |broker| {
@@ -109,7 +110,7 @@ fn on_the_wire(message: &Message) -> Vec<u8> {
     [&frame.header()[..], &frame.body].concat()
 }
 
-/// Version 1, byte for byte. A difference is another version of the protocol, not another golden
+/// Version 2, byte for byte. A difference is another version of the protocol, not another golden
 /// file; `CI_FIRN_WRITE_GOLDEN=1` writes the file of a new one.
 #[test]
 fn the_bytes_of_every_kind_are_pinned() {
@@ -121,7 +122,7 @@ fn the_bytes_of_every_kind_are_pinned() {
         }
         lines.push('\n');
     }
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/link/frames_v1.txt");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/link/frames_v2.txt");
     if std::env::var_os("CI_FIRN_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &lines).unwrap();
     }
@@ -164,9 +165,10 @@ fn a_wrong_header_is_refused_before_its_body_arrives() {
         refused(b"GET / HTTP/1.1"),
         FrameFault::Magic(u16::from_le_bytes(*b"GE"))
     );
-    assert_eq!(refused(b"FL\x02\x01\0\0\0\0"), FrameFault::Version(2));
+    assert_eq!(refused(b"FL\x03\x01\0\0\0\0"), FrameFault::Version(3));
+    assert_eq!(refused(b"FL\x01\x01\0\0\0\0"), FrameFault::Version(1));
     assert_eq!(refused(b"FL\x00\x04\0\0\0\0"), FrameFault::Version(0));
-    assert_eq!(refused(b"FL\x01\x63\0\0\0\0"), FrameFault::Kind(0x63));
+    assert_eq!(refused(b"FL\x02\x63\0\0\0\0"), FrameFault::Kind(0x63));
     for &kind in Kind::ALL {
         let length = u32::try_from(kind.bytes_max()).unwrap() + 1;
         let mut header = vec![b'F', b'L', PROTOCOL_VERSION, kind as u8];
@@ -228,6 +230,7 @@ fn the_longest_part_of_everything_fits_its_frame() {
         epoch: CoordinatorEpoch(u64::MAX),
         echo: Mono(u64::MAX),
         alone_age: Some(Duration::MAX),
+        picture: u64::MAX,
     };
     let heard = Heard {
         epoch: CoordinatorEpoch(u64::MAX),

@@ -35,12 +35,10 @@ async fn bytes_go_both_ways_and_each_side_knows_the_certificate_of_the_other() {
 #[tokio::test]
 async fn a_process_with_another_certificate_is_not_the_one_that_was_dialled() {
     let ((one, _), (_two, mut two_at)) = (transport(), transport());
+    let another = two_at.fingerprint;
     two_at.fingerprint = Fingerprint([7; 32]);
     let refused = one.connect(two_at).await.err();
-    let Some(ConnectError::Rejected(reason)) = refused else {
-        panic!("{refused:?}");
-    };
-    assert!(reason.contains("another process"), "{reason}");
+    assert_eq!(refused, Some(ConnectError::Another(another)));
 }
 
 #[tokio::test]
@@ -72,10 +70,8 @@ async fn nobody_at_the_address_is_no_answer() {
 #[tokio::test]
 async fn whoever_shows_no_certificate_is_not_taken() {
     let (two, two_at) = transport();
-    let mut tls = ProcessCertificate::generate()
-        .unwrap()
-        .to_open(two_at.fingerprint)
-        .unwrap();
+    let certificate = ProcessCertificate::generate().unwrap();
+    let (mut tls, _) = certificate.to_open(two_at.fingerprint).unwrap();
     tls.client_auth_cert_resolver = Arc::new(NoCertificate);
     let crypto = QuicClientConfig::try_from(tls).unwrap();
     let mut client = Endpoint::client(LOOPBACK.into()).unwrap();
@@ -92,6 +88,30 @@ async fn whoever_shows_no_certificate_is_not_taken() {
     }
     two.close().await;
     assert!(two.accept().await.is_none());
+}
+
+#[test]
+fn one_host_that_opens_links_leaves_room_for_others() {
+    let openings = Arc::default();
+    let host = |n: u128| IpAddr::from(Ipv6Addr::from_bits((1 << 96) + n));
+    let mut begun = Vec::new();
+    // Wherever in its network it says it is.
+    while let Some((opening, _)) = Opening::begin(&openings, host(begun.len() as u128)) {
+        begun.push(opening);
+    }
+    assert_eq!(begun.len(), LINK_HANDSHAKES_PER_HOST_MAX);
+    let (_other, is_busy) = Opening::begin(&openings, LOOPBACK.0.into()).unwrap();
+    assert!(is_busy);
+    for n in 0.. {
+        let Some((opening, _)) = Opening::begin(&openings, [10, 0, 0, n].into()) else {
+            break;
+        };
+        begun.push(opening);
+    }
+    assert_eq!(begun.len(), LINK_HANDSHAKES_MAX - 1);
+    drop((begun, _other));
+    let left = openings.lock().unwrap();
+    assert!(left.all == 0 && left.by_host.is_empty());
 }
 
 #[derive(Debug)]

@@ -20,7 +20,7 @@ fn card(byte: u8) -> ProcessCard {
         listeners: Vec::new(),
         process: ProcessProof {
             boot: String::new(),
-            pid_namespace: String::new(),
+            namespaces: String::new(),
             pid: 1,
             started: 0,
         },

@@ -10,7 +10,7 @@ use firn_proto::env::Mono;
 use firn_proto::limits::GROUPS_BYTES_MAX;
 
 use super::heartbeat::{Around, check_request};
-use super::{ConsumerGroup, TopicSource};
+use super::{ConsumerGroup, SeenTopics, TopicSource};
 use crate::groups::group::Group;
 use crate::groups::{CallId, Groups, Out, uuid};
 
@@ -45,8 +45,12 @@ impl Groups {
             _ => Arc::clone(&request.member),
         };
         let joins = request.epoch == 0;
+        let changes = Arc::clone(&self.topic_changes);
         let around = Around {
-            topics: self.seen(topics),
+            topics: SeenTopics {
+                changes: &changes,
+                source: topics,
+            },
             config: &self.config.clone(),
             room: GROUPS_BYTES_MAX.saturating_sub(self.bytes),
             now,

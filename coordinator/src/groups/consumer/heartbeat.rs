@@ -253,7 +253,7 @@ impl ConsumerGroup {
     fn retarget(&mut self, reads_more: bool, topics: SeenTopics<'_>) {
         let changed = reads_more || self.epoch == 0;
         let behind = self.epoch > self.assignment_epoch;
-        if !changed && !behind && !self.patterns.is_stale(topics.version) {
+        if !changed && !behind && !self.patterns.is_stale(topics.version()) {
             return;
         }
         let members = self.members.iter();

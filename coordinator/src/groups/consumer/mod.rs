@@ -43,8 +43,8 @@ use assignor::{Assigning, Assignor, Candidate};
 use member::{Member, session_end, subscription_bytes};
 use topics::{Patterns, Reads};
 
-pub(super) use topics::SeenTopics;
 pub use topics::TopicSource;
+pub(super) use topics::{SeenTopics, TopicChanges};
 
 /// A group.
 #[derive(Debug)]

@@ -20,6 +20,8 @@ use crate::testing::{CONSUMER_REBALANCE_MS as REBALANCE_MS, classic_join, consum
 pub(in crate::groups) struct TestTopics {
     by_name: BTreeMap<Arc<str>, (TopicId, i32)>,
     made: u8,
+    /// Since the groups were told.
+    changed: BTreeSet<TopicId>,
 }
 
 impl TestTopics {
@@ -27,17 +29,20 @@ impl TestTopics {
         self.made += 1;
         let id = TopicId([self.made; 16]);
         self.by_name.insert(name.into(), (id, partitions));
+        self.changed.insert(id);
         id
     }
 
     pub(in crate::groups) fn grow(&mut self, name: &str, partitions: i32) {
-        if let Some((_, count)) = self.by_name.get_mut(name) {
+        if let Some((id, count)) = self.by_name.get_mut(name) {
             *count = partitions;
+            self.changed.insert(*id);
         }
     }
 
     pub(in crate::groups) fn delete(&mut self, name: &str) {
-        self.by_name.remove(name);
+        let gone = self.by_name.remove(name);
+        self.changed.extend(gone.map(|(id, _)| id));
     }
 }
 
@@ -161,7 +166,8 @@ impl Scene {
     }
 
     pub(in crate::groups) fn topics_changed(&mut self) {
-        self.groups.on_topics_changed();
+        let changed = std::mem::take(&mut self.topics.changed);
+        self.groups.on_topics_changed(&changed);
     }
 
     /// Another leader takes the journal over.

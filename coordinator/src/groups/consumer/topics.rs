@@ -1,13 +1,17 @@
 //! Which topics members read: by name, and by regular expression (RE2's kind: no look-around, no
-//! back-references, time linear in the name).
+//! back-references, time linear in the name). Names of topics are ASCII, and so are the classes of
+//! expressions: those of Unicode take long to make, and match nothing more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use firn_proto::cluster::GroupError;
 use firn_proto::ids::TopicId;
-use firn_proto::limits::{GROUP_REGEX_BYTES_MAX, GROUP_REGEX_PROGRAM_BYTES_MAX};
-use regex::{Regex, RegexBuilder};
+use firn_proto::limits::{
+    GROUP_REGEX_BYTES_MAX, GROUP_REGEX_MEMORY_BYTES_MAX, GROUP_REGEX_PROGRAM_BYTES_MAX,
+    GROUP_TOPIC_CHANGES_MAX,
+};
+use regex::bytes::{Regex, RegexBuilder};
 
 use crate::command::ConsumerSubscription;
 
@@ -26,9 +30,44 @@ pub trait TopicSource {
 /// The topics at one version of them.
 #[derive(Clone, Copy)]
 pub(in crate::groups) struct SeenTopics<'a> {
-    /// Rises with each topic that comes, goes or grows.
-    pub(in crate::groups) version: u64,
+    pub(in crate::groups) changes: &'a TopicChanges,
     pub(in crate::groups) source: &'a dyn TopicSource,
+}
+
+impl SeenTopics<'_> {
+    /// Rises with each topic that comes, goes or grows.
+    pub(super) fn version(&self) -> u64 {
+        self.changes.version
+    }
+}
+
+/// Which topics have come, gone or grown lately.
+#[derive(Clone, Debug, Default)]
+pub(in crate::groups) struct TopicChanges {
+    version: u64,
+    /// Each with the version that it led to.
+    kept: VecDeque<(u64, TopicId)>,
+    /// Some changes that led to this version, and those before, are not kept.
+    dropped: u64,
+}
+
+impl TopicChanges {
+    /// These have changed.
+    pub(in crate::groups) fn note(&mut self, topics: &BTreeSet<TopicId>) {
+        self.version += 1;
+        let noted = topics.iter().map(|topic| (self.version, *topic));
+        self.kept.extend(noted);
+        while self.kept.len() > GROUP_TOPIC_CHANGES_MAX {
+            self.dropped = self.kept.pop_front().map_or(self.dropped, |(at, _)| at);
+        }
+    }
+
+    /// Those that have changed since a version; `None`: that is too long ago.
+    fn since(&self, version: u64) -> Option<impl Iterator<Item = TopicId>> {
+        let first = self.kept.partition_point(|(at, _)| *at <= version);
+        let is_kept = version >= self.dropped;
+        is_kept.then(|| self.kept.range(first..).map(|(_, topic)| *topic))
+    }
 }
 
 /// What the patterns of a group match.
@@ -106,15 +145,19 @@ impl Patterns {
         ids
     }
 
-    /// Matches each pattern once for each version of the topics.
+    /// Matches each pattern once with each topic, as long as it is known which ones are new.
     fn match_topics<'a>(
         &mut self,
         members: impl Iterator<Item = (&'a Arc<str>, &'a ConsumerSubscription)>,
         topics: SeenTopics<'_>,
     ) {
-        if self.is_stale(topics.version) {
-            self.matched.clear();
-            self.seen = Some(topics.version);
+        if self.is_stale(topics.version()) {
+            let changed = self.seen.and_then(|seen| topics.changes.since(seen));
+            match changed {
+                Some(changed) => self.match_changed(&changed.collect(), topics),
+                None => self.matched.clear(),
+            }
+            self.seen = Some(topics.version());
         }
         let wanted: BTreeSet<_> = members
             .filter_map(|(_, said)| said.regex.as_ref())
@@ -127,10 +170,27 @@ impl Patterns {
         }
     }
 
+    fn match_changed(&mut self, changed: &BTreeSet<TopicId>, topics: SeenTopics<'_>) {
+        for (text, matched) in &mut self.matched {
+            let regex = compile(text).ok().flatten();
+            for topic in changed {
+                let name = topics.source.name_of(*topic);
+                let is_match = |name: &Arc<str>| {
+                    let regex = regex.as_ref();
+                    regex.is_some_and(|regex| regex.is_match(name.as_bytes()))
+                };
+                match name.as_ref().is_some_and(is_match) {
+                    true => matched.insert(*topic),
+                    false => matched.remove(topic),
+                };
+            }
+        }
+    }
+
     /// The topics of a pattern.
     pub(super) fn matches(&self, regex: &str, topics: SeenTopics<'_>) -> BTreeSet<TopicId> {
         match self.matched.get(regex) {
-            Some(known) if !self.is_stale(topics.version) => known.clone(),
+            Some(known) if !self.is_stale(topics.version()) => known.clone(),
             _ => matched(regex, topics),
         }
     }
@@ -143,7 +203,7 @@ fn matched(text: &str, topics: SeenTopics<'_>) -> BTreeSet<TopicId> {
         return BTreeSet::new();
     };
     let named = topics.source.all();
-    let matching = named.filter(|(name, _, _)| regex.is_match(name));
+    let matching = named.filter(|(name, _, _)| regex.is_match(name.as_bytes()));
     matching.map(|(_, id, _)| id).collect()
 }
 
@@ -165,6 +225,10 @@ fn compile(text: &str) -> Result<Option<Regex>, Box<regex::Error>> {
     if text.is_empty() {
         return Ok(None);
     }
+    if let Some(flag) = foreign_flag(text) {
+        let reason = format!("it has the flag {flag}; those of RE2 are taken: i, m, s and U");
+        return Err(Box::new(regex::Error::Syntax(reason)));
+    }
     // By itself first: "a)|(b" must not become valid by what is put around it.
     bounded(text)?;
     bounded(&format!(r"\A(?:{text})\z")).map(Some)
@@ -173,9 +237,22 @@ fn compile(text: &str) -> Result<Option<Regex>, Box<regex::Error>> {
 fn bounded(text: &str) -> Result<Regex, Box<regex::Error>> {
     let mut builder = RegexBuilder::new(text);
     builder
+        .unicode(false)
         .size_limit(GROUP_REGEX_PROGRAM_BYTES_MAX)
-        .dfa_size_limit(GROUP_REGEX_PROGRAM_BYTES_MAX);
+        .dfa_size_limit(GROUP_REGEX_MEMORY_BYTES_MAX);
     builder.build().map_err(Box::new)
+}
+
+/// A flag that RE2 does not have. One turns classes of Unicode on again, which are not bounded by the
+/// size of a program: a program of many is long in the making. Another one lets it be hidden.
+fn foreign_flag(text: &str) -> Option<char> {
+    let mut groups = text.match_indices("(?");
+    groups.find_map(|(at, opening)| {
+        let is_escaped = text[..at].bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1;
+        let mut flags = text[at + opening.len()..].chars();
+        let foreign = flags.find(|flag| !"imsU-".contains(*flag));
+        foreign.filter(|flag| !is_escaped && flag.is_ascii_alphabetic() && *flag != 'P')
+    })
 }
 
 #[cfg(test)]
@@ -190,11 +267,14 @@ mod tests {
             ("orders.*", "orders-1", true),
             ("orders", "orders-1", false),
             ("(?i)ORDERS", "orders", true),
+            ("(?P<kind>\\w+)[._-]\\d{1,9}", "orders_v2-17", true),
+            ("[^x]*(?s-i:.)\\S+", "orders", true),
+            ("\\(?u", "u", true),
             ("", "", false),
         ];
         for (text, name, expected) in table {
             let regex = compile(text).unwrap();
-            let matches = regex.is_some_and(|regex| regex.is_match(name));
+            let matches = regex.is_some_and(|regex| regex.is_match(name.as_bytes()));
             assert_eq!(matches, expected, "{text:?} {name:?}");
         }
     }
@@ -208,7 +288,12 @@ mod tests {
             "(?=a)",
             r"(a)\1",
             "(?:a{1000}){1000}",
+            "(?:a{30}){30}",
             "[",
+            r"(?u)\p{L}",
+            "(?iu:a)",
+            "(?x) ( ?u: a)",
+            r"\p{Greek}",
             &long,
         ] {
             let refused = check_regex(text);
@@ -218,5 +303,83 @@ mod tests {
             );
         }
         assert_eq!(check_regex(""), Ok(()));
+    }
+
+    /// Topics by name, which counts how often all of them are looked at.
+    #[derive(Default)]
+    struct Counted {
+        names: BTreeMap<Arc<str>, TopicId>,
+        looks: std::cell::Cell<usize>,
+    }
+
+    impl TopicSource for Counted {
+        fn named(&self, name: &str) -> Option<(TopicId, i32)> {
+            self.names.get(name).map(|id| (*id, 1))
+        }
+
+        fn name_of(&self, topic: TopicId) -> Option<Arc<str>> {
+            let mut names = self.names.iter();
+            names
+                .find(|(_, id)| **id == topic)
+                .map(|(name, _)| Arc::clone(name))
+        }
+
+        fn all(&self) -> Box<dyn Iterator<Item = (&Arc<str>, TopicId, i32)> + '_> {
+            self.looks.set(self.looks.get() + 1);
+            Box::new(self.names.iter().map(|(name, id)| (name, *id, 1)))
+        }
+    }
+
+    #[test]
+    fn a_topic_that_comes_or_goes_is_matched_without_all_others() {
+        let mut source = Counted::default();
+        let mut changes = TopicChanges::default();
+        let mut patterns = Patterns::default();
+        let member: Arc<str> = "m".into();
+        let said = ConsumerSubscription {
+            regex: Some("orders.*".into()),
+            ..ConsumerSubscription::default()
+        };
+        let topic = |n: u8| TopicId([n; 16]);
+        let mut expected = BTreeSet::new();
+        for n in 0..100 {
+            let name = if n % 3 == 0 { "orders" } else { "other" };
+            source.names.insert(format!("{name}-{n}").into(), topic(n));
+            changes.note(&[topic(n)].into());
+            if n % 3 == 0 {
+                expected.insert(topic(n));
+            }
+            if n == 60 {
+                source.names.remove("orders-30");
+                changes.note(&[topic(30)].into());
+                expected.remove(&topic(30));
+            }
+            let topics = SeenTopics {
+                changes: &changes,
+                source: &source,
+            };
+            let reads = patterns.resolve([(&member, &said)].into_iter(), topics);
+            assert_eq!(*reads.by_member[&member], expected, "{n}");
+        }
+        assert_eq!(source.looks.get(), 1);
+    }
+
+    #[test]
+    fn whoever_has_missed_many_changes_matches_everything_again() {
+        let mut changes = TopicChanges::default();
+        let topic = |n: usize| {
+            let mut id = TopicId::default();
+            id.0[..8].copy_from_slice(&n.to_le_bytes());
+            id
+        };
+        assert_eq!(changes.since(0).map(Iterator::count), Some(0));
+        for n in 0..2 * GROUP_TOPIC_CHANGES_MAX {
+            changes.note(&[topic(n)].into());
+        }
+        let kept = GROUP_TOPIC_CHANGES_MAX as u64;
+        assert_eq!(changes.kept.len() as u64, kept);
+        assert!(changes.since(kept - 1).is_none());
+        let missed = changes.since(kept).unwrap();
+        assert_eq!(missed.count() as u64, kept);
     }
 }

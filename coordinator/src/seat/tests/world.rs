@@ -1,6 +1,6 @@
 //! Processes in memory: what `Peers` is to them, and how they die and are cut off.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::followed::{Followed, FollowerBeats};
-use crate::handle::{Coordinator, CoordinatorConfig, CoordinatorTask};
+use crate::handle::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason};
 use crate::peers::{
     FromLeader, LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
 };
@@ -32,6 +32,10 @@ struct Process {
     bucket: MemoryBucket,
     lives: bool,
     is_cut: bool,
+    /// Pictures do not reach it, but beats do.
+    lacks_pictures: bool,
+    /// Whether its card lies in the bucket, if that says so.
+    has_card: Option<bool>,
 }
 
 #[derive(Clone)]
@@ -61,6 +65,10 @@ impl Network {
         a == b || (up(a) && up(b))
     }
 
+    fn is_forgotten(&self, n: usize) -> bool {
+        self.all()[n].has_card == Some(false)
+    }
+
     fn coordinator(&self, n: usize) -> Coordinator {
         self.all()[n].coordinator.clone()
     }
@@ -87,7 +95,7 @@ fn card_of(n: usize) -> ProcessCard {
         listeners: Vec::new(),
         process: ProcessProof {
             boot: String::new(),
-            pid_namespace: String::new(),
+            namespaces: String::new(),
             pid: n as u32,
             started: 0,
         },
@@ -127,6 +135,13 @@ impl World {
         self.places.len() - 1
     }
 
+    /// Starts a process and does not wait for it; its place.
+    pub(super) fn launch_another(&mut self) -> usize {
+        let number = self.launch();
+        self.places.push(number);
+        self.places.len() - 1
+    }
+
     /// Starts a process and does not wait for it; its number.
     fn launch(&self) -> usize {
         let (mut environment, _) = environment_and_clock();
@@ -141,6 +156,8 @@ impl World {
                 bucket: bucket.clone(),
                 lives: true,
                 is_cut: false,
+                lacks_pictures: false,
+                has_card: None,
             });
             all.len() - 1
         };
@@ -175,6 +192,23 @@ impl World {
 
     pub(super) fn cut_links(&self, place: usize, is_cut: bool) {
         self.network.all()[self.places[place]].is_cut = is_cut;
+    }
+
+    /// Whether the bucket has the card of a process, as far as it says so. Those without one are
+    /// refused by all others.
+    pub(super) fn set_card(&self, place: usize, has_card: Option<bool>) {
+        self.network.all()[self.places[place]].has_card = has_card;
+    }
+
+    /// Pictures are slow on their way to a process from now on, or arrive again.
+    pub(super) fn hold_pictures(&self, place: usize, lacks_pictures: bool) {
+        self.network.all()[self.places[place]].lacks_pictures = lacks_pictures;
+    }
+
+    /// Waits for the end of a process that ends by itself.
+    pub(super) async fn ended(&self, place: usize) -> Result<(), EndReason> {
+        let task = self.network.all()[self.places[place]].task.take();
+        task.unwrap().ended().await
     }
 
     pub(super) fn cut_bucket(&self, place: usize, is_cut: bool) {
@@ -321,6 +355,9 @@ impl Peers for MemoryPeers {
                 sleep(NETWORK_WAIT).await;
                 return Err(PeerError::NoAnswer);
             }
+            if network.is_forgotten(from) {
+                return Err(PeerError::Unregistered);
+            }
             let coordinator = network.coordinator(to);
             let followed = coordinator.followed().ok_or(PeerError::NotLeading)?;
             if followed.epoch() != epoch {
@@ -333,6 +370,7 @@ impl Peers for MemoryPeers {
                 coordinator,
                 beats: followed.beats(),
                 followed,
+                pictures: VecDeque::new(),
             };
             Ok(Box::new(link) as Box<dyn LeaderLink>)
         }
@@ -367,6 +405,11 @@ impl Peers for MemoryPeers {
         .boxed()
     }
 
+    fn own_card(&self) -> BoxFuture<'static, Option<bool>> {
+        let has_card = self.network.all()[self.own].has_card;
+        async move { has_card }.boxed()
+    }
+
     fn is_gone(&self, process: &ProcessProof) -> bool {
         self.network.one_machine && !self.network.all()[process.pid as usize].lives
     }
@@ -378,6 +421,9 @@ fn answer(network: &Network, own: usize, other: usize) -> PeerAnswer {
     }
     if !network.reaches(own, other) {
         return PeerAnswer::NoAnswer;
+    }
+    if network.is_forgotten(own) {
+        return PeerAnswer::Unregistered;
     }
     let coordinator = network.coordinator(other);
     let heard = coordinator.heard_leader(coordinator.clock.mono());
@@ -394,6 +440,8 @@ struct MemoryLink {
     coordinator: Coordinator,
     followed: Followed,
     beats: FollowerBeats,
+    /// Those that are slow.
+    pictures: VecDeque<FromLeader>,
 }
 
 impl LeaderLink for MemoryLink {
@@ -425,7 +473,16 @@ impl LeaderLink for MemoryLink {
             while !self.network.reaches(self.from, self.to) {
                 sleep(NETWORK_WAIT).await;
             }
-            self.followed.next().await.ok_or(PeerError::NotLeading)
+            loop {
+                let lacks_pictures = self.network.all()[self.from].lacks_pictures;
+                if !lacks_pictures && let Some(picture) = self.pictures.pop_front() {
+                    return Ok(picture);
+                }
+                match self.followed.next().await.ok_or(PeerError::NotLeading)? {
+                    picture @ FromLeader::Image(_) => self.pictures.push_back(picture),
+                    told => return Ok(told),
+                }
+            }
         }
         .boxed()
     }
