@@ -125,6 +125,39 @@ fn an_absent_disk_is_named_and_settled_when_it_is_back() {
     node.stop();
 }
 
+/// The partition of a local topic waits for the disk of a broker that was killed, until an operator
+/// gives that up: he is told what goes, asked, and obeyed.
+#[test]
+fn an_operator_gives_a_lost_disk_up() {
+    let folder = folder();
+    let wal = folder.path().join("wal");
+    let plan = NodePlan::on_directory(FIRN, folder.path());
+    let node = plan.clone().with_wal(&wal).start();
+    let mut client = Client::connect(node.kafka()).unwrap();
+    client.create_topic(TOPIC, 1, &[("firn.durability", "local")]);
+    let mut history = History::default();
+    append_once(&mut client, &mut history, TOPIC, "kept".into(), -1);
+    wait::until("the bucket to have it", wait::PATIENCE, || {
+        (node.metric("firn_wal_permit_bytes") == 0.0).then_some(())
+    });
+    node.kill();
+
+    let node = plan.start();
+    let info = wait::until("the partition to wait", wait::PATIENCE, || {
+        let info = plan.run(&["cluster", "info"]);
+        info.contains("1 partitions wait for disk").then_some(info)
+    });
+    assert!(info.contains("firn cluster force-move"), "{info}");
+    let forced = plan.run(&["cluster", "force-move", "--yes", &format!("{TOPIC}:0")]);
+    let goes_on = format!("{TOPIC}:0 goes on at offset 1 at broker ");
+    assert!(forced.starts_with(&goes_on), "{forced}");
+    let mut client = Client::connect(node.kafka()).unwrap();
+    let next = client.append(TOPIC, 0, &[Record::new("key", "next")]);
+    assert_eq!(next, 1);
+    assert_eq!(client.read(TOPIC, 0, 0).len(), 2);
+    node.stop();
+}
+
 /// acks=1 is answered after the local WAL's fsync: it survives a crash of the process, long
 /// before the slot is in the bucket, which stands still here from before the answer until after
 /// the crash.

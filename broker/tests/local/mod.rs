@@ -3,7 +3,7 @@
 //! gives up who does not wait.
 
 use firn_broker::http::{ForcedAnswer, WaitingAnswer};
-use firn_tests::client::code;
+use firn_tests::client::{EARLIEST, HIGH_WATERMARK, code};
 
 use super::*;
 
@@ -89,6 +89,22 @@ fn records_are_acknowledged_and_read_before_the_bucket_has_them() {
     assert!((0..4).contains(&newest), "{newest}");
     assert_eq!(client.list_offset(TOPIC, 0, 0), 0);
     process.crash();
+}
+
+/// A log starts nowhere but where the bucket has it.
+#[test]
+fn what_is_deleted_goes_to_the_bucket_first() {
+    let bucket = FaultStore::in_memory();
+    let wal = TempDir::new().unwrap();
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let mut client = process.client();
+    client.create_topic(TOPIC, 1, &LOCAL);
+    for end in 1..20 {
+        produce(&mut client, 0, end - 1, -1);
+        client.delete_records(TOPIC, 0, HIGH_WATERMARK);
+        assert_eq!(client.list_offset(TOPIC, 0, EARLIEST), end as i64);
+    }
+    assert!(process.stop());
 }
 
 #[test]
