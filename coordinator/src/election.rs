@@ -96,7 +96,12 @@ impl Election {
 
     /// The newest claim is that one, or there is none.
     pub(crate) fn on_claim(&mut self, claim: Option<(CoordinatorEpoch, Holder)>) {
-        self.newest = claim.map_or(CoordinatorEpoch(0), |(epoch, _)| epoch);
+        let newest = claim.map_or(CoordinatorEpoch(0), |(epoch, _)| epoch);
+        if newest != self.newest {
+            // Another process to wait for, which may be there at once.
+            self.retries = 0;
+        }
+        self.newest = newest;
         self.is_refused = false;
         self.step = match claim {
             None | Some((_, Holder::Own | Holder::Gone)) => self.campaign(),
@@ -195,11 +200,11 @@ impl Election {
         self.wait(wait.min(ELECTION_RETRY_MAX), now, random);
     }
 
-    /// Waits for somewhat longer than that.
+    /// Waits for so long, or up to a third less.
     fn wait(&mut self, wait: Duration, now: Mono, random: u64) {
         let jitter = wait.mul_f64((random >> 32) as f64 / f64::from(u32::MAX));
         self.step = Step::Wait {
-            until: now.after(wait + jitter / 2),
+            until: now.after(wait - jitter / 3),
         };
     }
 }

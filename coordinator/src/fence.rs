@@ -56,6 +56,12 @@ impl Looked {
         now.since(self.alone)
     }
 
+    /// Whether the bucket has not said for long that nobody else leads, though it was asked: a process
+    /// that stood still asks first.
+    pub(crate) fn is_blind(&self, now: Mono) -> bool {
+        self.sent > self.alone && self.alone_age(now) > FENCE_LOOK_LASTS
+    }
+
     /// Whether the leader may answer at `now` from what it has in memory.
     pub(crate) fn is_leased(&self, now: Mono) -> bool {
         self.alone_age(now) <= COORDINATOR_READ_LEASE
@@ -255,6 +261,19 @@ mod tests {
             looked.on_seen(second(3600), Seen::Nothing);
             assert_eq!(looked.may_read(second(3600)), Some(true));
         }
+    }
+
+    #[test]
+    fn only_whoever_has_asked_in_vain_is_blind() {
+        let mut looked = Looked::new(second(0));
+        assert!(!looked.is_blind(second(60)), "it has stood still");
+        looked.on_seen(second(60), Seen::NoAnswer);
+        assert!(looked.is_blind(second(61)));
+        looked.on_seen(second(61), Seen::Nothing);
+        assert!(!looked.is_blind(second(66)));
+        looked.on_seen(second(66), Seen::Refused);
+        assert!(!looked.is_blind(second(66)), "not for long");
+        assert!(looked.is_blind(second(67)));
     }
 
     #[test]

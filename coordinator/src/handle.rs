@@ -152,9 +152,14 @@ impl Coordinator {
     /// [`Self::call`] on behalf of another process: it is not forwarded again.
     ///
     /// # Errors
-    /// [`CoordinatorError::NotLeader`] if this process does not lead.
+    /// [`CoordinatorError::NotLeader`] if this process does not lead, or stops: another one will.
     pub async fn call_here(&self, request: Request) -> Result<Reply, CoordinatorError> {
-        self.send(request, Origin::Elsewhere, || ()).await
+        match self.send(request, Origin::Elsewhere, || ()).await {
+            Err(CoordinatorError::Stopped) => Err(CoordinatorError::NotLeader(
+                "this process has stopped".to_owned(),
+            )),
+            answer => answer,
+        }
     }
 
     /// Asks the leader, wherever it is, and waits for the answer and for the journal to hold what it

@@ -87,8 +87,17 @@ impl Seat {
         config: CoordinatorConfig,
         peers: Arc<dyn Peers>,
     ) -> CoordinatorTask {
+        CoordinatorTask::new(tokio::spawn(self.sit(opener, config, peers).run()))
+    }
+
+    fn sit(
+        self,
+        opener: Arc<dyn JournalOpener>,
+        config: CoordinatorConfig,
+        peers: Arc<dyn Peers>,
+    ) -> Sitter {
         let card = decode_card(&config.identity);
-        let sitter = Sitter {
+        Sitter {
             began: self.environment.clock.mono(),
             own: card.map(|card| card.link.fingerprint),
             opener,
@@ -103,8 +112,7 @@ impl Seat {
             started: false,
             gone: None,
             last_claimed: CoordinatorEpoch(0),
-        };
-        CoordinatorTask::new(tokio::spawn(sitter.run()))
+        }
     }
 }
 

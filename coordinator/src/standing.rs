@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Incarnation};
-use firn_proto::limits::{BEATS_KEPT_MAX, LEADER_STALL_MAX, TAKE_OVER_MAX};
+use firn_proto::limits::{BEATS_KEPT_MAX, LEADER_STALL_MAX, TAKE_OVER_STEP_MAX};
 use tokio::sync::watch;
 
 /// Shared by the seat and all its handles.
@@ -25,7 +25,7 @@ pub(crate) struct Standing {
 struct Held {
     /// The leader that was followed last, and when it was heard.
     heard: Option<(CoordinatorEpoch, Mono)>,
-    /// The epoch that this process is taking, and since when.
+    /// The epoch that this process is taking, and when it got on with that last.
     takes: Option<(CoordinatorEpoch, Mono)>,
     /// Since the leader last looked at them.
     beats: BTreeMap<Incarnation, Mono>,
@@ -72,7 +72,7 @@ impl Standing {
         (since > LEADER_STALL_MAX).then_some(since)
     }
 
-    /// This process takes that epoch, or is done with that.
+    /// This process has claimed that epoch and goes on to take it over, or is done with that.
     pub(crate) fn set_takes(&self, takes: Option<(CoordinatorEpoch, Mono)>) {
         self.held().takes = takes;
     }
@@ -89,7 +89,7 @@ impl Standing {
         let held = self.held();
         let takes = held
             .takes
-            .filter(|(_, since)| now.since(*since) < TAKE_OVER_MAX);
+            .filter(|(_, step)| now.since(*step) < TAKE_OVER_STEP_MAX);
         let takes = takes.map(|(epoch, _)| epoch);
         let heard = held.heard.map(|(epoch, at)| (epoch, now.since(at)));
         let leads = leads.map(|epoch| (epoch, self.stalled(now).unwrap_or_default()));

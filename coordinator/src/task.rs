@@ -33,7 +33,7 @@ use firn_proto::ids::{ClusterId, CoordinatorEpoch, Fingerprint};
 use firn_proto::journal::{Journal, JournalError, JournalPosition, OpenedJournal};
 use firn_proto::limits::{
     COORDINATOR_PARKED_MAX, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN,
-    SLOTS_IN_FLIGHT_MAX,
+    JOURNAL_SNAPSHOT_BYTES_PER_SLOT, JOURNAL_SNAPSHOT_SLOTS_MIN, SLOTS_IN_FLIGHT_MAX,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -154,8 +154,9 @@ pub(crate) struct Leader {
     group_clock: GroupClock,
     /// The time of the last command, and when that was stamped or read.
     stamped: (i64, Mono),
-    /// Journal bytes since the last snapshot, and its size.
+    /// Journal bytes and slots since the last snapshot, and its size.
     log_bytes: usize,
+    log_slots: u64,
     snapshot_bytes: usize,
     snapshot: Option<BoxFuture<'static, Result<(), JournalError>>>,
     fence: FenceWatch,
@@ -215,6 +216,7 @@ impl Leader {
             tokens: PutTokens::new(config.puts_per_second),
             group_clock,
             log_bytes,
+            log_slots: opened.log_slots,
             snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
             snapshot: None,
             fence: FenceWatch::new(led_at),
@@ -241,8 +243,13 @@ impl Leader {
         publish: &Publish,
     ) -> Left {
         self.fence_gone();
+        if !self.brokers.is_alone() {
+            // Since the last look it has waited for the leases of others to end.
+            self.fence.hurry(self.environment.clock.mono());
+        }
         let mut stopping = None;
         loop {
+            self.run_due();
             self.flush();
             self.look();
             if stopping.is_some() && self.slot.is_empty() && self.puts.is_empty() {
@@ -272,7 +279,7 @@ impl Leader {
                 message = inbox.recv(), if stopping.is_none() => {
                     stopping = self.take_messages(message, inbox);
                 }
-                () = sleep_until(wake, now) => self.on_timeout(),
+                () = sleep_until(wake, now) => {}
             }
         }
     }
@@ -402,6 +409,7 @@ impl Leader {
         self.group_clock.on_put(now);
         let body = self.slot.take();
         self.log_bytes += body.len();
+        self.log_slots += 1;
         let flight = Flight {
             commands: self.gate.applied(),
             bytes: body.len(),
@@ -416,12 +424,16 @@ impl Leader {
     fn due_snapshot(&mut self) -> Option<Bytes> {
         let on_its_way = self.flights.iter().any(|f| f.snapshot.is_some());
         let limit = self.snapshot_bytes.max(JOURNAL_SNAPSHOT_BYTES_MIN);
-        if self.log_bytes < limit || on_its_way || self.snapshot.is_some() {
+        let slots_limit = self.snapshot_bytes as u64 / JOURNAL_SNAPSHOT_BYTES_PER_SLOT;
+        let slots_limit = slots_limit.max(JOURNAL_SNAPSHOT_SLOTS_MIN);
+        let is_due = self.log_bytes >= limit || self.log_slots >= slots_limit;
+        if !is_due || on_its_way || self.snapshot.is_some() {
             return None;
         }
         match encode_snapshot(&self.state) {
             Ok(bytes) => {
                 self.log_bytes = 0;
+                self.log_slots = 0;
                 self.snapshot_bytes = bytes.len();
                 Some(bytes)
             }
@@ -459,6 +471,7 @@ impl Leader {
         self.snapshot = None;
         if let Err(error) = result {
             self.log_bytes += self.snapshot_bytes;
+            self.log_slots += JOURNAL_SNAPSHOT_SLOTS_MIN / 2;
             warn!(%error, "the snapshot was not put; the journal grows on");
         }
     }
@@ -510,6 +523,14 @@ impl Leader {
             }
         }
         Ok(())
+    }
+
+    /// Does what is due. Requests that never end must not keep it from that.
+    fn run_due(&mut self) {
+        let now = self.environment.clock.mono();
+        if self.next_wake(now).is_some_and(|wake| wake <= now) {
+            self.on_timeout();
+        }
     }
 
     fn on_timeout(&mut self) {

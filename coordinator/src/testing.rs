@@ -11,12 +11,15 @@ use firn_proto::cluster::{Assignment, ConsumerHeartbeat, JoinGroup, Protocol};
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
 use firn_proto::journal::{
-    Claimed, Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal,
+    Claimed, Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal, Taking,
 };
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{oneshot, watch};
 
 use crate::handle::Environment;
+
+/// How long a bucket that is slow takes for each thing.
+const STEP: Duration = Duration::from_secs(1);
 
 type Outcome = oneshot::Sender<Result<(), JournalError>>;
 
@@ -36,6 +39,8 @@ struct Held {
     is_away: bool,
     is_refusing: bool,
     opening_lasts: Duration,
+    is_stuck: bool,
+    looking_lasts: Duration,
 }
 
 /// A bucket in memory, reduced to its journal.
@@ -105,6 +110,13 @@ impl MemoryBucket {
         self.held().slots.len()
     }
 
+    /// How many of them come after that position.
+    pub(crate) fn slots_after(&self, covered: Option<JournalPosition>) -> usize {
+        let held = self.held();
+        let after = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > covered;
+        held.slots.iter().filter(after).count()
+    }
+
     /// What the slots hold, in their order.
     pub(crate) fn bodies(&self) -> Vec<Bytes> {
         let held = self.held();
@@ -135,6 +147,16 @@ impl MemoryBucket {
         self.held().opening_lasts = opening_lasts;
     }
 
+    /// Looks take so long from now on.
+    pub(crate) fn set_looking_lasts(&self, looking_lasts: Duration) {
+        self.held().looking_lasts = looking_lasts;
+    }
+
+    /// Whoever claims an epoch from now on is not served any more.
+    pub(crate) fn set_stuck(&self, is_stuck: bool) {
+        self.held().is_stuck = is_stuck;
+    }
+
     /// How many epochs were claimed.
     pub(crate) fn claims(&self) -> usize {
         self.held().claims.len()
@@ -158,7 +180,7 @@ impl MemoryBucket {
 }
 
 impl MemoryBucket {
-    fn claimed(&self, epoch: CoordinatorEpoch) -> Option<Claimed> {
+    pub(crate) fn claimed(&self, epoch: CoordinatorEpoch) -> Option<Claimed> {
         let held = self.held();
         let index = usize::try_from(epoch.0).unwrap().checked_sub(1)?;
         let identity = held.claims.get(index)?.clone();
@@ -188,12 +210,14 @@ impl MemoryBucket {
         let epoch = CoordinatorEpoch(newest.0 + 1);
         let covered = held.snapshot.as_ref().map(|(position, _)| *position);
         let after = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > covered;
+        let entries: Vec<_> = held.slots.iter().filter(after).cloned().collect();
         Ok(OpenedJournal {
             cluster: ClusterId([7; 16]),
             epoch,
             claimed_at,
             snapshot: held.snapshot.clone(),
-            entries: held.slots.iter().filter(after).cloned().collect(),
+            log_slots: entries.len() as u64,
+            entries,
             journal: Box::new(MemoryJournal {
                 bucket: self.clone(),
                 epoch,
@@ -223,12 +247,13 @@ impl JournalOpener for MemoryBucket {
         .boxed()
     }
 
-    fn open(
-        &self,
-        identity: Bytes,
-        after: Option<CoordinatorEpoch>,
-    ) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
+    fn open(&self, taking: Taking) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
         async move {
+            let Taking {
+                identity,
+                after,
+                on_step,
+            } = taking;
             self.reached().await;
             let (is_away, lasts) = {
                 let held = self.held();
@@ -239,7 +264,17 @@ impl JournalOpener for MemoryBucket {
             }
             let claimed_at = self.clock.as_ref().map_or(Mono(0), |clock| clock.mono());
             let opened = self.open_now(identity, after, claimed_at)?;
-            tokio::time::sleep(lasts).await;
+            on_step();
+            if self.held().is_stuck {
+                return std::future::pending().await;
+            }
+            let mut left = lasts;
+            while !left.is_zero() {
+                let step = left.min(STEP);
+                tokio::time::sleep(step).await;
+                left -= step;
+                on_step();
+            }
             Ok(opened)
         }
         .boxed()
@@ -292,6 +327,10 @@ impl Journal for MemoryJournal {
         bucket.held().looks += 1;
         async move {
             bucket.reached().await;
+            let lasts = bucket.held().looking_lasts;
+            if !lasts.is_zero() {
+                tokio::time::sleep(lasts).await;
+            }
             let (newer, is_away, is_refusing) = {
                 let held = bucket.held();
                 let is_claimed = held.claims.len() as u64 >= next.0;

@@ -2,6 +2,7 @@
 //! streams and `node.rs` hands over. The coordinator never sees a bucket.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use bytes::Bytes;
@@ -74,6 +75,8 @@ pub struct OpenedJournal {
     pub snapshot: Option<(JournalPosition, Bytes)>,
     /// Every slot body after the snapshot, oldest first.
     pub entries: Vec<(JournalPosition, Bytes)>,
+    /// How many slots the newest snapshot leaves to be read, those of openings too.
+    pub log_slots: u64,
     /// The writer of the new epoch.
     pub journal: Box<dyn Journal>,
 }
@@ -102,6 +105,29 @@ pub trait Journal: Send + Sync + 'static {
     fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>>;
 }
 
+/// How an epoch is to be taken.
+#[derive(Clone)]
+pub struct Taking {
+    /// Who takes it, how to reach it: kept in the epoch's object for others to read.
+    pub identity: Bytes,
+    /// The epoch after this one is wanted; `None`: the next one that is free.
+    pub after: Option<CoordinatorEpoch>,
+    /// Called when the epoch is claimed, and again with each thing that the bucket has answered
+    /// since: who takes over goes on.
+    pub on_step: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Taking {
+    /// Takes the next epoch that is free, and tells nobody how it goes.
+    pub fn next_free(identity: Bytes) -> Self {
+        Self {
+            identity,
+            after: None,
+            on_step: Arc::new(|| ()),
+        }
+    }
+}
+
 /// A claim to an epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
@@ -128,15 +154,9 @@ pub trait JournalOpener: Send + Sync + 'static {
         epoch: CoordinatorEpoch,
     ) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>>;
 
-    /// Takes an epoch, seals the streams of all earlier ones, and reads what they hold: the one
-    /// after `after`, or the next free one. `identity` (who took it, how to reach it) is kept in the
-    /// epoch's object for others to read.
+    /// Takes an epoch, seals the streams of all earlier ones, and reads what they hold.
     ///
     /// # Errors
-    /// [`JournalError::Superseded`]: somebody else has claimed the one after `after`.
-    fn open(
-        &self,
-        identity: Bytes,
-        after: Option<CoordinatorEpoch>,
-    ) -> BoxFuture<'_, Result<OpenedJournal, JournalError>>;
+    /// [`JournalError::Superseded`]: somebody else has claimed the epoch that is wanted.
+    fn open(&self, taking: Taking) -> BoxFuture<'_, Result<OpenedJournal, JournalError>>;
 }

@@ -393,6 +393,16 @@ pub const JOURNAL_COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const JOURNAL_SLOT_BYTES_TARGET: usize = 1024 * 1024;
 /// The journal since the last snapshot may always grow to this size before the next one, in bytes.
 pub const JOURNAL_SNAPSHOT_BYTES_MIN: usize = 1024 * 1024;
+/// And to so many slots: whoever takes over reads each of them with a request of its own, a few
+/// rounds of them until nobody leads.
+pub const JOURNAL_SNAPSHOT_SLOTS_MIN: u64 = 256;
+/// A snapshot that is large is put less often: reading a slot takes about as long as reading so many
+/// bytes of it.
+pub const JOURNAL_SNAPSHOT_BYTES_PER_SLOT: u64 = 64 * 1024;
+/// Slots of the journal that are read at a time.
+pub const JOURNAL_READS_MAX: usize = 64;
+/// Streams of earlier epochs that are read at a time.
+pub const JOURNAL_STREAMS_READ_MAX: usize = 8;
 /// Largest snapshot of the cluster's state that is read back, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 /// How often a leader looks for a claim to a later epoch. On S3 1,440 GETs an hour, which cost
@@ -404,7 +414,7 @@ pub const FENCE_LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How soon it looks again if somebody waits for it.
 pub const FENCE_LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// A look that takes longer has no answer.
-pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(2);
+pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(1);
 /// Nothing is read from a process that has not heard for so long that its leader is the only one,
 /// counted from when that sent the look: it has stood still or is cut off, and another may lead by
 /// now. A leader that has not heard it for so long makes room for another. Sessions of brokers and of
@@ -428,11 +438,13 @@ pub const BEATS_KEPT_MAX: usize = 10_000;
 pub const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for what all other processes have heard, each of which is waited for less long.
 pub const ASK_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How soon a process without a leader tries again, at first and at last. Somewhat later each time,
+/// How soon a process without a leader tries again, at first and at last. Somewhat earlier each time,
 /// lest several do so at once.
 pub const ELECTION_RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`ELECTION_RETRY_MIN`].
-pub const ELECTION_RETRY_MAX: Duration = Duration::from_secs(2);
+pub const ELECTION_RETRY_MAX: Duration = Duration::from_millis(500);
+/// How often it looks meanwhile whether the process that it waits for is gone.
+pub const ELECTION_GONE_LOOK: Duration = Duration::from_millis(100);
 /// After so long without a leader half of the processes may elect one: of two, the other may have
 /// been taken off the network with its machine.
 pub const ELECTION_TIE_WAIT: Duration = Duration::from_secs(10);
@@ -445,8 +457,10 @@ pub const CARD_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// A leader whose loop has not come round for so long is not heard, and its word that it leads counts
 /// no more.
 pub const LEADER_STALL_MAX: Duration = Duration::from_secs(3);
-/// A process that claimed an epoch is waited for while it reads the journal, but no longer than this.
-pub const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
+/// A process that claimed an epoch is waited for while it reads the journal, but no longer than this
+/// for each thing that it reads: how many they are depends on the journal, and only one that the
+/// bucket does not serve stands still.
+pub const TAKE_OVER_STEP_MAX: Duration = Duration::from_secs(10);
 /// Claims before the own that are looked into, in order to serve without waiting for a read lease.
 pub const PREDECESSORS_MAX: usize = 8;
 /// How long a call waits for the next leader while there is none.
@@ -605,6 +619,7 @@ const _: () = assert!(
 );
 const _: () = assert!(
     FENCE_LOOK_PAUSE.as_millis() < COORDINATOR_READ_LEASE.as_millis()
+        && FENCE_LOOK_MAX.as_millis() < COORDINATOR_READ_LEASE.as_millis()
         && COORDINATOR_READ_LEASE.as_millis() < FENCE_LOOK_LASTS.as_millis()
 );
 const _: () = assert!(
@@ -616,6 +631,21 @@ const _: () = assert!(
         && COORDINATOR_READ_LEASE.as_millis() < LEADER_STALL_MAX.as_millis()
         && BEAT_SILENCE.as_millis() < LEADER_STALL_MAX.as_millis(),
     "a loop that has nothing to do comes round often enough"
+);
+const _: () = assert!(
+    ELECTION_GONE_LOOK.as_millis() < ELECTION_RETRY_MIN.as_millis()
+        && ELECTION_RETRY_MIN.as_millis() <= ELECTION_RETRY_MAX.as_millis()
+        && ELECTION_RETRY_MAX.as_millis() <= BEAT_SILENCE.as_millis(),
+    "a process must not wait for a leader that is long there"
+);
+const _: () = assert!(
+    FENCE_LOOK_MAX.as_millis() < TAKE_OVER_STEP_MAX.as_millis(),
+    "whoever takes over looks once before it says that it leads"
+);
+const _: () = assert!(
+    JOURNAL_SNAPSHOT_SLOTS_MIN > SLOTS_IN_FLIGHT_MAX as u64
+        && JOURNAL_SNAPSHOT_SLOTS_MIN <= 4 * JOURNAL_READS_MAX as u64,
+    "a journal of small slots must be read in a few rounds"
 );
 const _: () = assert!(FORWARDED_CALLS_MAX <= COORDINATOR_PARKED_MAX);
 const _: () = assert!(

@@ -158,7 +158,7 @@ fn waits_grow_and_end() {
     let mut election = without_a_link();
     let mut waits = Vec::new();
     for _ in 0..10 {
-        election.on_answers(&[heard(3, LATELY)], second(7), u64::MAX);
+        election.on_answers(&[heard(3, LATELY)], second(7), 0);
         let Step::Wait { until } = election.step() else {
             panic!("{election:?}")
         };
@@ -167,8 +167,44 @@ fn waits_grow_and_end() {
         assert_eq!(election.step(), Step::Look);
     }
     assert!(waits.is_sorted());
-    assert!(waits[0] <= 2 * ELECTION_RETRY_MIN);
-    assert!(*waits.last().unwrap() <= 2 * ELECTION_RETRY_MAX);
+    assert!(waits[0] <= ELECTION_RETRY_MIN);
+    assert_eq!(*waits.last().unwrap(), ELECTION_RETRY_MAX);
+}
+
+#[test]
+fn a_new_claim_is_followed_soon_however_long_there_was_no_leader() {
+    let mut election = without_a_link();
+    let wait = |election: &mut Election| {
+        election.on_answers(&[heard(4, LATELY)], second(7), 0);
+        let Step::Wait { until } = election.step() else {
+            panic!("{election:?}")
+        };
+        election.on_waited();
+        until.since(second(7))
+    };
+    let waits: Vec<_> = (0..10).map(|_| wait(&mut election)).collect();
+    assert!(waits[9] > ELECTION_RETRY_MIN);
+    election.on_claim(Some((CoordinatorEpoch(4), Holder::Other)));
+    assert_eq!(election.step(), Step::Follow);
+    election.on_no_link(&PeerError::NotLeading);
+    assert_eq!(wait(&mut election), waits[0]);
+    election.on_claim(Some((CoordinatorEpoch(4), Holder::Other)));
+    election.on_no_link(&PeerError::NotLeading);
+    assert!(wait(&mut election) > waits[0], "it is known by now");
+}
+
+#[test]
+fn no_two_processes_come_at_the_same_time() {
+    let waits = [0, u64::MAX / 2, u64::MAX].map(|random| {
+        let mut election = without_a_link();
+        election.on_answers(&[heard(3, LATELY)], second(7), random);
+        let Step::Wait { until } = election.step() else {
+            panic!("{election:?}")
+        };
+        until.since(second(7))
+    });
+    assert!(waits[0] > waits[1] && waits[1] > waits[2], "{waits:?}");
+    assert!(2 * waits[2] > waits[0], "and none at once");
 }
 
 /// A few processes whose links come and go, and one of which leads at a time: what the pure part

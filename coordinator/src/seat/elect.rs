@@ -6,7 +6,7 @@ use firn_proto::cluster::LinkAddress;
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use firn_proto::journal::{Claimed, JournalError};
-use firn_proto::limits::{ASK_WAIT_MAX, FENCE_LOOK_MAX, FOLLOW_WAIT_MAX};
+use firn_proto::limits::{ASK_WAIT_MAX, ELECTION_GONE_LOOK, FENCE_LOOK_MAX, FOLLOW_WAIT_MAX};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -33,7 +33,7 @@ impl Sitter {
                     self.gone = self.gone_process(claimant.as_ref());
                     self.campaign(after, &mut election).await?
                 }
-                Step::Wait { until } => self.pause(until, &mut election).await,
+                Step::Wait { until } => self.pause(until, &claimant, &mut election).await,
             };
             if let Some(elected) = elected {
                 return Ok(elected);
@@ -141,9 +141,28 @@ impl Sitter {
         Ok(None)
     }
 
-    async fn pause(&mut self, until: Mono, election: &mut Election) -> Option<Elected> {
-        let wait = until.since(self.environment.clock.mono());
-        if self.wait_for(sleep(wait)).await.is_none() {
+    /// Waits, but no longer than until the process that made the newest claim is seen to die.
+    async fn pause(
+        &mut self,
+        until: Mono,
+        claimant: &Claimant,
+        election: &mut Election,
+    ) -> Option<Elected> {
+        let (clock, peers) = (Arc::clone(&self.environment.clock), Arc::clone(&self.peers));
+        let process = claimant.as_ref().map(|(_, card)| card.process.clone());
+        // One that is gone already was not what is waited for.
+        let alive = process.filter(|process| !peers.is_gone(process));
+        let over = async move {
+            loop {
+                let left = until.since(clock.mono());
+                let died = alive.as_ref().is_some_and(|process| peers.is_gone(process));
+                if left.is_zero() || died {
+                    return;
+                }
+                sleep(left.min(ELECTION_GONE_LOOK)).await;
+            }
+        };
+        if self.wait_for(over).await.is_none() {
             return Some(Elected::Stopped);
         }
         election.on_waited();

@@ -90,6 +90,8 @@ impl Sitter {
         loop {
             tokio::select! {
                 biased;
+                // However much is asked and told, this process says that it lives.
+                _ = ticks.tick() => self.on_tick(leader)?,
                 Some(answered) = leader.calls.next(), if !leader.calls.is_empty() => {
                     leader.pass_on(answered);
                 }
@@ -97,7 +99,6 @@ impl Sitter {
                     let told = told.map_err(Lost::Link);
                     told.and_then(|told| self.on_told(told, leader))?;
                 }
-                _ = ticks.tick() => self.on_tick(leader)?,
                 message = self.inbox.recv() => match message {
                     Some(Message::Call(call)) => leader.forward(call),
                     Some(Message::Look) => self.ask_for_look(leader),
@@ -249,4 +250,78 @@ enum Lost {
     Silent,
     #[error("its process is gone")]
     Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::handle::{Coordinator, CoordinatorConfig};
+    use crate::peers::{Alone, ProcessProof};
+    use crate::testing::{MemoryBucket, environment};
+
+    /// Says something at once whenever it is listened to, for a while.
+    struct Talkative {
+        left: u32,
+        beats: Arc<AtomicU32>,
+    }
+
+    impl LeaderLink for Talkative {
+        fn call(&self, _: firn_proto::cluster::Request) -> BoxFuture<'static, CallResult> {
+            std::future::pending().boxed()
+        }
+
+        fn beat(&self, _: Beat) {
+            self.beats.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn next(&mut self) -> BoxFuture<'_, Result<FromLeader, PeerError>> {
+            let beat = LeaderBeat {
+                epoch: CoordinatorEpoch(1),
+                echo: Mono(0),
+                alone_age: None,
+                picture: 0,
+            };
+            let told = self.left.checked_sub(1);
+            self.left = told.unwrap_or_default();
+            let told = told.map(|_| FromLeader::Beat(beat));
+            std::future::ready(told.ok_or(PeerError::NoAnswer)).boxed()
+        }
+    }
+
+    type CallResult = Result<Reply, CoordinatorError>;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_that_is_told_much_says_all_the_same_that_it_lives() {
+        let (coordinator, seat) = Coordinator::vacant(environment());
+        let opener = MemoryBucket::default().opener();
+        let mut sitter = seat.sit(opener, CoordinatorConfig::default(), Arc::new(Alone));
+        let beats = Arc::new(AtomicU32::new(0));
+        let link = Talkative {
+            left: 1_000,
+            beats: Arc::clone(&beats),
+        };
+        let card = ProcessCard {
+            broker: None,
+            link: LinkAddress {
+                host: String::new(),
+                port: 1,
+                fingerprint: firn_proto::ids::Fingerprint::default(),
+            },
+            listeners: Vec::new(),
+            process: ProcessProof {
+                boot: String::new(),
+                pid_namespace: String::new(),
+                pid: 1,
+                started: 1,
+            },
+            shown: String::new(),
+        };
+        sitter
+            .follow(Box::new(link), &card, CoordinatorEpoch(1))
+            .await;
+        assert!(beats.load(Ordering::Relaxed) > 0);
+        drop(coordinator);
+    }
 }

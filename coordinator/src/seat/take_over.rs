@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
-use firn_proto::journal::{JournalOpener, OpenedJournal};
-use firn_proto::limits::{COORDINATOR_READ_LEASE, PREDECESSORS_MAX};
+use firn_proto::journal::{JournalError, JournalOpener, OpenedJournal, Taking};
+use firn_proto::limits::{COORDINATOR_READ_LEASE, FENCE_LOOK_MAX, PREDECESSORS_MAX};
+use tokio::time::timeout;
 
 use super::{Sitter, decode_card};
 use crate::fence::Seen;
@@ -21,23 +22,67 @@ impl Sitter {
         &mut self,
         after: CoordinatorEpoch,
     ) -> Option<Result<Box<Leader>, EndReason>> {
+        let taken = self.open_and_take_over(after).await;
+        // Not before it says that it leads: others that hear neither would depose it.
+        self.standing.set_takes(None);
+        taken
+    }
+
+    async fn open_and_take_over(
+        &mut self,
+        after: CoordinatorEpoch,
+    ) -> Option<Result<Box<Leader>, EndReason>> {
         // Its own first slot becomes durable, so nobody has sealed it before now. Somebody may have
         // since it was sent.
         let led_at = self.environment.clock.mono();
-        let wanted = CoordinatorEpoch(after.0 + 1);
-        let is_alone = self.peers.is_alone();
-        self.standing
-            .set_takes((!is_alone).then_some((wanted, led_at)));
-        let opener = Arc::clone(&self.opener);
+        let (opener, taking) = (Arc::clone(&self.opener), self.taking(after));
+        let opened = self.wait_for(async move { opener.open(taking).await });
+        let opened = match opened.await? {
+            Ok(opened) => opened,
+            Err(error) => return Some(Err(error.into())),
+        };
+        self.last_claimed = opened.epoch;
+        match self.look_again(&opened).await? {
+            Ok(looked_at) => self.take_over(opened, looked_at.unwrap_or(led_at)).await,
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+
+    /// What it takes, and how others hear of it.
+    fn taking(&self, after: CoordinatorEpoch) -> Taking {
         let identity = self.config.identity.clone();
-        let after = (!is_alone).then_some(after);
-        let opened = self
-            .wait_for(async move { opener.open(identity, after).await })
-            .await?;
-        self.standing.set_takes(None);
-        Some(match opened {
-            Ok(opened) => self.take_over(opened, led_at).await?,
-            Err(error) => Err(error.into()),
+        if self.peers.is_alone() {
+            return Taking::next_free(identity);
+        }
+        let wanted = CoordinatorEpoch(after.0 + 1);
+        let (standing, clock) = (
+            Arc::clone(&self.standing),
+            Arc::clone(&self.environment.clock),
+        );
+        Taking {
+            identity,
+            after: Some(after),
+            on_step: Arc::new(move || standing.set_takes(Some((wanted, clock.mono())))),
+        }
+    }
+
+    /// Looks whether another process has claimed a later epoch while this one opened the journal,
+    /// which may have taken long. When that was sent, if it said that none has.
+    async fn look_again(
+        &mut self,
+        opened: &OpenedJournal,
+    ) -> Option<Result<Option<Mono>, JournalError>> {
+        if self.peers.is_alone() {
+            return Some(Ok(None));
+        }
+        let sent = self.environment.clock.mono();
+        let look = timeout(FENCE_LOOK_MAX, opened.journal.look_for_newer());
+        let epoch = opened.epoch;
+        Some(match self.wait_for(look).await? {
+            Ok(Ok(None)) => Ok(Some(sent)),
+            Ok(Ok(Some(newer))) => Err(JournalError::Superseded { epoch, newer }),
+            // The leader looks on.
+            Ok(Err(_)) | Err(_) => Ok(None),
         })
     }
 
@@ -51,7 +96,6 @@ impl Sitter {
         let covered = opened.snapshot.as_ref().map(|(position, _)| position.epoch);
         let last = opened.entries.last().map(|(position, _)| position.epoch);
         let last_served = last.or(covered).unwrap_or_default();
-        self.last_claimed = epoch;
         let seated = Seated {
             config: &self.config,
             environment: &self.environment,

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use firn_proto::cluster::{CoordinatorError, Reply, Request};
 use firn_proto::env::Entropy;
-use firn_proto::ids::{BrokerId, CoordinatorEpoch};
+use firn_proto::ids::{BrokerId, CoordinatorEpoch, Incarnation};
 use firn_proto::limits::{
-    COORDINATOR_READ_LEASE, ELECTION_LONE_WAIT, ELECTION_TIE_WAIT, FENCE_LOOK_LASTS,
+    COORDINATOR_READ_LEASE, ELECTION_GONE_LOOK, ELECTION_LONE_WAIT, ELECTION_TIE_WAIT,
+    FENCE_LOOK_LASTS, FENCE_LOOK_MAX, TAKE_OVER_STEP_MAX,
 };
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::handle::EndReason;
+use crate::task::{Call, Message, Origin};
+
 use world::{World, create, create_many, has_topic, list_groups, moving, register};
 
 #[tokio::test(start_paused = true)]
@@ -148,6 +152,103 @@ async fn a_leader_that_is_cut_off_from_the_bucket_makes_room_for_another() {
     world.cut_bucket(0, false);
     sleep(Duration::from_secs(5)).await;
     assert!(has_topic(&world.at(0), "a"));
+}
+
+/// What it knew of other leaders is old by then, but it has just not looked yet.
+#[tokio::test(start_paused = true)]
+async fn whoever_opened_the_journal_for_long_is_not_deposed_for_that() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.bucket.set_looking_lasts(FENCE_LOOK_MAX / 2);
+    world.bucket.set_opening_lasts(3 * FENCE_LOOK_LASTS);
+    world.kill(0);
+    sleep(10 * FENCE_LOOK_LASTS).await;
+    assert_eq!(world.bucket.claims(), 2, "nobody else took over");
+    assert!(world.ask(1, create("a")).await.is_ok());
+    assert!(world.ask(2, create("b")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_winner_says_that_it_takes_over_until_it_says_that_it_leads() {
+    let mut world = World::new(false);
+    world.start_many(2).await;
+    world.bucket.set_looking_lasts(FENCE_LOOK_MAX / 2);
+    world.kill(0);
+    while world.bucket.claims() < 2 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let taken = (CoordinatorEpoch(2), Duration::ZERO);
+    while world.at(1).leads().is_none() {
+        assert_eq!(world.at(1).heard_leader(world.now()), Some(taken));
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(world.at(1).heard_leader(world.now()), Some(taken));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_winner_that_the_bucket_serves_no_more_is_passed_over() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.bucket.set_stuck(true);
+    world.kill(0);
+    while world.bucket.claims() < 2 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    world.bucket.set_stuck(false);
+    let stuck = world.claimant();
+    sleep(TAKE_OVER_STEP_MAX / 2).await;
+    assert_eq!(world.bucket.claims(), 2, "it may be slow");
+    sleep(TAKE_OVER_STEP_MAX).await;
+    assert_eq!(world.bucket.claims(), 3);
+    assert_eq!(world.leader(), Some(3 - stuck));
+    assert!(world.ask(3 - stuck, create("a")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_winner_that_dies_is_not_waited_for() {
+    let mut world = World::new(true);
+    world.start_many(3).await;
+    world.bucket.set_opening_lasts(4 * FENCE_LOOK_LASTS);
+    world.kill(0);
+    sleep(2 * FENCE_LOOK_LASTS).await;
+    assert_eq!(world.bucket.claims(), 2);
+    let winner = world.claimant();
+    world.bucket.set_opening_lasts(Duration::ZERO);
+    world.kill(winner);
+    let died = Instant::now();
+    world.ask(3 - winner, create("a")).await.unwrap();
+    assert!(
+        died.elapsed() <= 2 * ELECTION_GONE_LOOK,
+        "{:?}",
+        died.elapsed()
+    );
+}
+
+/// What comes in without end must not keep a leader from what is due.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_always_asked_sees_to_its_brokers_all_the_same() {
+    let mut world = World::new(false);
+    world.start().await;
+    world.ask(0, create("a")).await.unwrap();
+    let leader = world.at(0);
+    let now = world.now();
+    leader.standing.on_beat(Some(Incarnation(1)), false, now);
+    world.stand_still(Duration::from_secs(1));
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            request: list_groups(),
+            answer,
+            origin: Origin::Here,
+        };
+        leader.inbox.try_send(Message::Call(call)).unwrap();
+        answers.push(answered);
+    }
+    // Behind those nothing is waited for any more.
+    leader.close().await;
+    let (left, _) = leader.standing.take_beats();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,15 +19,16 @@ impl Sitter {
             tokio::select! {
                 biased;
                 done = &mut future => return Some(done),
+                // Callers that never end must not keep others from being refused.
+                _ = ticks.tick() => {
+                    self.refuse_late();
+                    self.note_no_leader();
+                }
                 message = self.inbox.recv() => match message {
                     Some(Message::Call(call)) => self.park(call),
                     Some(Message::Look) => self.note_no_leader(),
                     Some(Message::Stop(_)) | None => return None,
                 },
-                _ = ticks.tick() => {
-                    self.refuse_late();
-                    self.note_no_leader();
-                }
             }
         }
     }

@@ -9,7 +9,7 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::Mono;
 use firn_proto::ids::{BrokerId, Fingerprint, Incarnation};
-use firn_proto::limits::{BALANCE_INTERVAL, BEAT_INTERVAL, FENCE_LOOK_LASTS, MOVES_MAX};
+use firn_proto::limits::{BALANCE_INTERVAL, BEAT_INTERVAL, MOVES_MAX};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tracing::{info, warn};
@@ -109,8 +109,7 @@ impl Leader {
         }
         self.brokers.beats_at = now.after(BEAT_INTERVAL);
         // One that the bucket does not answer makes room for another that it may answer.
-        let is_blind = self.looked.alone_age(now) > FENCE_LOOK_LASTS;
-        let leads = (!is_blind && !self.has_resigned).then_some(self.epoch);
+        let leads = (!self.looked.is_blind(now) && !self.has_resigned).then_some(self.epoch);
         self.brokers.standing.set_leads(leads);
         let (beats, reads) = self.brokers.standing.take_beats();
         if reads {

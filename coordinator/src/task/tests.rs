@@ -675,6 +675,47 @@ async fn a_snapshot_takes_the_place_of_the_log() {
     assert!(covered.slot.0 > 0);
 }
 
+/// Whoever takes over reads every slot since the last snapshot, by a request each.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_due_after_many_slots_however_short_they_are() {
+    let bucket = MemoryBucket::default();
+    let (mut coordinator, _task) = start(&bucket).await;
+    registered(&coordinator).await;
+    coordinator.call(create("a", 1)).await.unwrap();
+    let mut last = None;
+    for offset in 0..3 * JOURNAL_SNAPSHOT_SLOTS_MIN {
+        if offset % 100 == 0 {
+            coordinator.close().await;
+            coordinator = start(&bucket).await.0;
+        }
+        coordinator.call(commit("a", offset as i64)).await.unwrap();
+        let left = bucket.slots_after(bucket.snapshot());
+        assert!(
+            left as u64 <= JOURNAL_SNAPSHOT_SLOTS_MIN,
+            "{left} slots are to be read"
+        );
+        last = bucket.snapshot();
+    }
+    assert!(last.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stops_sends_others_to_the_next_one() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    coordinator.close().await;
+    let answered = coordinator.call_here(fetch_all()).await;
+    assert!(
+        matches!(answered, Err(CoordinatorError::NotLeader(_))),
+        "{answered:?}"
+    );
+    assert_eq!(
+        coordinator.call(fetch_all()).await,
+        Err(CoordinatorError::Stopped),
+        "in this process there is none any more"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn sessions_do_not_end_while_the_journal_stands_still() {
     let bucket = MemoryBucket::by_hand();

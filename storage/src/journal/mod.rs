@@ -27,7 +27,9 @@ mod writer;
 
 use bytes::Bytes;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch};
-use firn_proto::journal::{Claimed, JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use firn_proto::journal::{
+    Claimed, JournalError, JournalOpener, JournalPosition, OpenedJournal, Taking,
+};
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::bucket::{Bucket, BucketError, Purpose};
@@ -53,19 +55,22 @@ impl BucketJournal {
         Self { bucket, env }
     }
 
-    async fn take_over(
-        &self,
-        identity: Bytes,
-        after: Option<CoordinatorEpoch>,
-    ) -> Result<OpenedJournal, JournalError> {
+    async fn take_over(&self, taking: Taking) -> Result<OpenedJournal, JournalError> {
+        let Taking {
+            identity,
+            after,
+            on_step,
+        } = taking;
         let cluster = cluster_id(&self.bucket, &self.env).await?;
         let epoch = self.claim_epoch(cluster, identity, after).await?;
         let claimed_at = self.env.clock.mono();
+        on_step();
         let walk = Walk {
             bucket: &self.bucket,
             env: &self.env,
             cluster,
             epoch,
+            on_step: &*on_step,
         };
         let past = walk.run().await?;
         tracing::info!(
@@ -81,6 +86,7 @@ impl BucketJournal {
             claimed_at,
             snapshot: past.snapshot,
             entries: past.entries,
+            log_slots: past.log_slots,
             journal: Box::new(journal),
         })
     }
@@ -157,12 +163,8 @@ impl JournalOpener for BucketJournal {
         .boxed()
     }
 
-    fn open(
-        &self,
-        identity: Bytes,
-        after: Option<CoordinatorEpoch>,
-    ) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
-        self.take_over(identity, after).boxed()
+    fn open(&self, taking: Taking) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
+        self.take_over(taking).boxed()
     }
 }
 

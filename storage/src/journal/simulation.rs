@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::CoordinatorEpoch;
-use firn_proto::journal::{JournalError, JournalOpener, JournalPosition, OpenedJournal};
+use firn_proto::journal::{JournalError, JournalOpener, JournalPosition, OpenedJournal, Taking};
 
 use super::BucketJournal;
 use crate::bucket::Bucket;
@@ -85,7 +85,8 @@ impl World {
         self.stall(3_000).await;
         let opener = BucketJournal::new(self.bucket.clone(), self.env.clone());
         let patience = Duration::from_millis(self.roll(20_000) + 1);
-        let opened = tokio::time::timeout(patience, opener.open(Bytes::new(), None)).await;
+        let opened =
+            tokio::time::timeout(patience, opener.open(Taking::next_free(Bytes::new()))).await;
         let Ok(Ok(opened)) = opened else {
             if let Ok(Err(error @ JournalError::Corrupt { .. })) = opened {
                 panic!("seed {}: {error}", self.seed);
@@ -185,7 +186,7 @@ async fn run(seed: u64) -> usize {
     }
     world.store.clear();
     let opener = BucketJournal::new(world.bucket.clone(), world.env.clone());
-    let opened = opener.open(Bytes::new(), None).await;
+    let opened = opener.open(Taking::next_free(Bytes::new())).await;
     world.on_open(&opened.unwrap_or_else(|error| panic!("seed {seed}: {error}")));
     world.check();
     world.history.borrow().acknowledged.len()

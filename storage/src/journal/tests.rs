@@ -1,9 +1,10 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::Slot;
-use firn_proto::journal::Journal;
+use firn_proto::journal::{Journal, Taking};
 
 use super::record::Snapshot;
 use super::*;
@@ -37,7 +38,9 @@ fn world_over(store: FaultStore) -> World {
 impl World {
     async fn try_open(&self) -> Result<OpenedJournal, JournalError> {
         let opener = BucketJournal::new(self.bucket.clone(), self.env.clone());
-        opener.open(Bytes::from_static(b"me"), None).await
+        opener
+            .open(Taking::next_free(Bytes::from_static(b"me")))
+            .await
     }
 
     async fn open(&self) -> OpenedJournal {
@@ -279,6 +282,29 @@ async fn a_journal_is_read_from_its_newest_snapshot_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_takes_over_says_how_it_goes_on_and_how_much_the_snapshot_left_to_read() {
+    let world = world();
+    filled(&world, 6, &[2]).await;
+    drop(world.open().await);
+    let steps = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&steps);
+    let opener = BucketJournal::new(world.bucket.clone(), world.env.clone());
+    let taking = Taking {
+        on_step: Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }),
+        ..Taking::next_free(Bytes::new())
+    };
+    let opened = opener.open(taking).await.unwrap();
+    assert_eq!(
+        opened.log_slots, 5,
+        "four entries, and the opening of epoch 2"
+    );
+    let steps = steps.load(Ordering::Relaxed);
+    assert!(steps > opened.log_slots, "{steps} steps");
+}
+
+#[tokio::test(start_paused = true)]
 async fn slots_below_the_snapshot_before_the_newest_are_collected_and_seals_never() {
     let world = world();
     let cluster = filled(&world, 3, &[3]).await.cluster;
@@ -469,6 +495,7 @@ async fn a_seal_below_a_newer_snapshot_ends_nothing() {
         env: &world.env,
         cluster: leader.cluster,
         epoch: CoordinatorEpoch(2),
+        on_step: &|| (),
     };
     let _ = walk.walk(&[]).await;
     assert!(
@@ -564,9 +591,13 @@ async fn an_epoch_that_another_has_claimed_is_not_passed_over_by_whoever_wanted_
     let world = world();
     let opener = BucketJournal::new(world.bucket.clone(), world.env.clone());
     assert_eq!(opener.newest().await.unwrap(), None);
-    let first = opener.open(Bytes::from_static(b"a"), Some(CoordinatorEpoch(0)));
+    let after = |who: &'static [u8], epoch| Taking {
+        after: Some(epoch),
+        ..Taking::next_free(Bytes::from_static(who))
+    };
+    let first = opener.open(after(b"a", CoordinatorEpoch(0)));
     assert_eq!(first.await.unwrap().epoch, CoordinatorEpoch(1));
-    let beaten = opener.open(Bytes::from_static(b"b"), Some(CoordinatorEpoch(0)));
+    let beaten = opener.open(after(b"b", CoordinatorEpoch(0)));
     assert!(matches!(
         beaten.await.err(),
         Some(JournalError::Superseded {
@@ -576,7 +607,7 @@ async fn an_epoch_that_another_has_claimed_is_not_passed_over_by_whoever_wanted_
     ));
     let newest = opener.newest().await.unwrap().unwrap();
     assert_eq!(newest.identity, Bytes::from_static(b"a"));
-    let next = opener.open(Bytes::from_static(b"b"), Some(newest.epoch));
+    let next = opener.open(after(b"b", newest.epoch));
     assert_eq!(next.await.unwrap().epoch, CoordinatorEpoch(2));
 }
 

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::Range;
 
 use bytes::Bytes;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
 use firn_proto::journal::{JournalError, JournalPosition};
-use futures::TryStreamExt;
+use firn_proto::limits::{JOURNAL_READS_MAX, JOURNAL_STREAMS_READ_MAX};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::record::{JournalIndex, Opening, RecordFault, Snapshot};
 use super::{
@@ -18,8 +20,6 @@ use crate::stream::{
     Nonce, SealSpec, SlotObject, StreamEnv, StreamName, read_index, read_objects, seal,
 };
 
-/// Requests in flight while entries are read.
-const PARALLELISM: usize = 16;
 /// Times that a walk may be voided by a new snapshot. A sealed epoch makes no more of them, so this
 /// ends after as many as were on their way.
 const ROUNDS_MAX: u32 = 32;
@@ -27,7 +27,9 @@ const ROUNDS_MAX: u32 = 32;
 /// What earlier epochs left.
 pub(super) struct Past {
     pub(super) snapshot: Option<(JournalPosition, Bytes)>,
-    pub(super) entries: Vec<(JournalPosition, Bytes)>,
+    pub(super) entries: Entries,
+    /// How many slots the snapshot leaves to be read.
+    pub(super) log_slots: u64,
     /// What slot 0 of the new stream has to say.
     pub(super) opening: Opening,
 }
@@ -38,9 +40,12 @@ pub(super) struct Walk<'a> {
     pub(super) env: &'a StreamEnv,
     pub(super) cluster: ClusterId,
     pub(super) epoch: CoordinatorEpoch,
+    /// Called whenever the bucket has answered.
+    pub(super) on_step: &'a (dyn Fn() + Send + Sync),
 }
 
 type Ends = BTreeMap<CoordinatorEpoch, Slot>;
+type Entries = Vec<(JournalPosition, Bytes)>;
 
 impl Walk<'_> {
     /// Seals and reads until no new snapshot has come up in between.
@@ -70,6 +75,7 @@ impl Walk<'_> {
 
     async fn list(&self) -> Result<Vec<JournalPosition>, JournalError> {
         let mut listed = snapshots(self.bucket).await?;
+        (self.on_step)();
         // Those of later epochs are not ours to read: their leaders will fence this one.
         listed.retain(|covers| covers.epoch < self.epoch);
         Ok(listed)
@@ -86,17 +92,16 @@ impl Walk<'_> {
                 let sealed = seal(self.bucket, spec, self.env)
                     .await
                     .map_err(seal_failed)?;
+                (self.on_step)();
                 unknown.insert(sealed.end);
             }
         }
         check_snapshots(listed, &ends)?;
-        let mut entries = Vec::new();
-        for (epoch, end) in &ends {
-            self.read(*epoch, base, *end, &ends, &mut entries).await?;
-        }
+        let (entries, log_slots) = self.read_all(base, &ends).await?;
         Ok(Past {
             snapshot,
             entries,
+            log_slots,
             opening: Opening {
                 base,
                 ends: ends.into_iter().collect(),
@@ -120,6 +125,7 @@ impl Walk<'_> {
             else {
                 continue;
             };
+            (self.on_step)();
             match Snapshot::decode(&bytes) {
                 Ok(snapshot) if snapshot.cluster != self.cluster || snapshot.covers != *covers => {
                     let fault = RecordFault::Field("it belongs under another key".to_owned());
@@ -171,20 +177,37 @@ impl Walk<'_> {
         }
     }
 
+    /// All entries after `base`, and how many slots there are.
+    async fn read_all(
+        &self,
+        base: Option<JournalPosition>,
+        ends: &Ends,
+    ) -> Result<(Entries, u64), JournalError> {
+        let mut reads = Vec::new();
+        let mut slots = 0;
+        for (epoch, end) in ends {
+            let first = first_slot(*epoch, base);
+            slots += end.0.saturating_sub(first.0);
+            reads.push(self.read(*epoch, first..*end, ends));
+        }
+        // A leader that came to nothing leaves a stream all the same.
+        let reads = stream::iter(reads).buffered(JOURNAL_STREAMS_READ_MAX);
+        Ok((reads.try_concat().await?, slots))
+    }
+
     async fn read(
         &self,
         epoch: CoordinatorEpoch,
-        base: Option<JournalPosition>,
-        end: Slot,
+        slots: Range<Slot>,
         ends: &Ends,
-        entries: &mut Vec<(JournalPosition, Bytes)>,
-    ) -> Result<(), JournalError> {
+    ) -> Result<Entries, JournalError> {
         let name = StreamName::journal(self.cluster, epoch);
-        let first = first_slot(epoch, base);
-        let before = (first == Slot(0)).then_some(Nonce::NONE);
-        let objects = read_objects(self.bucket, &name, first..end, before, PARALLELISM);
+        let before = (slots.start == Slot(0)).then_some(Nonce::NONE);
+        let objects = read_objects(self.bucket, &name, slots, before, JOURNAL_READS_MAX);
         let mut objects = std::pin::pin!(objects);
+        let mut entries = Vec::new();
         while let Some(object) = objects.try_next().await.map_err(read_failed)? {
+            (self.on_step)();
             let slot = object.header.slot;
             if slot == Slot(0) {
                 check_opening(&name, &object, ends)?;
@@ -192,7 +215,7 @@ impl Walk<'_> {
                 entries.push((JournalPosition { epoch, slot }, entry_of(&name, object)?));
             }
         }
-        Ok(())
+        Ok(entries)
     }
 }
 

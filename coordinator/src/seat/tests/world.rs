@@ -21,6 +21,7 @@ use crate::handle::{Coordinator, CoordinatorConfig, CoordinatorTask, EndReason};
 use crate::peers::{
     FromLeader, LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
 };
+use crate::seat::decode_card;
 use crate::testing::{MemoryBucket, TestClock, environment_and_clock};
 
 /// How long the network takes to notice anything.
@@ -239,6 +240,20 @@ impl World {
         let all = self.network.all();
         let leads = |n: &usize| all[*n].lives && all[*n].coordinator.leads() == Some(newest);
         self.places.iter().position(leads)
+    }
+
+    /// The place of the process that claimed the newest epoch.
+    pub(super) fn claimant(&self) -> usize {
+        let newest = CoordinatorEpoch(self.bucket.claims() as u64);
+        let claimed = self.bucket.claimed(newest).unwrap();
+        let card = decode_card(&claimed.identity).unwrap();
+        let number = number(card.link.fingerprint);
+        self.places.iter().position(|n| *n == number).unwrap()
+    }
+
+    /// Time passes in which no process runs.
+    pub(super) fn stand_still(&self, for_: Duration) {
+        self.clock.stand_still(for_);
     }
 
     pub(super) fn spawn_ask(
