@@ -312,7 +312,7 @@ mod tests {
             listeners: Vec::new(),
             process: ProcessProof {
                 boot: String::new(),
-                pid_namespace: String::new(),
+                namespaces: String::new(),
                 pid: 1,
                 started: 1,
             },
