@@ -24,7 +24,7 @@ fn a_stranger_at_the_broker_link_is_refused_with_the_reason() {
     let node = NodePlan::on_directory(FIRN, folder.path()).start();
     let stranger = Stranger::new();
     let hello = Hello {
-        version: 1,
+        version: 2,
         cluster: cluster_of(&node),
         shown: stranger.fingerprint(),
     };
@@ -48,11 +48,11 @@ fn a_stranger_at_the_broker_link_is_refused_with_the_reason() {
         ),
         (
             Hello {
-                version: 2,
+                version: 3,
                 ..hello
             },
             VERSION,
-            "version 2",
+            "version 3",
         ),
         (
             Hello {
