@@ -466,7 +466,7 @@ impl Starting {
             Arc::clone(&world.clock),
         );
         drop(shown.waiters.set(waiters));
-        let figures = ClusterFigures(parts.coordinator.image());
+        let figures = ClusterFigures(parts.coordinator.clone());
         shown.metrics.collect_from(figures);
         let archive = Archive::new(&parts, &reader, &world.entropy);
         let mut keepers = self.keep(bucket, &parts, &archive);
@@ -549,11 +549,11 @@ impl Starting {
     }
 
     /// Says that this process serves, so that it is given partitions: from now on it opens at once
-    /// what it gets.
+    /// what it gets. Without the role of a broker it drains from the beginning.
     async fn take_part(&self, bucket: &Bucket, parts: &Parts) -> Result<(), FirnError> {
         let serves = Request::DrainBroker {
             broker: parts.registered.broker,
-            drain: false,
+            drain: !self.config.roles.broker,
         };
         let told = call_again(&parts.coordinator, &parts.entropy, serves);
         let told = bucket::while_it_answers(&self.config.bucket, bucket, &self.world.clock, told);

@@ -12,14 +12,15 @@ use firn_broker::link::{
     Transport, encode_card, own_proof,
 };
 use firn_coordinator::{
-    Coordinator, CoordinatorConfig, CoordinatorTask, Environment, GroupConfig, ProcessCard,
+    Coordinator, CoordinatorConfig, CoordinatorTask, Environment, FollowedTo, GroupConfig,
+    ProcessCard,
 };
 use firn_proto::cluster::{
     CreatedTopic, Listener, NewTopic, Reply, Request, SecurityProtocol, TopicError, TopicRefusal,
 };
 use firn_proto::env::{Clock, Entropy, SystemClock};
 use firn_proto::ids::CoordinatorEpoch;
-use firn_storage::bucket::Bucket;
+use firn_storage::bucket::{Bucket, Operation};
 use firn_storage::journal::{BucketJournal, cluster_id};
 use firn_storage::stream::StreamEnv;
 use tokio::net::TcpListener;
@@ -179,6 +180,7 @@ async fn start(shared: &Shared) -> (Coordinator, Parts) {
         puts_per_second: None,
         identity,
         broker_session: Duration::from_secs(6),
+        never_leads: false,
         start_timeout: PATIENCE,
     };
     let opener = Arc::new(BucketJournal::new(bucket, env));
@@ -257,6 +259,37 @@ fn when_the_leader_dies_another_takes_over_and_the_third_follows_that() {
     three.sees("before");
     three.sees("after");
     epoch_of(&[&two, &three]);
+}
+
+/// GETs of journal slots by all processes so far.
+fn gets(shared: &Shared) -> u64 {
+    let rows = shared.bucket.usage().rows;
+    let gets = rows.iter().filter(|row| row.operation == Operation::Get);
+    gets.map(|row| row.requests).sum()
+}
+
+#[test]
+fn whoever_follows_the_journal_reads_little_of_it_when_it_takes_over() {
+    const SLOTS: u64 = 100;
+    let shared = Shared::new();
+    let one = Process::start(&shared);
+    let two = Process::start(&shared);
+    for number in 0..SLOTS {
+        assert!(made(&one.ask(create(&format!("t{number}")))));
+    }
+    two.run(async {
+        let is_there = |followed: FollowedTo| followed.at.slot.0 >= SLOTS;
+        while !two.coordinator.followed_to().is_some_and(is_there) {
+            tokio::task::yield_now().await;
+        }
+    });
+    drop(one);
+    let before = gets(&shared);
+    assert!(made(&two.ask(create("after"))));
+    let asked = gets(&shared) - before;
+    assert!(asked < SLOTS / 2, "{asked} requests for {SLOTS} slots");
+    two.sees("t0");
+    two.sees("after");
 }
 
 #[test]

@@ -180,6 +180,11 @@ impl Election {
         reached > unknown || (reached == unknown && is_late)
     }
 
+    /// It is for others to campaign.
+    pub(crate) fn on_left_to_others(&mut self, now: Mono, random: u64) {
+        self.retry(now, random);
+    }
+
     /// Another process has claimed the epoch.
     pub(crate) fn on_beaten(&mut self) {
         self.step = Step::Look;

@@ -1,15 +1,17 @@
-//! What a leader says to one follower: pictures as they change, and beats.
+//! What a leader says to one follower: pictures as they change, beats, and, if it asks for that, the
+//! journal as it grows.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use firn_proto::cluster::{Beat, ClusterImage, ImageUpdate, LeaderBeat};
-use firn_proto::env::{Clock, Mono};
+use firn_proto::env::Clock;
 use firn_proto::ids::CoordinatorEpoch;
 use firn_proto::limits::BEAT_INTERVAL;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::feed::{Cursor, Log};
 use crate::fence::Looked;
 use crate::peers::FromLeader;
 use crate::standing::Standing;
@@ -25,6 +27,10 @@ pub struct Followed {
     /// The last picture that was sent, or is being sent.
     sent: Option<Arc<ClusterImage>>,
     parts: VecDeque<ImageUpdate>,
+    log: watch::Receiver<Log>,
+    journal: Cursor,
+    /// The last part was one of a picture.
+    was_picture: bool,
     ticks: Interval,
 }
 
@@ -33,7 +39,7 @@ pub struct Followed {
 pub struct FollowerBeats {
     standing: Arc<Standing>,
     clock: Arc<dyn Clock>,
-    last: Arc<Mutex<Option<Mono>>>,
+    last: Arc<Mutex<Option<Beat>>>,
 }
 
 impl std::fmt::Debug for FollowerBeats {
@@ -47,10 +53,10 @@ impl FollowerBeats {
     pub fn on_beat(&self, beat: Beat) {
         let now = self.clock.mono();
         self.standing.on_beat(beat.broker, beat.reads, now);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat.sent);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
     }
 
-    fn last(&self) -> Option<Mono> {
+    fn last(&self) -> Option<Beat> {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,6 +85,9 @@ impl Followed {
             },
             sent: None,
             parts: VecDeque::new(),
+            log: standing.feed().log(),
+            journal: Cursor::default(),
+            was_picture: false,
             ticks,
         })
     }
@@ -104,6 +113,11 @@ impl Followed {
             if self.parts.is_empty() {
                 self.cut_picture();
             }
+            let asks = self.fill_journal();
+            let has_piece = self.journal.has_part();
+            // They take turns, so that a standby falls behind no further than its link is slow.
+            let has_picture = !self.parts.is_empty();
+            let is_turn = has_picture && (!has_piece || !self.was_picture);
             tokio::select! {
                 biased;
                 changed = self.leads.changed() => changed.ok()?,
@@ -112,10 +126,16 @@ impl Followed {
                         return Some(FromLeader::Beat(beat));
                     }
                 }
-                part = async { self.parts.pop_front() }, if !self.parts.is_empty() => {
+                part = async { self.parts.pop_front() }, if is_turn => {
+                    self.was_picture = true;
                     return part.map(FromLeader::Image);
                 }
-                changed = self.image.changed(), if self.parts.is_empty() => changed.ok()?,
+                part = async { self.journal.cut() }, if has_piece => {
+                    self.was_picture = false;
+                    return part.map(FromLeader::Journal);
+                }
+                changed = self.image.changed(), if !has_picture => changed.ok()?,
+                changed = self.log.changed(), if asks => changed.ok()?,
             }
         }
     }
@@ -136,8 +156,21 @@ impl Followed {
         }
     }
 
+    /// Finds what the follower is to be told of the journal next, if it asks for that.
+    fn fill_journal(&mut self) -> bool {
+        let Some(ask) = self.beats.last().and_then(|beat| beat.journal) else {
+            return false;
+        };
+        let now = self.beats.clock.mono();
+        let wants_state = self.journal.fill(ask, &self.log.borrow_and_update(), now);
+        if wants_state {
+            self.beats.standing.feed().want_state();
+        }
+        true
+    }
+
     fn beat(&self) -> Option<LeaderBeat> {
-        let echo = self.beats.last()?;
+        let echo = self.beats.last()?.sent;
         let now = self.beats.clock.mono();
         if self.beats.standing.stalled(now).is_some() {
             return None;
@@ -155,6 +188,7 @@ impl Followed {
 mod tests {
     use std::time::Duration;
 
+    use firn_proto::env::Mono;
     use firn_proto::limits::LEADER_STALL_MAX;
     use tokio::time::{sleep, timeout};
 
@@ -173,6 +207,7 @@ mod tests {
             broker: None,
             sent: Mono(1),
             reads: false,
+            journal: None,
         });
         // It is told once what there is.
         assert!(matches!(

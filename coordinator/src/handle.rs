@@ -21,7 +21,7 @@ use crate::groups::GroupConfig;
 use crate::peers::Peers;
 use crate::seat::Seat;
 use crate::snapshot::SnapshotError;
-use crate::standing::Standing;
+use crate::standing::{FollowedTo, Standing};
 use crate::task::{Call, Message, Origin, Publish};
 
 /// Settings of the coordinator.
@@ -37,6 +37,8 @@ pub struct CoordinatorConfig {
     /// After how long a silent broker is taken for dead that nobody could prove to be; no less than
     /// [`BROKER_SESSION_TIMEOUT_MIN`](firn_proto::limits::BROKER_SESSION_TIMEOUT_MIN).
     pub broker_session: Duration,
+    /// It never leads, nor follows the journal in order to.
+    pub never_leads: bool,
     /// For how long a start asks a bucket again that does not serve the journal.
     pub start_timeout: Duration,
 }
@@ -65,6 +67,12 @@ pub enum EndReason {
          other process takes its links"
     )]
     Forgotten,
+    /// This process may not lead, and has found nobody who does.
+    #[error(
+        "no process leads the cluster, and this one may not (roles): start one with the role \
+         `coordinator` on this bucket"
+    )]
+    NoLeader,
     /// A journal slot cannot be read.
     #[error("journal slot {at} cannot be replayed: {error}")]
     Replay {
@@ -141,6 +149,11 @@ impl Coordinator {
     /// to. `None`: none since it started.
     pub fn heard_leader(&self, now: Mono) -> Option<(CoordinatorEpoch, Duration)> {
         self.standing.heard(now)
+    }
+
+    /// How far this process follows the journal of the leader, in order to take it over.
+    pub fn followed_to(&self) -> Option<FollowedTo> {
+        self.standing.followed()
     }
 
     /// What is to be said to a process that follows this one; `None` if this one does not lead.

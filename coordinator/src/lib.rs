@@ -13,6 +13,7 @@
 //! - `fence.rs`: whether another process leads by now
 //! - `gate.rs`, `image.rs`: what may leave when, and the published picture
 //! - `seat.rs`: leads, follows, or looks for a leader; `followed.rs`: what a leader tells followers
+//! - `feed.rs`: what a leader keeps of its journal for standbys; `standby.rs`: what those make of it
 //! - `task.rs`: the one loop of a leader, which owns all of it; `handle.rs`: the way to reach it,
 //!   wherever it is; `standing.rs`: what may be known of it at once
 
@@ -20,6 +21,7 @@ pub mod balance;
 pub mod command;
 mod credits;
 mod election;
+mod feed;
 mod fence;
 mod followed;
 mod gate;
@@ -31,6 +33,7 @@ mod members;
 mod peers;
 mod seat;
 pub mod snapshot;
+mod standby;
 mod standing;
 pub mod state;
 mod task;
@@ -44,3 +47,4 @@ pub use peers::{
     Alone, FromLeader, LeaderLink, PeerAnswer, PeerError, Peers, Probed, ProcessCard, ProcessProof,
 };
 pub use seat::Seat;
+pub use standing::FollowedTo;

@@ -29,6 +29,7 @@ use tracing::warn;
 use crate::election::Election;
 use crate::handle::{CoordinatorConfig, CoordinatorTask, EndReason, Environment};
 use crate::peers::{LeaderLink, Peers, ProcessCard};
+use crate::standby::Standby;
 use crate::standing::Standing;
 use crate::task::{Call, Leader, Left, Message, Publish, may_pass, seen_by};
 
@@ -97,6 +98,8 @@ impl Seat {
         peers: Arc<dyn Peers>,
     ) -> Sitter {
         let card = decode_card(&config.identity);
+        let may_lead = !peers.is_alone() && !config.never_leads;
+        let standby = may_lead.then(Standby::default);
         Sitter {
             began: self.environment.clock.mono(),
             own: card.map(|card| card.link.fingerprint),
@@ -107,6 +110,7 @@ impl Seat {
             publish: self.publish,
             inbox: self.inbox,
             standing: self.standing,
+            standby,
             parked: VecDeque::new(),
             leaderless_since: None,
             started: false,
@@ -137,6 +141,8 @@ struct Sitter {
     publish: Publish,
     inbox: mpsc::Receiver<Message>,
     standing: Arc<Standing>,
+    /// What it knows of the journal of the leader that it follows, or followed last.
+    standby: Option<Standby>,
     /// Of this process's certificate; `None` in tests and where there is one process only.
     own: Option<Fingerprint>,
     parked: VecDeque<Parked>,
@@ -210,6 +216,7 @@ impl Sitter {
         }
         let left = leader.serve(&mut self.inbox, &self.publish).await;
         self.standing.set_leads(None);
+        self.standing.feed().end();
         let Left::Journal(error) = left else {
             return Ok(Next::Stop);
         };

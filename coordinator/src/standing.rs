@@ -1,6 +1,6 @@
 //! What other tasks of this process, and through them other processes, may learn of the seat at any
-//! moment without waiting for it: whether it leads, what it has heard, and the beats that it has yet
-//! to see to.
+//! moment without waiting for it: whether it leads, what it has heard, what standbys are told, and the
+//! beats that it has yet to see to.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Incarnation};
+use firn_proto::journal::JournalPosition;
 use firn_proto::limits::{BEATS_KEPT_MAX, LEADER_STALL_MAX, TAKE_OVER_STEP_MAX};
 use tokio::sync::watch;
+
+use crate::feed::Feed;
 
 /// Shared by the seat and all its handles.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub(crate) struct Standing {
     leads: watch::Sender<Option<CoordinatorEpoch>>,
     /// When the leader's loop came round last.
     turned: AtomicU64,
+    feed: Feed,
     held: Mutex<Held>,
 }
 
@@ -27,10 +31,21 @@ struct Held {
     heard: Option<(CoordinatorEpoch, Mono)>,
     /// The epoch that this process is taking, and when it got on with that last.
     takes: Option<(CoordinatorEpoch, Mono)>,
+    /// How far the journal of the leader is followed.
+    followed: Option<FollowedTo>,
     /// Since the leader last looked at them.
     beats: BTreeMap<Incarnation, Mono>,
     /// Somebody waits for a look.
     reads: bool,
+}
+
+/// How far a process follows the journal of its leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowedTo {
+    /// It has the state after this position.
+    pub at: JournalPosition,
+    /// What it was sent for that, in bytes: the state as a snapshot has it, and slots since.
+    pub bytes: usize,
 }
 
 impl Standing {
@@ -39,6 +54,7 @@ impl Standing {
         Self {
             leads: watch::channel(None).0,
             turned: AtomicU64::new(0),
+            feed: Feed::default(),
             held: Mutex::default(),
         }
     }
@@ -50,6 +66,11 @@ impl Standing {
     /// The epoch that this process leads, to be followed by others.
     pub(crate) fn leads(&self) -> watch::Receiver<Option<CoordinatorEpoch>> {
         self.leads.subscribe()
+    }
+
+    /// What standbys are told of the journal.
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// This process leads that epoch, or does not lead.
@@ -80,6 +101,16 @@ impl Standing {
     /// The leader of that epoch lives.
     pub(crate) fn on_heard(&self, epoch: CoordinatorEpoch, at: Mono) {
         self.held().heard = Some((epoch, at));
+    }
+
+    /// The journal is followed to there.
+    pub(crate) fn set_followed(&self, followed: Option<FollowedTo>) {
+        self.held().followed = followed;
+    }
+
+    /// How far the journal is followed.
+    pub(crate) fn followed(&self) -> Option<FollowedTo> {
+        self.held().followed
     }
 
     /// The leader that this process knows of, and how long ago that was heard. Itself, if it leads or

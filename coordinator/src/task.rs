@@ -10,6 +10,7 @@
 //! - `brokers.rs`: brokers that fall silent, ids that are taken, partitions that should move
 //! - `archive.rs`: those about segments and what is deleted
 //! - `offsets.rs`: commits and their look-up
+//! - `standbys.rs`: what standbys are told of the journal
 //! - `held.rs`: what answers take that wait
 
 mod answers;
@@ -18,6 +19,7 @@ mod brokers;
 mod held;
 mod offsets;
 mod requests;
+mod standbys;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,7 @@ use crate::handle::{CoordinatorConfig, EndReason, Environment};
 use crate::image::ImageBuilder;
 use crate::peers::Peers;
 use crate::snapshot::{decode_snapshot, encode_snapshot};
+use crate::standby::Known;
 use crate::standing::Standing;
 use crate::state::State;
 use answers::Leaving;
@@ -111,6 +114,8 @@ pub(crate) struct Seated<'a> {
     pub(crate) own: Option<Fingerprint>,
     /// That of the leader before, if it is gone for certain.
     pub(crate) gone: Option<Fingerprint>,
+    /// The state that the entries follow, if they do.
+    pub(crate) known: Option<Known>,
     /// Nobody else led then.
     pub(crate) led_at: Mono,
     /// The version of the last picture.
@@ -121,12 +126,18 @@ pub(crate) struct Seated<'a> {
 struct Flight {
     /// How many commands are durable with it.
     commands: u64,
-    /// Its length.
-    bytes: usize,
+    body: Bytes,
     /// The picture after it, if it changed.
     image: Option<Arc<ClusterImage>>,
-    /// The snapshot after it, if one is due.
-    snapshot: Option<Bytes>,
+    /// The snapshot after it, if one is due or a standby wants it.
+    snapshot: Option<Snapshot>,
+}
+
+/// The bytes of the state.
+struct Snapshot {
+    bytes: Bytes,
+    /// It is to be put into the bucket.
+    is_due: bool,
 }
 
 /// What a leader holds in memory. Dropped when it resigns.
@@ -168,14 +179,24 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(crate) fn new(opened: OpenedJournal, seated: Seated<'_>) -> Result<Self, EndReason> {
+    pub(crate) fn new(opened: OpenedJournal, mut seated: Seated<'_>) -> Result<Self, EndReason> {
         let Seated {
             config,
             environment,
             led_at,
             ..
         } = seated;
-        let (state, log_bytes) = replay(&opened)?;
+        let replayed = replay(&opened, seated.known.take())?;
+        let Replayed {
+            state, log_bytes, ..
+        } = replayed;
+        if !seated.peers.is_alone() {
+            let feed = seated.standing.feed();
+            feed.begin(replayed.base);
+            for (position, body) in &opened.entries {
+                feed.push(*position, body.clone());
+            }
+        }
         let group_clock = GroupClock::new(led_at);
         let groups = Groups::load(
             config.groups.clone(),
@@ -217,7 +238,7 @@ impl Leader {
             group_clock,
             log_bytes,
             log_slots: opened.log_slots,
-            snapshot_bytes: opened.snapshot.map_or(0, |(_, bytes)| bytes.len()),
+            snapshot_bytes: replayed.state_bytes,
             snapshot: None,
             fence: FenceWatch::new(led_at),
             looked: Looked::new(led_at),
@@ -251,6 +272,7 @@ impl Leader {
         loop {
             self.run_due();
             self.flush();
+            self.show_state();
             self.look();
             if stopping.is_some() && self.slot.is_empty() && self.puts.is_empty() {
                 if self.has_resigned || !self.step_down() {
@@ -327,7 +349,7 @@ impl Leader {
 
     /// What answers and commands take that wait for the journal, in bytes.
     fn held_bytes(&self) -> usize {
-        let flying: usize = self.flights.iter().map(|flight| flight.bytes).sum();
+        let flying: usize = self.flights.iter().map(|flight| flight.body.len()).sum();
         self.gate.held_bytes() + self.unread_bytes + self.slot.len() + flying
     }
 
@@ -410,11 +432,14 @@ impl Leader {
         let body = self.slot.take();
         self.log_bytes += body.len();
         self.log_slots += 1;
+        let due = self.due_snapshot();
+        let is_due = due.is_some();
+        let snapshot = due.or_else(|| self.wanted_state());
         let flight = Flight {
             commands: self.gate.applied(),
-            bytes: body.len(),
+            body: body.clone(),
             image: self.images.build(&self.state),
-            snapshot: self.due_snapshot(),
+            snapshot: snapshot.map(|bytes| Snapshot { bytes, is_due }),
         };
         self.flights.push_back(flight);
         self.puts.push_back(self.journal.append(body));
@@ -422,7 +447,8 @@ impl Leader {
 
     /// The bytes of the state as it is now, if the journal has outgrown the last snapshot.
     fn due_snapshot(&mut self) -> Option<Bytes> {
-        let on_its_way = self.flights.iter().any(|f| f.snapshot.is_some());
+        let mut flying = self.flights.iter().filter_map(|f| f.snapshot.as_ref());
+        let on_its_way = flying.any(|snapshot| snapshot.is_due);
         let limit = self.snapshot_bytes.max(JOURNAL_SNAPSHOT_BYTES_MIN);
         let slots_limit = self.snapshot_bytes as u64 / JOURNAL_SNAPSHOT_BYTES_PER_SLOT;
         let slots_limit = slots_limit.max(JOURNAL_SNAPSHOT_SLOTS_MIN);
@@ -461,8 +487,16 @@ impl Leader {
         for leaving in free {
             self.let_out(leaving);
         }
-        if let Some(snapshot) = flight.snapshot {
-            self.snapshot = Some(self.journal.put_snapshot(position, snapshot));
+        if !self.brokers.is_alone() {
+            self.brokers.feed().push(position, flight.body);
+        }
+        if let Some(Snapshot { bytes, is_due }) = flight.snapshot {
+            if self.brokers.feed().wants_state() {
+                self.brokers.feed().show_state(bytes.clone());
+            }
+            if is_due {
+                self.snapshot = Some(self.journal.put_snapshot(position, bytes));
+            }
         }
     }
 
@@ -587,13 +621,48 @@ impl Drop for Leader {
     }
 }
 
-/// The state that the journal holds, and how many bytes of it no snapshot covers.
-fn replay(opened: &OpenedJournal) -> Result<(State, usize), EndReason> {
-    let mut state = match &opened.snapshot {
-        Some((_, bytes)) => decode_snapshot(bytes)?,
-        None => State::default(),
+/// What the journal holds.
+struct Replayed {
+    state: State,
+    /// The entries follow this position.
+    base: JournalPosition,
+    /// The length of the state there.
+    state_bytes: usize,
+    /// How many bytes no snapshot covers, or more.
+    log_bytes: usize,
+}
+
+fn replay(opened: &OpenedJournal, known: Option<Known>) -> Result<Replayed, EndReason> {
+    let replayed = match (&opened.snapshot, known) {
+        (_, Some(known)) => Replayed {
+            state: known.state,
+            base: known.at,
+            state_bytes: known.state_bytes,
+            log_bytes: known.log_bytes,
+        },
+        (Some((covers, bytes)), None) => Replayed {
+            state: decode_snapshot(bytes)?,
+            base: *covers,
+            state_bytes: bytes.len(),
+            log_bytes: 0,
+        },
+        (None, None) if opened.follows_known => {
+            let at = opened.epoch.to_string();
+            let reason = "what it follows is not known here: a bug".to_owned();
+            return Err(JournalError::Corrupt { at, reason }.into());
+        }
+        (None, None) => Replayed {
+            state: State::default(),
+            base: JournalPosition::START,
+            state_bytes: 0,
+            log_bytes: 0,
+        },
     };
-    let mut log_bytes = 0;
+    let Replayed {
+        mut state,
+        mut log_bytes,
+        ..
+    } = replayed;
     for (position, body) in &opened.entries {
         let commands = decode_slot(body).map_err(|error| EndReason::Replay {
             at: position.to_string(),
@@ -604,7 +673,11 @@ fn replay(opened: &OpenedJournal) -> Result<(State, usize), EndReason> {
         }
         log_bytes += body.len();
     }
-    Ok((state, log_bytes))
+    Ok(Replayed {
+        state,
+        log_bytes,
+        ..replayed
+    })
 }
 
 /// Whether consumer groups may have to assign other partitions after it.

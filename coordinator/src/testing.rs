@@ -11,7 +11,8 @@ use firn_proto::cluster::{Assignment, ConsumerHeartbeat, JoinGroup, Protocol};
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
 use firn_proto::journal::{
-    Claimed, Journal, JournalError, JournalOpener, JournalPosition, OpenedJournal, Taking,
+    Claimed, Journal, JournalError, JournalOpener, JournalPosition, KnownSlot, OpenedJournal,
+    Taking,
 };
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{oneshot, watch};
@@ -41,6 +42,18 @@ struct Held {
     opening_lasts: Duration,
     is_stuck: bool,
     looking_lasts: Duration,
+    /// Slots that the last opener read.
+    replayed: usize,
+}
+
+impl Held {
+    fn fits(&self, known: &KnownSlot) -> bool {
+        let covered = self.snapshot.as_ref().map(|(covers, _)| *covers);
+        let mut slots = self.slots.iter();
+        let found = slots.find(|(position, _)| *position == known.at);
+        let is_same = |body: &Bytes| known.body.as_ref().is_none_or(|known| known == body);
+        Some(known.at) >= covered && found.is_some_and(|(_, body)| is_same(body))
+    }
 }
 
 /// A bucket in memory, reduced to its journal.
@@ -108,6 +121,16 @@ impl MemoryBucket {
 
     pub(crate) fn slots(&self) -> usize {
         self.held().slots.len()
+    }
+
+    /// The last slot holds something else from now on.
+    pub(crate) fn replace_last(&self, body: Bytes) {
+        self.held().slots.last_mut().unwrap().1 = body;
+    }
+
+    /// How many of them the last opener read.
+    pub(crate) fn replayed(&self) -> usize {
+        self.held().replayed
     }
 
     /// How many of them come after that position.
@@ -187,12 +210,13 @@ impl MemoryBucket {
         Some(Claimed { epoch, identity })
     }
 
-    fn open_now(
-        &self,
-        identity: Bytes,
-        after: Option<CoordinatorEpoch>,
-        claimed_at: Mono,
-    ) -> Result<OpenedJournal, JournalError> {
+    fn open_now(&self, taking: Taking, claimed_at: Mono) -> Result<OpenedJournal, JournalError> {
+        let Taking {
+            identity,
+            after,
+            known,
+            ..
+        } = taking;
         let mut held = self.held();
         if held.is_refusing {
             return Err(refused());
@@ -209,14 +233,20 @@ impl MemoryBucket {
         held.waiting.clear();
         let epoch = CoordinatorEpoch(newest.0 + 1);
         let covered = held.snapshot.as_ref().map(|(position, _)| *position);
-        let after = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > covered;
+        let known = known.filter(|known| held.fits(known));
+        let read_from = known.as_ref().map(|known| known.at).or(covered);
+        let after = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > read_from;
         let entries: Vec<_> = held.slots.iter().filter(after).cloned().collect();
+        held.replayed = entries.len();
+        let left = |(position, _): &&(JournalPosition, Bytes)| Some(*position) > covered;
+        let log_slots = held.slots.iter().filter(left).count() as u64;
         Ok(OpenedJournal {
             cluster: ClusterId([7; 16]),
             epoch,
             claimed_at,
-            snapshot: held.snapshot.clone(),
-            log_slots: entries.len() as u64,
+            snapshot: held.snapshot.clone().filter(|_| known.is_none()),
+            follows_known: known.is_some(),
+            log_slots,
             entries,
             journal: Box::new(MemoryJournal {
                 bucket: self.clone(),
@@ -249,11 +279,7 @@ impl JournalOpener for MemoryBucket {
 
     fn open(&self, taking: Taking) -> BoxFuture<'_, Result<OpenedJournal, JournalError>> {
         async move {
-            let Taking {
-                identity,
-                after,
-                on_step,
-            } = taking;
+            let on_step = Arc::clone(&taking.on_step);
             self.reached().await;
             let (is_away, lasts) = {
                 let held = self.held();
@@ -263,7 +289,7 @@ impl JournalOpener for MemoryBucket {
                 return std::future::pending().await;
             }
             let claimed_at = self.clock.as_ref().map_or(Mono(0), |clock| clock.mono());
-            let opened = self.open_now(identity, after, claimed_at)?;
+            let opened = self.open_now(taking, claimed_at)?;
             on_step();
             if self.held().is_stuck {
                 return std::future::pending().await;

@@ -22,6 +22,14 @@ pub struct JournalPosition {
     pub slot: Slot,
 }
 
+impl JournalPosition {
+    /// Before everything that was ever journalled: epochs begin with 1.
+    pub const START: Self = Self {
+        epoch: CoordinatorEpoch(0),
+        slot: Slot(0),
+    };
+}
+
 impl fmt::Display for JournalPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}/{:016x}", self.epoch.0, self.slot.0)
@@ -71,10 +79,14 @@ pub struct OpenedJournal {
     /// When it was known that it was: whoever led before may be read for the length of a read lease
     /// from then on, and no longer.
     pub claimed_at: Mono,
-    /// The newest valid snapshot and the last position it covers.
+    /// The newest valid snapshot and the last position it covers, unless the entries follow what was
+    /// known.
     pub snapshot: Option<(JournalPosition, Bytes)>,
-    /// Every slot body after the snapshot, oldest first.
+    /// Every slot body after that, oldest first.
     pub entries: Vec<(JournalPosition, Bytes)>,
+    /// The entries come after the position that the opener knew, and there is no snapshot: what it
+    /// knew fits the journal.
+    pub follows_known: bool,
     /// How many slots the newest snapshot leaves to be read, those of openings too.
     pub log_slots: u64,
     /// The writer of the new epoch.
@@ -105,6 +117,15 @@ pub trait Journal: Send + Sync + 'static {
     fn look_for_newer(&self) -> BoxFuture<'static, Result<Option<CoordinatorEpoch>, JournalError>>;
 }
 
+/// A slot that was durable, as whoever follows a leader has heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownSlot {
+    /// Which.
+    pub at: JournalPosition,
+    /// What is in it, if that was heard too.
+    pub body: Option<Bytes>,
+}
+
 /// How an epoch is to be taken.
 #[derive(Clone)]
 pub struct Taking {
@@ -112,6 +133,8 @@ pub struct Taking {
     pub identity: Bytes,
     /// The epoch after this one is wanted; `None`: the next one that is free.
     pub after: Option<CoordinatorEpoch>,
+    /// The last slot that the opener knows, if it has the state after that.
+    pub known: Option<KnownSlot>,
     /// Called when the epoch is claimed, and again with each thing that the bucket has answered
     /// since: who takes over goes on.
     pub on_step: Arc<dyn Fn() + Send + Sync>,
@@ -123,6 +146,7 @@ impl Taking {
         Self {
             identity,
             after: None,
+            known: None,
             on_step: Arc::new(|| ()),
         }
     }

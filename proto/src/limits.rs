@@ -340,6 +340,17 @@ pub const JOURNAL_SNAPSHOT_BYTES_PER_SLOT: u64 = 64 * 1024;
 pub const JOURNAL_READS_MAX: usize = 64;
 /// Streams of earlier epochs that are read at a time.
 pub const JOURNAL_STREAMS_READ_MAX: usize = 8;
+/// The state of a cluster goes to standbys if its snapshot is no longer than this, in bytes. They read
+/// a longer one from the bucket when they take over.
+pub const STANDBY_STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a standby has been sent of the state and of slots since, in bytes, before it asks for the state
+/// anew: what that takes in memory can be told from its snapshot alone.
+pub const STANDBY_BYTES_MAX: usize = 2 * STANDBY_STATE_BYTES_MAX;
+/// Slots of the journal that a leader keeps for standbys, in bytes: one that is further behind gets
+/// the state again.
+pub const STANDBY_LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// But no sooner than this after the last time.
+pub const STANDBY_STATE_PAUSE: Duration = Duration::from_secs(10);
 /// Largest snapshot of the cluster's state that is read back, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 /// How often a leader looks for a claim to a later epoch. On S3 1,440 GETs an hour, which cost
@@ -583,6 +594,13 @@ const _: () = assert!(
     JOURNAL_SNAPSHOT_SLOTS_MIN > SLOTS_IN_FLIGHT_MAX as u64
         && JOURNAL_SNAPSHOT_SLOTS_MIN <= 4 * JOURNAL_READS_MAX as u64,
     "a journal of small slots must be read in a few rounds"
+);
+const _: () = assert!(
+    STANDBY_STATE_BYTES_MAX <= LINK_PARTS_BYTES_MAX
+        && STANDBY_STATE_BYTES_MAX < STANDBY_BYTES_MAX
+        && STANDBY_LOG_BYTES_MAX >= 4 * JOURNAL_SLOT_BYTES_TARGET
+        && STANDBY_LOG_BYTES_MAX < STANDBY_BYTES_MAX - STANDBY_STATE_BYTES_MAX,
+    "a standby must hold the longest state and the slots that come meanwhile"
 );
 const _: () = assert!(FORWARDED_CALLS_MAX <= COORDINATOR_PARKED_MAX);
 const _: () = assert!(

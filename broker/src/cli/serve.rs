@@ -51,6 +51,9 @@ pub(super) struct ServeArgs {
     /// Directory of the local WAL, or none
     #[arg(long, value_name = "DIR")]
     wal: Option<String>,
+    /// What this process does: broker (owns partitions), coordinator (may lead the cluster), or both
+    #[arg(long, value_name = "ROLES")]
+    roles: Option<String>,
     /// Allow listeners beyond loopback although nobody has to authenticate
     #[arg(long)]
     insecure: bool,
@@ -147,6 +150,7 @@ impl ServeArgs {
             ("quic", "quic", &self.quic),
             ("http", "http", &self.http),
             ("wal", "wal", &self.wal),
+            ("roles", "roles", &self.roles),
             ("insecure", "insecure", &insecure),
             ("log.format", "log-format", &self.log_format),
         ]

@@ -8,6 +8,7 @@ use firn_proto::limits;
 use firn_storage::bucket::BucketUrl;
 
 use super::listener::{ListenerSpec, bind_address};
+use super::roles::Roles;
 use super::value::{duration, number, size, switch};
 use super::{Config, KAFKA, LogFormat, Profile, WalPlace};
 
@@ -356,6 +357,12 @@ pub static KEYS: &[Key] = &[
         default: "5s",
         about: "how long partitions of a dead broker wait for its local WAL, if that may hold records of acks=1 alone",
         set: |c, v| set(&mut c.recovery_disk_wait, duration(v)),
+    },
+    Key {
+        name: "roles",
+        default: "broker,coordinator",
+        about: "what this process does: coordinator may lead the cluster; broker owns partitions, which without it come here only while nobody else can own them",
+        set: |c, v| set(&mut c.roles, Roles::parse(v)),
     },
     Key {
         name: "shutdown.timeout.ms",

@@ -4,7 +4,7 @@
 //! * `keys` has every key: its name (Kafka's own where Kafka has one), default and meaning.
 //! * `sources` reads `firn.toml`, the environment and `-X` into key–value pairs.
 //! * `relations` says which limits must fit which.
-//! * `value` reads sizes, durations, numbers; `listener` reads listeners.
+//! * `value` reads sizes, durations, numbers; `listener` and `roles` what their names say.
 //!
 //! Order, later wins: defaults, what `firn dev` changes, `--config FILE`, `FIRN_…`, flags, `-X`.
 //! Pure but for `sources::read_file`.
@@ -12,6 +12,7 @@
 mod keys;
 mod listener;
 mod relations;
+mod roles;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use thiserror::Error;
 
 pub use keys::{KEYS, Key};
 pub use listener::{HostPort, ListenerSpec, Protocol};
+pub use roles::Roles;
 pub use sources::{Pair, Source, from_env, read_file};
 
 /// Why the configuration cannot be used; each says what to write instead. Exit status 2.
@@ -241,6 +243,8 @@ pub struct Config {
     pub producer_memory_bytes: usize,
     /// How long partitions of a dead broker wait for its local WAL.
     pub recovery_disk_wait: Duration,
+    /// What this process does in its cluster.
+    pub roles: Roles,
     /// How long an orderly stop may take.
     pub shutdown_timeout: Duration,
     /// Log lines.
@@ -334,6 +338,12 @@ impl Config {
             return Err(ConfigError::Contradiction(format!(
                 "{kafka} and {listeners} both say where Kafka clients connect: leave kafka out; to \
                  open it too, add {KAFKA}=plaintext://ADDR to the listeners"
+            )));
+        }
+        if self.bucket.url.starts_with("memory://") && !self.roles.coordinator {
+            return Err(ConfigError::Contradiction(format!(
+                "{} leaves nobody to lead: no other process reaches a bucket in memory",
+                self.named("roles")
             )));
         }
         let contradiction = self.wrong_door().or_else(|| self.wrong_sizes());
@@ -462,6 +472,7 @@ impl Config {
             retention_check_interval: Duration::ZERO,
             producer_memory_bytes: 0,
             recovery_disk_wait: Duration::ZERO,
+            roles: Roles::default(),
             shutdown_timeout: Duration::ZERO,
             log: LogConfig {
                 format: LogFormat::Plain,

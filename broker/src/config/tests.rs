@@ -297,6 +297,29 @@ fn values_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn a_process_has_both_roles_unless_it_is_told_otherwise() {
+    let roles = |pairs: &[(&str, &str)]| {
+        let config = over(&[&[("bucket", "file://./x")], pairs].concat());
+        config.map(|config| (config.roles.broker, config.roles.coordinator))
+    };
+    assert_eq!(roles(&[]).unwrap(), (true, true));
+    assert_eq!(roles(&[("roles", "coordinator")]).unwrap(), (false, true));
+    assert_eq!(roles(&[("roles", "broker")]).unwrap(), (true, false));
+    assert_eq!(
+        roles(&[("roles", "coordinator, broker")]).unwrap(),
+        (true, true)
+    );
+    for wrong in ["", "controller", "broker,broker", "broker,"] {
+        assert!(roles(&[("roles", wrong)]).is_err(), "{wrong}");
+    }
+    let alone = over(&[("bucket", "memory://"), ("roles", "broker")]);
+    assert!(
+        matches!(alone, Err(ConfigError::Contradiction(_))),
+        "{alone:?}"
+    );
+}
+
+#[test]
 fn the_local_wal_is_on_for_s3_only() {
     assert_eq!(over(&[]).unwrap().wal_dir(), None);
     assert_eq!(over(&[("bucket", "memory://")]).unwrap().wal_dir(), None);

@@ -188,6 +188,7 @@ mod tests {
             broker: None,
             sent: Mono(sent),
             reads: false,
+            journal: None,
         })
     }
 

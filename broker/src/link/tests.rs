@@ -24,6 +24,7 @@ fn beat(sent: u64) -> Beat {
         broker: Some(Incarnation(9)),
         sent: Mono(sent),
         reads: false,
+        journal: None,
     }
 }
 

@@ -144,6 +144,7 @@ impl Cluster {
         Ok(CoordinatorConfig {
             identity: Bytes::from(identity),
             broker_session: config.broker_session,
+            never_leads: !config.roles.coordinator,
             start_timeout: config.bucket.start_timeout,
             ..parts::coordinator_config(config, bucket)
         })

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use firn_proto::cluster::ClusterImage;
+use firn_coordinator::Coordinator;
 use firn_storage::bucket::{Bucket, UsageRow};
 use firn_storage::read::{Reader, SegmentUsage};
 use firn_storage::wal::{LatencyFigures, Wal};
@@ -13,7 +13,6 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::runtime::RuntimeMetrics;
-use tokio::sync::watch;
 
 use crate::archive::Archive;
 use crate::collection::CollectionCounts;
@@ -67,13 +66,17 @@ impl Collector for BucketFigures {
     }
 }
 
-/// Reads the figures of the cluster from the picture of it.
+/// Reads the figures of the cluster, and of what is kept of its state in order to lead it.
 #[derive(Debug)]
-pub(super) struct ClusterFigures(pub(super) watch::Receiver<Arc<ClusterImage>>);
+pub(super) struct ClusterFigures(pub(super) Coordinator);
 
 impl Collector for ClusterFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let image = Arc::clone(&self.0.borrow());
+        let standby = self.0.followed_to();
+        let help = "bytes that were sent of the state that this process keeps in order to lead";
+        let bytes = standby.map_or(0, |standby| standby.bytes);
+        gauge(&mut encoder, "coordinator_standby_bytes", help, bytes)?;
+        let image = Arc::clone(&self.0.image().borrow());
         gauge(
             &mut encoder,
             "partitions_waiting_for_disk",

@@ -29,6 +29,10 @@ impl Sitter {
                 Step::Follow => self.link_to(claimant.clone(), &mut election).await,
                 Step::AskAll => self.ask_all(&mut election).await,
                 Step::LookForCard => self.look_for_card(&mut election).await?,
+                Step::Campaign { .. } if self.config.never_leads => {
+                    self.leave_to_others(&mut election)?;
+                    None
+                }
                 Step::Campaign { after } => {
                     self.gone = self.gone_process(claimant.as_ref());
                     self.campaign(after, &mut election).await?
@@ -126,6 +130,16 @@ impl Sitter {
         let random = self.environment.entropy.next_u64();
         election.on_card(found == Some(true), now, random);
         Ok(None)
+    }
+
+    /// Waits for another process to lead: after a start only for a bounded time.
+    fn leave_to_others(&self, election: &mut Election) -> Result<(), EndReason> {
+        let now = self.environment.clock.mono();
+        if !self.started && now.since(self.began) >= self.config.start_timeout {
+            return Err(EndReason::NoLeader);
+        }
+        election.on_left_to_others(now, self.environment.entropy.next_u64());
+        Ok(())
     }
 
     async fn campaign(

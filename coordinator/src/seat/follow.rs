@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use firn_proto::cluster::{
-    Beat, ClusterImage, CoordinatorError, FollowedImage, ImageFault, ImageUpdate, LeaderBeat,
-    LinkAddress, Reply,
+    Beat, ClusterImage, CoordinatorError, FollowedImage, ImageFault, ImageUpdate, JournalPart,
+    LeaderBeat, LinkAddress, Reply,
 };
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Incarnation};
@@ -19,6 +19,7 @@ use super::{Next, Sitter};
 use crate::credits::{Credit, Credits};
 use crate::fence::Seen;
 use crate::peers::{FromLeader, LeaderLink, PeerError, ProcessCard};
+use crate::standby::Standby;
 use crate::task::{Answer, Call, Message, Origin, refuse};
 
 type Answered = (u64, Result<Reply, CoordinatorError>);
@@ -53,6 +54,9 @@ impl Sitter {
         let now = self.environment.clock.mono();
         info!(leader = %card.shown, %epoch, "this process follows the leader of the cluster");
         self.standing.on_heard(epoch, now);
+        if let Some(standby) = &mut self.standby {
+            standby.on_link();
+        }
         let mut leader = Leader {
             link,
             card,
@@ -108,14 +112,23 @@ impl Sitter {
         }
     }
 
-    fn on_told(&self, told: FromLeader, leader: &mut Leader<'_>) -> Result<(), Lost> {
+    fn on_told(&mut self, told: FromLeader, leader: &mut Leader<'_>) -> Result<(), Lost> {
         match told {
             FromLeader::Image(update) => self.on_image(&update, leader)?,
             FromLeader::Beat(beat) => self.on_beat(beat, leader)?,
-            // The journal is read from the bucket when this process takes it over.
-            FromLeader::Journal(_) => {}
+            FromLeader::Journal(part) => self.on_journal(&part),
         }
         Ok(())
+    }
+
+    fn on_journal(&mut self, part: &JournalPart) {
+        let Some(standby) = &mut self.standby else {
+            return;
+        };
+        if let Err(misfit) = standby.take(part) {
+            warn!(%misfit, "the leader is asked for the state of the cluster anew");
+        }
+        self.standing.set_followed(standby.followed_to());
     }
 
     fn on_image(&self, update: &ImageUpdate, leader: &mut Leader<'_>) -> Result<(), ImageFault> {
@@ -201,6 +214,7 @@ impl Sitter {
             broker: self.own_broker(),
             sent: now,
             reads: leader.reads,
+            journal: self.standby.as_ref().map(Standby::ask),
         });
     }
 

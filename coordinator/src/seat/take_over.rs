@@ -13,6 +13,7 @@ use super::{Sitter, decode_card};
 use crate::fence::Seen;
 use crate::handle::EndReason;
 use crate::peers::Peers;
+use crate::standby::Standby;
 use crate::task::{Leader, Seated};
 
 impl Sitter {
@@ -62,6 +63,7 @@ impl Sitter {
         Taking {
             identity,
             after: Some(after),
+            known: self.standby.as_ref().and_then(Standby::known_slot),
             on_step: Arc::new(move || standing.set_takes(Some((wanted, clock.mono())))),
         }
     }
@@ -95,7 +97,12 @@ impl Sitter {
         let claimed_at = opened.claimed_at;
         let covered = opened.snapshot.as_ref().map(|(position, _)| position.epoch);
         let last = opened.entries.last().map(|(position, _)| position.epoch);
-        let last_served = last.or(covered).unwrap_or_default();
+        // What is known of earlier epochs is of no use once this one is led.
+        let known = self.standby.as_mut().and_then(Standby::take_known);
+        let known = known.filter(|_| opened.follows_known);
+        self.standing.set_followed(None);
+        let followed = known.as_ref().map(|known| known.at.epoch);
+        let last_served = last.or(followed).or(covered).unwrap_or_default();
         let seated = Seated {
             config: &self.config,
             environment: &self.environment,
@@ -103,6 +110,7 @@ impl Sitter {
             standing: &self.standing,
             own: self.own,
             gone: self.gone,
+            known,
             led_at,
             above: self.publish.image.borrow().version,
         };

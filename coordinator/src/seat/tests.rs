@@ -2,6 +2,7 @@
 
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{CoordinatorError, Reply, Request};
@@ -249,6 +250,123 @@ async fn a_leader_that_is_always_asked_sees_to_its_brokers_all_the_same() {
     leader.close().await;
     let (left, _) = leader.standing.take_beats();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_takes_over_reads_only_the_last_slots() {
+    let mut world = World::new(true);
+    world.start_many(4).await;
+    for number in 0..50 {
+        world.ask(0, create(&format!("t{number}"))).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    let mut claims = 1;
+    for round in 0..2 {
+        world.kill(world.leader().unwrap());
+        sleep(Duration::from_secs(1)).await;
+        claims += 1;
+        assert_eq!(world.bucket.claims(), claims);
+        assert_eq!(world.bucket.replayed(), 0, "round {round}");
+        let leader = world.leader().unwrap();
+        for number in 0..50 {
+            assert!(has_topic(&world.at(leader), &format!("t{number}")));
+        }
+        let name = format!("after-{round}");
+        world.ask(leader, create(&name)).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+    }
+    for place in 0..4 {
+        world.kill(place);
+    }
+    let last = world.start().await;
+    assert!(world.bucket.replayed() > 50, "it knew nothing");
+    assert!(has_topic(&world.at(last), "after-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_standby_knows_counts_only_if_it_fits_the_bucket() {
+    let mut world = World::new(true);
+    world.start_many(2).await;
+    world.ask(0, create("a")).await.unwrap();
+    let body = world.bucket.bodies().pop().unwrap();
+    world.ask(0, create("b")).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    world.kill(0);
+    // As if the slot that it knows had never been durable.
+    world.bucket.replace_last(body);
+    let died = world.bucket.slots();
+    sleep(Duration::from_secs(1)).await;
+    world.ask(1, create("c")).await.unwrap();
+    assert_eq!(world.bucket.replayed(), died, "all of them were read");
+    assert!(has_topic(&world.at(1), "a") && !has_topic(&world.at(1), "b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_was_cut_off_catches_up() {
+    let mut world = World::new(true);
+    world.start_many(3).await;
+    for (round, is_cut) in [(0, true), (1, false)] {
+        world.cut_links(2, is_cut);
+        for number in 0..20 {
+            let name = format!("t{round}-{number}");
+            world.ask(0, create(&name)).await.unwrap();
+        }
+    }
+    sleep(Duration::from_secs(5)).await;
+    world.kill(1);
+    world.kill(0);
+    sleep(Duration::from_secs(1)).await;
+    world.ask(2, create("a")).await.unwrap();
+    assert_eq!(world.bucket.replayed(), 0);
+    assert!(has_topic(&world.at(2), "t0-19") && has_topic(&world.at(2), "t1-19"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_without_the_role_never_leads() {
+    let mut world = World::new(true);
+    let follower = world.start_follower();
+    sleep(ELECTION_TIE_WAIT).await;
+    assert_eq!(world.bucket.claims(), 0, "not even if nobody else is there");
+    let leader = world.start().await;
+    assert!(world.ask(follower, create("a")).await.is_ok());
+    world.kill(leader);
+    sleep(ELECTION_TIE_WAIT).await;
+    assert_eq!(world.bucket.claims(), 1);
+    let refused = world.ask(follower, create("b")).await;
+    assert!(
+        matches!(refused, Err(CoordinatorError::NotLeader(_))),
+        "{refused:?}"
+    );
+    world.start().await;
+    assert_eq!(world.bucket.replayed(), world.bucket.slots());
+    assert!(world.ask(follower, create("b")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_only_coordinates_owns_nothing_while_another_may() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    for process in 0..3 {
+        let request = register(world.link(process), None);
+        let registered = world.ask(process, request).await;
+        let Ok(Reply::RegisterBroker(registered)) = registered else {
+            panic!("{registered:?}")
+        };
+        let says = Request::DrainBroker {
+            broker: registered.broker,
+            drain: process == 2,
+        };
+        world.ask(process, says).await.unwrap();
+    }
+    world.ask(0, create_many("a", 6)).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let image = Arc::clone(&world.at(0).image().borrow());
+    let partitions = &image.topic_named("a").unwrap().partitions;
+    let owners = partitions.iter().filter_map(|partition| partition.owner);
+    let owners: Vec<_> = owners.map(|owner| owner.broker).collect();
+    assert_eq!(owners.len(), 6);
+    assert!(!owners.contains(&BrokerId(3)), "{owners:?}");
+    assert_eq!(moving(&world.at(0)), []);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::{Leader, Seated};
 use crate::balance;
 use crate::command::{Command, DrainBroker};
+use crate::feed::Feed;
 use crate::groups::CallId;
 use crate::members::{Finding, Members};
 use crate::peers::{Peers, Probed};
@@ -70,6 +71,11 @@ impl Brokers {
     /// The loop has come round: what is said to others from other tasks rests on that.
     pub(super) fn on_turn(&self, now: Mono) {
         self.standing.on_turn(now);
+    }
+
+    /// What standbys are told of the journal.
+    pub(super) fn feed(&self) -> &Feed {
+        self.standing.feed()
     }
 
     /// The next probe that is over; waits for ever if none is under way.

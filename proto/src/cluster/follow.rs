@@ -26,6 +26,17 @@ pub struct Beat {
     pub sent: Mono,
     /// Somebody reads from it, and its right to be read ends soon: the leader is to look.
     pub reads: bool,
+    /// What it wants of the journal; `None`: nothing, for it will never take that over.
+    pub journal: Option<JournalAsk>,
+}
+
+/// What a process wants of the journal that may have to take it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct JournalAsk {
+    /// Counts how often it has asked: with each new number the leader begins anew.
+    pub number: u32,
+    /// It has the state after this position, so that what comes later will do; `None`: it has none.
+    pub after: Option<JournalPosition>,
 }
 
 /// What a leader says of itself to one follower, several times a second.
@@ -60,13 +71,19 @@ pub struct Part {
 impl Part {
     /// Cuts `whole` into parts.
     pub fn cut(whole: &[u8]) -> impl Iterator<Item = Self> + '_ {
-        let len = whole.len() as u64;
         let starts = (0..whole.len().max(1)).step_by(LINK_PART_BYTES_MAX);
-        starts.map(move |start| Self {
+        starts.map(move |start| Self::from_whole(whole, start))
+    }
+
+    /// The part of `whole` that begins there, or at its end.
+    pub fn from_whole(whole: &[u8], start: usize) -> Self {
+        let start = start.min(whole.len());
+        let end = whole.len().min(start + LINK_PART_BYTES_MAX);
+        Self {
             at: start as u64,
-            len,
-            bytes: whole[start..whole.len().min(start + LINK_PART_BYTES_MAX)].to_vec(),
-        })
+            len: whole.len() as u64,
+            bytes: whole[start..end].to_vec(),
+        }
     }
 
     /// Whether nothing comes after it.
@@ -332,6 +349,8 @@ pub enum JournalPart {
     },
     /// Of a slot that is durable.
     Slot {
+        /// The position before it: the state after that one is what it changes.
+        after: JournalPosition,
         /// Which.
         at: JournalPosition,
         /// The part.

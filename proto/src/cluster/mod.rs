@@ -35,8 +35,8 @@ pub use consumer_group::{
     DescribedConsumerMember, NamedPartitions,
 };
 pub use follow::{
-    Beat, FollowedImage, ImageDiff, ImageFault, ImageUpdate, JournalPart, LeaderBeat, Part,
-    PartFault, Parts,
+    Beat, FollowedImage, ImageDiff, ImageFault, ImageUpdate, JournalAsk, JournalPart, LeaderBeat,
+    Part, PartFault, Parts,
 };
 pub use group::{
     CommitResult, CommitTopic, CommitTopicResult, CommittedOffset, DescribedGroup, DescribedMember,

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes};
 
 use super::*;
 use crate::cluster::{
-    Beat, CoordinatorError, ImageUpdate, JournalPart, LeaderBeat, Part, Reply, Request,
+    Beat, CoordinatorError, ImageUpdate, JournalAsk, JournalPart, LeaderBeat, Part, Reply, Request,
 };
 use crate::env::Mono;
 use crate::ids::{ClusterId, CoordinatorEpoch, Incarnation, Slot};
@@ -50,13 +50,15 @@ fn samples() -> Vec<(&'static str, Message)> {
             picture: 7,
         })
     };
-    let beat = |broker| {
+    let beat = |broker, journal| {
         Message::Beat(Beat {
             broker,
             sent: Mono(1_000_000),
             reads: true,
+            journal,
         })
     };
+    let ask = |after| Some(JournalAsk { number: 2, after });
     let heard = Heard {
         epoch: CoordinatorEpoch(3),
         ago: Duration::from_millis(250),
@@ -70,6 +72,10 @@ fn samples() -> Vec<(&'static str, Message)> {
         part: part(b"state"),
     };
     let slot = JournalPart::Slot {
+        after: JournalPosition {
+            slot: Slot(39),
+            ..at
+        },
         at,
         part: part(b"slot"),
     };
@@ -95,8 +101,13 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("image", Message::Image(image)),
         ("journal_state", Message::Journal(state)),
         ("journal_slot", Message::Journal(slot)),
-        ("beat", beat(Some(Incarnation(9)))),
-        ("beat_unregistered", beat(None)),
+        ("beat", beat(Some(Incarnation(9)), None)),
+        ("beat_unregistered", beat(None, None)),
+        ("beat_standby", beat(Some(Incarnation(9)), ask(None))),
+        (
+            "beat_standby_after",
+            beat(Some(Incarnation(9)), ask(Some(at))),
+        ),
         ("leader_beat", alone(Some(Duration::from_millis(20)))),
         ("leader_beat_waiting", alone(None)),
         ("ask_heard", Message::AskHeard),
@@ -225,6 +236,10 @@ fn the_longest_part_of_everything_fits_its_frame() {
         broker: Some(Incarnation(u64::MAX)),
         sent: Mono(u64::MAX),
         reads: true,
+        journal: Some(JournalAsk {
+            number: u32::MAX,
+            after: Some(at),
+        }),
     };
     let leader_beat = LeaderBeat {
         epoch: CoordinatorEpoch(u64::MAX),
@@ -241,7 +256,11 @@ fn the_longest_part_of_everything_fits_its_frame() {
             base,
             part: part.clone(),
         }),
-        Message::Journal(JournalPart::Slot { at, part }),
+        Message::Journal(JournalPart::Slot {
+            after: at,
+            at,
+            part,
+        }),
         Message::Call(call),
         Message::Beat(beat),
         Message::LeaderBeat(leader_beat),

@@ -30,18 +30,18 @@ pub(super) struct Collection {
 }
 
 impl Collection {
-    /// `base` is the snapshot that the journal was read from, if there was one.
+    /// `whole` is the snapshot that the journal was read from, if it was.
     pub(super) fn new(
         bucket: Bucket,
         env: StreamEnv,
         cluster: ClusterId,
-        base: Option<JournalPosition>,
+        whole: Option<JournalPosition>,
     ) -> Self {
         Self {
             bucket,
             env,
             cluster,
-            newest_whole: Arc::new(Mutex::new(base)),
+            newest_whole: Arc::new(Mutex::new(whole)),
         }
     }
 

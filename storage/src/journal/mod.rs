@@ -38,7 +38,7 @@ use crate::layout::{self, Key, Place};
 use crate::stream::{Nonce, ReadError, SealError, StreamEnv};
 use record::{EpochClaim, RecordFault};
 use walk::Walk;
-use writer::JournalWriter;
+use writer::{JournalWriter, WriterSpec};
 
 /// Objects per LIST.
 const LIST_MAX: usize = 1000;
@@ -59,6 +59,7 @@ impl BucketJournal {
         let Taking {
             identity,
             after,
+            known,
             on_step,
         } = taking;
         let cluster = cluster_id(&self.bucket, &self.env).await?;
@@ -72,20 +73,25 @@ impl BucketJournal {
             epoch,
             on_step: &*on_step,
         };
-        let past = walk.run().await?;
+        let past = walk.run(known.as_ref()).await?;
         tracing::info!(
             %cluster, %epoch, entries = past.entries.len(), base = ?past.opening.base,
             "the journal is taken over"
         );
-        let bucket = self.bucket.clone();
-        let journal =
-            JournalWriter::start(bucket, self.env.clone(), cluster, epoch, past.opening).await?;
+        let spec = WriterSpec {
+            cluster,
+            epoch,
+            opening: past.opening,
+            whole: past.snapshot.as_ref().map(|(covers, _)| *covers),
+        };
+        let journal = JournalWriter::start(self.bucket.clone(), self.env.clone(), spec).await?;
         Ok(OpenedJournal {
             cluster,
             epoch,
             claimed_at,
             snapshot: past.snapshot,
             entries: past.entries,
+            follows_known: past.follows_known,
             log_slots: past.log_slots,
             journal: Box::new(journal),
         })

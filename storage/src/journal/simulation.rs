@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::CoordinatorEpoch;
-use firn_proto::journal::{JournalError, JournalOpener, JournalPosition, OpenedJournal, Taking};
+use firn_proto::journal::{
+    JournalError, JournalOpener, JournalPosition, KnownSlot, OpenedJournal, Taking,
+};
 
 use super::BucketJournal;
 use crate::bucket::Bucket;
@@ -22,6 +24,10 @@ use crate::stream::testing::TokioClock;
 struct History {
     /// Acknowledged appends.
     acknowledged: Vec<(JournalPosition, String)>,
+    /// What those who appended had read and appended by then.
+    known: Vec<(KnownSlot, Vec<String>)>,
+    /// Openings that began with what was known.
+    followed: usize,
     /// What the openers of epochs found.
     views: Vec<(CoordinatorEpoch, Vec<String>)>,
 }
@@ -59,10 +65,26 @@ impl World {
         tokio::time::sleep(Duration::from_millis(self.roll(milliseconds_max))).await;
     }
 
-    /// The whole log as an opener found it: what the snapshot holds, then the entries.
-    fn on_open(&self, opened: &OpenedJournal) -> Vec<String> {
+    /// What some process that appended knew at some time.
+    fn some_known(&self) -> Option<(KnownSlot, Vec<String>)> {
+        let history = self.history.borrow();
+        let of = history.known.len() as u64;
+        let which = self.roll(2 * of + 1);
+        history.known.get(usize::try_from(which).unwrap()).cloned()
+    }
+
+    /// The whole log as an opener found it: what it knew or the snapshot holds, then the entries.
+    fn on_open(&self, opened: &OpenedJournal, known: Vec<String>) -> Vec<String> {
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-        let mut view: Vec<String> = opened
+        assert!(!opened.follows_known || opened.snapshot.is_none());
+        self.history.borrow_mut().followed += usize::from(opened.follows_known);
+        let known = if opened.follows_known {
+            known
+        } else {
+            Vec::new()
+        };
+        let mut view = known;
+        let covered: Vec<String> = opened
             .snapshot
             .iter()
             .flat_map(|(_, body)| {
@@ -72,6 +94,7 @@ impl World {
                     .collect::<Vec<_>>()
             })
             .collect();
+        view.extend(covered);
         view.extend(opened.entries.iter().map(|(_, body)| text(body)));
         self.history
             .borrow_mut()
@@ -85,15 +108,19 @@ impl World {
         self.stall(3_000).await;
         let opener = BucketJournal::new(self.bucket.clone(), self.env.clone());
         let patience = Duration::from_millis(self.roll(20_000) + 1);
-        let opened =
-            tokio::time::timeout(patience, opener.open(Taking::next_free(Bytes::new()))).await;
+        let (known, state) = self.some_known().unzip();
+        let taking = Taking {
+            known,
+            ..Taking::next_free(Bytes::new())
+        };
+        let opened = tokio::time::timeout(patience, opener.open(taking)).await;
         let Ok(Ok(opened)) = opened else {
             if let Ok(Err(error @ JournalError::Corrupt { .. })) = opened {
                 panic!("seed {}: {error}", self.seed);
             }
             return;
         };
-        let mut state = self.on_open(&opened);
+        let mut state = self.on_open(&opened, state.unwrap_or_default());
         for number in 0..self.roll(8) {
             self.stall(600).await;
             let text = format!("{}.{number}", opened.epoch);
@@ -105,7 +132,11 @@ impl World {
                 .borrow_mut()
                 .acknowledged
                 .push((at, text.clone()));
-            state.push(text);
+            state.push(text.clone());
+            // Some have heard of the slot, and some only of the state after it.
+            let body = (self.roll(2) == 0).then(|| Bytes::from(text));
+            let known = KnownSlot { at, body };
+            self.history.borrow_mut().known.push((known, state.clone()));
             if self.roll(3) == 0 {
                 self.stall(600).await;
                 let body = Bytes::from(state.join(" "));
@@ -173,7 +204,8 @@ impl World {
     }
 }
 
-async fn run(seed: u64) -> usize {
+/// How much was acknowledged, and how many openings began with what was known.
+async fn run(seed: u64) -> (usize, usize) {
     let world = World::new(seed);
     for _ in 0..3 {
         world.inject();
@@ -187,17 +219,22 @@ async fn run(seed: u64) -> usize {
     world.store.clear();
     let opener = BucketJournal::new(world.bucket.clone(), world.env.clone());
     let opened = opener.open(Taking::next_free(Bytes::new())).await;
-    world.on_open(&opened.unwrap_or_else(|error| panic!("seed {seed}: {error}")));
+    let opened = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    world.on_open(&opened, Vec::new());
     world.check();
-    world.history.borrow().acknowledged.len()
+    let history = world.history.borrow();
+    (history.acknowledged.len(), history.followed)
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_opens_later_sees_everything_acknowledged_in_one_order() {
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut followed) = (0, 0);
     for seed in 0..400 {
-        acknowledged += run(seed).await;
+        let (more, following) = run(seed).await;
+        acknowledged += more;
+        followed += following;
     }
+    assert!(followed > 100, "what is known is used: {followed}");
     assert!(
         acknowledged > 1_000,
         "most processes get somewhere: {acknowledged}"

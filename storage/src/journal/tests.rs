@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::Slot;
-use firn_proto::journal::{Journal, Taking};
+use firn_proto::journal::{Journal, KnownSlot, Taking};
 
 use super::record::Snapshot;
 use super::*;
+use crate::bucket::Operation;
 use crate::bucket::testing::{Fault, FaultStore, On, Rule};
 use crate::stream::testing::TokioClock;
 use crate::stream::{StreamName, read_header};
@@ -41,6 +42,24 @@ impl World {
         opener
             .open(Taking::next_free(Bytes::from_static(b"me")))
             .await
+    }
+
+    /// Opens with what is known of a slot.
+    async fn open_after(&self, at: JournalPosition, body: Option<&'static str>) -> OpenedJournal {
+        let opener = BucketJournal::new(self.bucket.clone(), self.env.clone());
+        let body = body.map(Bytes::from);
+        let taking = Taking {
+            known: Some(KnownSlot { at, body }),
+            ..Taking::next_free(Bytes::from_static(b"me"))
+        };
+        opener.open(taking).await.unwrap()
+    }
+
+    /// How often the bucket was asked for an object.
+    fn gets(&self) -> u64 {
+        let rows = self.bucket.usage().rows;
+        let gets = rows.iter().filter(|row| row.operation == Operation::Get);
+        gets.map(|row| row.requests).sum()
     }
 
     async fn open(&self) -> OpenedJournal {
@@ -302,6 +321,86 @@ async fn whoever_takes_over_says_how_it_goes_on_and_how_much_the_snapshot_left_t
     );
     let steps = steps.load(Ordering::Relaxed);
     assert!(steps > opened.log_slots, "{steps} steps");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_knows_the_journal_reads_only_what_comes_after() {
+    for body in [Some("298"), None] {
+        let world = world();
+        filled(&world, 300, &[100]).await;
+        let before = world.gets();
+        let opened = world.open_after(at(1, 298), body).await;
+        assert!(opened.follows_known && opened.snapshot.is_none());
+        assert_eq!(texts(&opened), ["299", "300"]);
+        assert_eq!(opened.log_slots, 200, "as many as the snapshot leaves");
+        let asked = world.gets() - before;
+        assert!(asked < 20, "{asked} requests");
+        append(&*opened.journal, "301").await.unwrap();
+        let all = world.open().await;
+        assert_eq!(state(&all), Some("up to 100"));
+        assert_eq!(texts(&all).len(), 201);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_knows_an_early_epoch_reads_all_later_ones() {
+    let world = world();
+    filled(&world, 3, &[]).await;
+    for text in ["4", "5"] {
+        append(&*world.open().await.journal, text).await.unwrap();
+    }
+    let opened = world.open_after(at(1, 3), Some("3")).await;
+    assert!(opened.follows_known);
+    assert_eq!(texts(&opened), ["4", "5"]);
+    let opened = world.open_after(at(3, 1), Some("5")).await;
+    assert!(opened.follows_known);
+    assert_eq!(texts(&opened), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_the_journal_is_not_believed() {
+    let misfits = [
+        (at(1, 5), Some("4"), "another body"),
+        (at(1, 2), Some("2"), "below the snapshot"),
+        (at(1, 0), None, "an opening"),
+        (at(1, 7), None, "nothing there, or the seal"),
+        (at(1, 300), Some("300"), "nothing there"),
+        (at(9, 1), Some("1"), "an epoch that nobody took"),
+        (JournalPosition::START, None, "nothing at all"),
+    ];
+    for was_ended in [false, true] {
+        for (at, body, why) in misfits {
+            let world = world();
+            let leader = filled(&world, 6, &[4]).await;
+            if was_ended {
+                world.open().await;
+            }
+            let opened = world.open_after(at, body).await;
+            assert!(!opened.follows_known, "{why}");
+            assert_eq!(state(&opened), Some("up to 4"), "{why}");
+            assert_eq!(texts(&opened), ["5", "6"], "{why}");
+            assert!(is_fenced(&append(&*leader.journal, "late").await));
+        }
+    }
+}
+
+/// It may be corrupt, for it was not read.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_collected_for_a_snapshot_that_was_not_read() {
+    let world = world();
+    let cluster = filled(&world, 6, &[2, 4]).await.cluster;
+    let nonsense = Bytes::from_static(b"nonsense");
+    world.replace(&snapshot_key(at(1, 4)), nonsense).await;
+    let opened = world.open_after(at(1, 6), Some("6")).await;
+    let covers = append(&*opened.journal, "7").await.unwrap();
+    let whole = opened.journal.put_snapshot(covers, "up to 7".into());
+    whole.await.unwrap();
+    assert!(world.has_slot(cluster, 1, 3).await);
+    let nonsense = Bytes::from_static(b"nonsense");
+    world.replace(&snapshot_key(covers), nonsense).await;
+    let opened = world.open().await;
+    assert_eq!(state(&opened), Some("up to 2"));
+    assert_eq!(texts(&opened), ["3", "4", "5", "6", "7"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
-use firn_proto::journal::{JournalError, JournalPosition};
+use firn_proto::journal::{JournalError, JournalPosition, KnownSlot};
 use firn_proto::limits::{JOURNAL_READS_MAX, JOURNAL_STREAMS_READ_MAX};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::bucket::{Bucket, Purpose};
 use crate::stream::{
-    Nonce, SealSpec, SlotObject, StreamEnv, StreamName, read_index, read_objects, seal,
+    Nonce, SealSpec, SlotObject, StreamEnv, StreamName, read_index, read_object, read_objects, seal,
 };
 
 /// Times that a walk may be voided by a new snapshot. A sealed epoch makes no more of them, so this
@@ -28,6 +28,8 @@ const ROUNDS_MAX: u32 = 32;
 pub(super) struct Past {
     pub(super) snapshot: Option<(JournalPosition, Bytes)>,
     pub(super) entries: Entries,
+    /// The entries follow the known slot, and the snapshot was not read.
+    pub(super) follows_known: bool,
     /// How many slots the snapshot leaves to be read.
     pub(super) log_slots: u64,
     /// What slot 0 of the new stream has to say.
@@ -48,14 +50,28 @@ type Ends = BTreeMap<CoordinatorEpoch, Slot>;
 type Entries = Vec<(JournalPosition, Bytes)>;
 
 impl Walk<'_> {
-    /// Seals and reads until no new snapshot has come up in between.
-    pub(super) async fn run(&self) -> Result<Past, JournalError> {
+    /// Seals and reads until no new snapshot has come up in between: what comes after `known`, if
+    /// that fits, else all that the newest snapshot leaves.
+    pub(super) async fn run(&self, known: Option<&KnownSlot>) -> Result<Past, JournalError> {
         let mut listed = self.list().await?;
+        let mut known = known;
         for _ in 0..ROUNDS_MAX {
-            let walked = self.walk(&listed).await;
+            let walked = match known {
+                Some(known) => self.walk_after(known, &listed).await,
+                None => self.walk(&listed).await,
+            };
             let again = self.list().await?;
             if again == listed {
                 return match walked {
+                    Err(JournalError::Corrupt { at, reason }) if known.is_some() => {
+                        let epoch = self.epoch;
+                        tracing::warn!(
+                            %epoch, at, reason,
+                            "what was known of the journal does not fit it: all of it is read"
+                        );
+                        known = None;
+                        continue;
+                    }
                     // What is missing may have been collected by a later leader.
                     Err(JournalError::Corrupt { .. })
                         if newest_epoch(self.bucket).await? > self.epoch =>
@@ -84,11 +100,72 @@ impl Walk<'_> {
     pub(super) async fn walk(&self, listed: &[JournalPosition]) -> Result<Past, JournalError> {
         let snapshot = self.newest_whole(listed).await?;
         let base = snapshot.as_ref().map(|(covers, _)| *covers);
+        let ends = self.ends(base, base, listed).await?;
+        let entries = self.read_all(base, None, &ends).await?;
+        Ok(Past {
+            snapshot,
+            entries,
+            follows_known: false,
+            log_slots: slots_after(base, &ends),
+            opening: opening_after(base, ends),
+        })
+    }
+
+    /// Reads only what comes after a slot that was durable when it was heard of. Snapshots are not
+    /// read. Corrupt: it was not, or what comes after it is not all there any more.
+    async fn walk_after(
+        &self,
+        known: &KnownSlot,
+        listed: &[JournalPosition],
+    ) -> Result<Past, JournalError> {
+        let at = known.at;
+        let name = StreamName::journal(self.cluster, at.epoch);
+        let misfit = |reason: &str| {
+            let fault = RecordFault::Field(reason.to_owned());
+            Err(corrupt(&name.key(at.slot), &fault))
+        };
+        let base = listed.last().copied();
+        if Some(at) < base || at.slot == Slot(0) || at.epoch >= self.epoch {
+            return misfit("it is not behind the newest snapshot");
+        }
+        // Before anything is sealed behind it.
+        let found = read_object(self.bucket, &name, at.slot).await;
+        let Some(found) = found.map_err(read_failed)? else {
+            return misfit("it is not there");
+        };
+        (self.on_step)();
+        let nonce = found.header.nonce;
+        let body = entry_of(&name, found)?;
+        if known.body.as_ref().is_some_and(|known| *known != body) {
+            return misfit("it holds something else than was heard");
+        }
+        let ends = self.ends(base, Some(at), listed).await?;
+        if ends.get(&at.epoch).is_none_or(|end| at.slot >= *end) {
+            return misfit("it lies behind the end of its stream");
+        }
+        let entries = self.read_all(Some(at), Some(nonce), &ends).await?;
+        Ok(Past {
+            snapshot: None,
+            entries,
+            follows_known: true,
+            log_slots: slots_after(base, &ends),
+            opening: opening_after(base, ends),
+        })
+    }
+
+    /// The ends of all streams from that of `base` on, each of which is sealed by now. All slots up
+    /// to `durable` are.
+    async fn ends(
+        &self,
+        base: Option<JournalPosition>,
+        durable: Option<JournalPosition>,
+        listed: &[JournalPosition],
+    ) -> Result<Ends, JournalError> {
         let first = base.map_or(CoordinatorEpoch(1), |base| base.epoch);
         let mut ends = self.recorded_ends(first).await?;
         for epoch in (first.0..self.epoch.0).map(CoordinatorEpoch) {
             if let Entry::Vacant(unknown) = ends.entry(epoch) {
-                let spec = self.seal_spec(epoch, base, listed);
+                let spec = self.seal_spec(epoch, base, durable, listed);
                 let sealed = seal(self.bucket, spec, self.env)
                     .await
                     .map_err(seal_failed)?;
@@ -97,16 +174,7 @@ impl Walk<'_> {
             }
         }
         check_snapshots(listed, &ends)?;
-        let (entries, log_slots) = self.read_all(base, &ends).await?;
-        Ok(Past {
-            snapshot,
-            entries,
-            log_slots,
-            opening: Opening {
-                base,
-                ends: ends.into_iter().collect(),
-            },
-        })
+        Ok(ends)
     }
 
     /// The newest snapshot whose bytes are whole. One that is not is passed over loudly: the
@@ -165,44 +233,51 @@ impl Walk<'_> {
         &self,
         epoch: CoordinatorEpoch,
         base: Option<JournalPosition>,
+        durable: Option<JournalPosition>,
         listed: &[JournalPosition],
     ) -> SealSpec {
         let floor = first_slot(epoch, base);
         let newest = listed.iter().rfind(|covers| covers.epoch == epoch);
+        // A snapshot covers durable slots only, whole or not.
+        let covered = newest.map_or(floor, |covers| covers.slot.next());
         SealSpec {
             stream: StreamName::journal(self.cluster, epoch),
             floor,
-            // A snapshot covers durable slots only, whole or not.
-            from: newest.map_or(floor, |covers| covers.slot.next().max(floor)),
+            from: first_slot(epoch, durable).max(covered).max(floor),
         }
     }
 
-    /// All entries after `base`, and how many slots there are.
+    /// All entries after that position, whose nonce may be known.
     async fn read_all(
         &self,
-        base: Option<JournalPosition>,
+        after: Option<JournalPosition>,
+        nonce: Option<Nonce>,
         ends: &Ends,
-    ) -> Result<(Entries, u64), JournalError> {
+    ) -> Result<Entries, JournalError> {
+        let from = after.map_or(CoordinatorEpoch(0), |after| after.epoch);
         let mut reads = Vec::new();
-        let mut slots = 0;
-        for (epoch, end) in ends {
-            let first = first_slot(*epoch, base);
-            slots += end.0.saturating_sub(first.0);
-            reads.push(self.read(*epoch, first..*end, ends));
+        for (epoch, end) in ends.range(from..) {
+            let first = first_slot(*epoch, after);
+            let before = if first == Slot(0) {
+                Some(Nonce::NONE)
+            } else {
+                nonce
+            };
+            reads.push(self.read(*epoch, first..*end, before, ends));
         }
-        // A leader that came to nothing leaves a stream all the same.
+        // A leader that came to nothing leaves a stream all the same: there may be many.
         let reads = stream::iter(reads).buffered(JOURNAL_STREAMS_READ_MAX);
-        Ok((reads.try_concat().await?, slots))
+        reads.try_concat().await
     }
 
     async fn read(
         &self,
         epoch: CoordinatorEpoch,
         slots: Range<Slot>,
+        before: Option<Nonce>,
         ends: &Ends,
     ) -> Result<Entries, JournalError> {
         let name = StreamName::journal(self.cluster, epoch);
-        let before = (slots.start == Slot(0)).then_some(Nonce::NONE);
         let objects = read_objects(self.bucket, &name, slots, before, JOURNAL_READS_MAX);
         let mut objects = std::pin::pin!(objects);
         let mut entries = Vec::new();
@@ -216,6 +291,20 @@ impl Walk<'_> {
             }
         }
         Ok(entries)
+    }
+}
+
+/// How many slots there are after `base`.
+fn slots_after(base: Option<JournalPosition>, ends: &Ends) -> u64 {
+    let left =
+        |(epoch, end): (&CoordinatorEpoch, &Slot)| end.0.saturating_sub(first_slot(*epoch, base).0);
+    ends.iter().map(left).sum()
+}
+
+fn opening_after(base: Option<JournalPosition>, ends: Ends) -> Opening {
+    Opening {
+        base,
+        ends: ends.into_iter().collect(),
     }
 }
 

@@ -45,21 +45,34 @@ struct State {
     fenced: bool,
 }
 
+/// Whose journal is to be written, and what its first slot says.
+pub(super) struct WriterSpec {
+    pub(super) cluster: ClusterId,
+    pub(super) epoch: CoordinatorEpoch,
+    pub(super) opening: Opening,
+    /// The newest snapshot that is known to be whole.
+    pub(super) whole: Option<JournalPosition>,
+}
+
 impl JournalWriter {
-    /// Starts the stream of `epoch` and waits until its slot 0 is durable.
+    /// Starts the stream of an epoch and waits until its slot 0 is durable.
     pub(super) async fn start(
         bucket: Bucket,
         env: StreamEnv,
-        cluster: ClusterId,
-        epoch: CoordinatorEpoch,
-        opening: Opening,
+        spec: WriterSpec,
     ) -> Result<Self, JournalError> {
+        let WriterSpec {
+            cluster,
+            epoch,
+            opening,
+            whole,
+        } = spec;
         let spec = StreamSpec {
             stream: StreamName::journal(cluster, epoch),
             first_slot: Slot(0),
             prev_nonce: Nonce::NONE,
         };
-        let collection = Collection::new(bucket.clone(), env.clone(), cluster, opening.base);
+        let collection = Collection::new(bucket.clone(), env.clone(), cluster, whole);
         let (stream, mut events) = StreamHandle::start(bucket.clone(), spec, env);
         let first = SlotBody::new(JournalIndex::Open(opening).encode(), Vec::new());
         let fenced = JournalError::Fenced { epoch };

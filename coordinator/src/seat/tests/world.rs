@@ -10,7 +10,7 @@ use firn_proto::cluster::{
     Request,
 };
 use firn_proto::codec;
-use firn_proto::env::{Clock, Mono};
+use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, Fingerprint};
 use futures::future::{BoxFuture, FutureExt};
 use tokio::task::JoinHandle;
@@ -127,6 +127,13 @@ impl World {
         }
     }
 
+    /// Starts a process that never leads; its place.
+    pub(super) fn start_follower(&mut self) -> usize {
+        let number = self.launch_as(true);
+        self.places.push(number);
+        self.places.len() - 1
+    }
+
     /// Starts a process; its place.
     pub(super) async fn start(&mut self) -> usize {
         let number = self.launch();
@@ -145,8 +152,15 @@ impl World {
 
     /// Starts a process and does not wait for it; its number.
     fn launch(&self) -> usize {
+        self.launch_as(false)
+    }
+
+    fn launch_as(&self, never_leads: bool) -> usize {
         let (mut environment, _) = environment_and_clock();
         environment.clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        // As of processes: ids that they draw are never the same.
+        let seed = self.network.all().len() as u64;
+        environment.entropy = Arc::new(Entropy::from_seed(seed));
         let bucket = self.bucket.for_another(Arc::clone(&environment.clock));
         let (coordinator, seat) = Coordinator::vacant(environment);
         let number = {
@@ -165,6 +179,7 @@ impl World {
         let config = CoordinatorConfig {
             identity: Bytes::from(codec::encode(&card_of(number)).unwrap()),
             start_timeout: Duration::from_secs(3600),
+            never_leads,
             ..CoordinatorConfig::default()
         };
         let peers = Arc::new(MemoryPeers {
