@@ -13,6 +13,7 @@ pub mod log_starts;
 pub mod metrics;
 pub mod node;
 pub mod partition;
+pub mod read_replica;
 pub mod recovery;
 pub mod retention;
 pub mod segment_map;

@@ -43,6 +43,15 @@ pub struct Metrics {
     pub produce_ack_seconds: Histogram,
     /// Records that acks=1 had acknowledged and that this start found lost.
     pub local_records_lost: Counter,
+    /// Times that a client was sent to the broker of its rack to read a partition (KIP-392).
+    pub replica_sent: Counter,
+    /// Bytes of batches answered to Fetch by clients of this rack, of partitions of other brokers.
+    pub replica_bytes_out: Counter,
+    /// From the question how far partitions of other brokers may be read to the answers: what is
+    /// served is older than what their owners have by no more.
+    pub replica_look_seconds: Histogram,
+    /// Such questions that an owner did not answer.
+    pub replica_unanswered: Counter,
     /// 1 once partitions are served, 0 before and while stopping.
     pub ready: Gauge,
 }
@@ -98,11 +107,16 @@ impl Metrics {
             bytes_sent: Counter::default(),
             produce_ack_seconds: seconds(),
             local_records_lost: Counter::default(),
+            replica_sent: Counter::default(),
+            replica_bytes_out: Counter::default(),
+            replica_look_seconds: seconds(),
+            replica_unanswered: Counter::default(),
             ready: Gauge::default(),
             registry: RwLock::default(),
             topic_families: families,
         };
         metrics.register_in(&mut registry);
+        metrics.register_replica_in(&mut registry);
         Self {
             registry: RwLock::new(registry),
             ..metrics
@@ -158,6 +172,29 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
+    }
+
+    fn register_replica_in(&self, registry: &mut Registry) {
+        registry.register(
+            "replica_sent",
+            "times that a client was sent to a broker of its rack",
+            self.replica_sent.clone(),
+        );
+        registry.register(
+            "replica_out_bytes",
+            "bytes of batches of other brokers' partitions fetched by clients of this rack",
+            self.replica_bytes_out.clone(),
+        );
+        registry.register(
+            "replica_look_seconds",
+            "time from asking owners how far their partitions may be read to the answers",
+            self.replica_look_seconds.clone(),
+        );
+        registry.register(
+            "replica_unanswered",
+            "such questions without an answer",
+            self.replica_unanswered.clone(),
+        );
     }
 
     fn register_in(&self, registry: &mut Registry) {

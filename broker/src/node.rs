@@ -80,6 +80,7 @@ use crate::link::{LinkCollector, LinkFigures};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
+use crate::read_replica::{OwnedPartitions, Readers};
 use crate::recovery::{DiskWaiters, DiskWaits, KnownStates, RecoveryDriver};
 use crate::retention::{PageWriter, Retainer};
 use crate::segment_map::SegmentMap;
@@ -468,6 +469,7 @@ impl Starting {
         drop(shown.waiters.set(waiters));
         let figures = ClusterFigures(parts.coordinator.clone());
         shown.metrics.collect_from(figures);
+        parts.cluster.show(self.owned(&parts));
         let archive = Archive::new(&parts, &reader, &world.entropy);
         let mut keepers = self.keep(bucket, &parts, &archive);
         keepers.spawn(follower.run(parts.coordinator.image()));
@@ -667,6 +669,16 @@ impl Starting {
         }
     }
 
+    /// What other brokers are told of the partitions of this one.
+    fn owned(&self, parts: &Parts) -> OwnedPartitions {
+        OwnedPartitions::new(
+            Arc::clone(&parts.partitions),
+            parts.registered.incarnation,
+            parts.coordinator.clone(),
+            Arc::clone(&self.world.clock),
+        )
+    }
+
     fn context(&self, parts: &Parts, archive: Archive, reader: Reader) -> Context {
         let limits = &self.config.connections;
         Context {
@@ -687,6 +699,12 @@ impl Starting {
             producer_ids: ProducerIds::default(),
             config_lists: Mutex::default(),
             fetch_sessions: std::sync::Mutex::new(FetchSessions::new()),
+            readers: Readers::new(
+                parts.cluster.owners(),
+                Arc::clone(&self.world.clock),
+                Arc::clone(&self.shown.metrics),
+            ),
+            sent_away: std::sync::Mutex::default(),
             transactions_refused: std::sync::Mutex::default(),
             produces_held: Semaphore::new(PRODUCES_HELD_MAX),
             request_memory: RequestMemory::new(

@@ -4,10 +4,12 @@
 //! at least or at most be; a limit that only protects the process stands here alone.
 
 mod link;
+mod looks;
 
 use std::time::Duration;
 
 pub use link::*;
+pub use looks::*;
 
 /// Largest request frame a Kafka client may send, without the 4 bytes of its length
 /// (`socket.request.max.bytes`).

@@ -9,8 +9,8 @@ use bytes::{BufMut, Bytes};
 use counting::asked;
 use firn_proto::cluster::{Reply, Request};
 use firn_proto::link::{
-    Assembly, CallPart, FrameReader, HEADER_BYTES, Kind, Message, PROTOCOL_VERSION, decode_reply,
-    decode_request, encode_reply, encode_request,
+    Assembly, CallPart, FrameReader, HEADER_BYTES, Kind, Message, PROTOCOL_VERSION, decode_looks,
+    decode_reply, decode_request, decode_sights, encode_reply, encode_request,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -38,11 +38,16 @@ fn read(bytes: &[u8], context: &str) {
         let Ok(message) = Message::of(frame) else {
             break;
         };
-        if let Message::Call(part) | Message::Answer(part) = message
-            && let Ok(Some((_, whole))) = assembly.take(part)
-        {
+        let part = match message {
+            Message::Call(part) | Message::Answer(part) => part,
+            Message::Look(part) | Message::Seen(part) => part,
+            _ => continue,
+        };
+        if let Ok(Some((_, whole))) = assembly.take(part) {
             let _ = decode_request(&whole);
             let _ = decode_reply(&whole);
+            let _ = decode_looks(&whole);
+            let _ = decode_sights(&whole);
         }
     }
     let (cost, allowed) = (asked() - before, allowed(bytes.len()));
@@ -52,9 +57,9 @@ fn read(bytes: &[u8], context: &str) {
     );
 }
 
-/// Two decodes of a short message, each of up to 128 KiB, a picture's part and the read buffer.
+/// Four decodes of a short message, each of up to 128 KiB, a picture's part and the read buffer.
 fn allowed(bytes: usize) -> usize {
-    640 * 1024 + 64 * bytes
+    896 * 1024 + 64 * bytes
 }
 
 #[test]
@@ -102,7 +107,7 @@ fn random_bytes_do_no_harm() {
         let mut noise = vec![0; random.random_range(0..400)];
         random.fill_bytes(&mut noise);
         read(&noise, &format!("noise, seed {seed}"));
-        let header = [b'F', b'L', PROTOCOL_VERSION, random.random_range(0..16)];
+        let header = [b'F', b'L', PROTOCOL_VERSION, random.random_range(0..18)];
         let length = u32::try_from(noise.len()).unwrap().to_le_bytes();
         let framed = [&header[..], &length, &noise].concat();
         read(&framed, &format!("framed noise, seed {seed}"));

@@ -25,6 +25,7 @@ mod kcat;
 mod oracle;
 mod producer;
 mod python;
+mod racks;
 
 use std::io::Write;
 use std::path::Path;

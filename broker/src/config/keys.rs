@@ -68,7 +68,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "broker.rack",
         default: "",
-        about: "the zone this broker runs in",
+        about: "the zone this broker runs in: it serves consumers whose client.rack it is",
         set: |c, v| set(&mut c.rack, Ok((!v.is_empty()).then(|| v.to_owned()))),
     },
     Key {

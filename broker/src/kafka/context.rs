@@ -31,6 +31,7 @@ use crate::config::{Config, HostPort};
 use crate::log_starts::LogStarts;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
+use crate::read_replica::{Readers, SentAway};
 use crate::segment_map::SegmentMap;
 
 /// The parts of the process that handlers use; made once by `node.rs`.
@@ -69,6 +70,10 @@ pub struct Context {
     pub config_lists: tokio::sync::Mutex<()>,
     /// What clients read, remembered between their requests.
     pub fetch_sessions: Mutex<FetchSessions>,
+    /// Asks other brokers what of their partitions clients of this rack may read here.
+    pub readers: Readers,
+    /// Which clients were sent to brokers of their own racks.
+    pub sent_away: Mutex<SentAway>,
     /// The line on transactions, which nobody coordinates yet.
     pub transactions_refused: Mutex<Seldom>,
     /// Batches that wait for partitions that are about to be opened.

@@ -7,10 +7,11 @@ use firn_proto::cluster::{
     BrokerImage, ClusterImage, CoordinatorError, PartitionImage, TopicError, TopicImage, TopicKey,
 };
 use firn_proto::error_code::ErrorCode;
-use firn_proto::ids::TopicId;
+use firn_proto::ids::{PartitionIndex, TopicId};
 use firn_proto::kafka::leaders::NodeEndpoint;
 
 use super::context::{ConnectionState, Context};
+use crate::read_replica::choice;
 
 /// "Not asked for", in the bit sets of authorized operations.
 pub const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
@@ -122,8 +123,15 @@ pub fn leader(partition: &PartitionImage) -> i32 {
 }
 
 /// The replicas that clients are told: as many distinct brokers as the topic asked for and the
-/// cluster has, the leader first. The bucket replicates; these are for tools that count them.
-pub fn replicas(image: &ClusterImage, topic: &TopicImage, partition: &PartitionImage) -> Vec<i32> {
+/// cluster has, the leader first, and those that read the partition for clients of their racks
+/// (KIP-392), since a client is sent to none but these. The bucket replicates; the others are for
+/// tools that count them.
+pub fn replicas(
+    image: &ClusterImage,
+    topic: &TopicImage,
+    index: PartitionIndex,
+    partition: &PartitionImage,
+) -> Vec<i32> {
     let first = partition
         .owner
         .map_or(partition.preferred, |owner| owner.broker);
@@ -135,11 +143,13 @@ pub fn replicas(image: &ClusterImage, topic: &TopicImage, partition: &PartitionI
         .range(first..)
         .chain(image.brokers.range(..first));
     let others = after.map(|(id, _)| *id).filter(|id| *id != first);
-    std::iter::once(first)
-        .chain(others)
-        .take(wanted)
-        .map(|id| id.0)
-        .collect()
+    let mut replicas: Vec<_> = std::iter::once(first).chain(others).take(wanted).collect();
+    for reader in choice::readers(image, topic, index, partition) {
+        if !replicas.contains(&reader) {
+            replicas.push(reader);
+        }
+    }
+    replicas.into_iter().map(|id| id.0).collect()
 }
 
 /// The topic of that key.

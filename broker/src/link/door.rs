@@ -27,6 +27,7 @@ use super::leading::{Leading, Pictures};
 use super::opening::{Introduction, decode_card, encode_card};
 use super::outbox::Calls;
 use super::registry::Registry;
+use super::shown::{Owned, Shown};
 use super::transport::{Accepted, Transport};
 use super::wire::{LinkFault, MessageReader, MessageWriter, Sender, refusal};
 use crate::kafka::seldom::Seldom;
@@ -36,6 +37,7 @@ pub struct LinkDoor {
     transport: Arc<dyn Transport>,
     registry: Arc<Registry>,
     leading: Arc<dyn Leading>,
+    owned: Owned,
     me: Introduction,
     clock: Arc<dyn Clock>,
     places: Arc<Mutex<Places>>,
@@ -116,6 +118,7 @@ impl LinkDoor {
             transport,
             registry,
             leading,
+            owned: Owned::default(),
             me,
             clock,
             places: Arc::default(),
@@ -123,6 +126,12 @@ impl LinkDoor {
             figures,
             stopping: CancellationToken::new(),
         }
+    }
+
+    /// Shows other brokers what this process owns, too.
+    #[must_use]
+    pub fn with_owned(self, owned: Owned) -> Self {
+        Self { owned, ..self }
     }
 
     /// Takes links and serves them, until the process stops. All are told that it does.
@@ -210,6 +219,18 @@ impl LinkDoor {
                     met.writer.write(&Message::Following(epoch)).await?;
                     return Err(self.lead(epoch, met, &linked, pictures).await);
                 }
+                Message::Look(first) => {
+                    let sender = Sender::new(Calls::Sights, linked.peer());
+                    let mut shown = Shown::new(&self.owned, &sender);
+                    let Met { reader, writer, .. } = met;
+                    let served = async {
+                        tokio::select! {
+                            () = self.stopping.cancelled() => stopping(),
+                            fault = shown.run(first, reader) => fault,
+                        }
+                    };
+                    return Err(send_beside(served, &sender, writer).await);
+                }
                 message => return Err(LinkFault::Unexpected(message.kind()).into()),
             }
         }
@@ -273,23 +294,16 @@ impl LinkDoor {
             beaten.notify_one();
         };
         let mut answers = Answers::new(&*self.leading, &sender);
-        let sending = sender.run(&mut met.writer);
-        tokio::pin!(sending);
-        let fault = tokio::select! {
-            fault = &mut sending => return fault.into(),
-            () = self.stopping.cancelled() => stopping(),
-            fault = answers.run(&mut met.reader, on_beat) => fault,
-            fault = show(&mut *pictures, &sender, epoch) => fault,
-            fault = hear(&beaten) => fault,
+        let Met { reader, writer, .. } = met;
+        let served = async {
+            tokio::select! {
+                () = self.stopping.cancelled() => stopping(),
+                fault = answers.run(reader, on_beat) => fault,
+                fault = show(&mut *pictures, &sender, epoch) => fault,
+                fault = hear(&beaten) => fault,
+            }
         };
-        let Some(refusal) = fault.refusal() else {
-            return fault.into();
-        };
-        // Behind the frame that is being sent, which nothing may cut short.
-        sender.with(|outbox| outbox.end(Message::Refused(refusal)));
-        drop(timeout(LINK_ACCEPT_MAX, sending).await);
-        let is_told = true;
-        Cut { fault, is_told }
+        send_beside(served, &sender, writer).await
     }
 
     fn log(&self, met: &Met, fault: &LinkFault) {
@@ -329,6 +343,28 @@ impl From<LinkFault> for Cut {
         let is_told = false;
         Self { fault, is_told }
     }
+}
+
+/// Sends what is put into `sender` until what is `served` beside it ends, and then says why.
+async fn send_beside(
+    served: impl Future<Output = LinkFault>,
+    sender: &Sender,
+    writer: &mut MessageWriter,
+) -> Cut {
+    let sending = sender.run(writer);
+    tokio::pin!(sending);
+    let fault = tokio::select! {
+        fault = &mut sending => return fault.into(),
+        fault = served => fault,
+    };
+    let Some(refusal) = fault.refusal() else {
+        return fault.into();
+    };
+    // Behind the frame that is being sent, which nothing may cut short.
+    sender.with(|outbox| outbox.end(Message::Refused(refusal)));
+    drop(timeout(LINK_ACCEPT_MAX, sending).await);
+    let is_told = true;
+    Cut { fault, is_told }
 }
 
 /// What a talk that goes on until something is wrong has as its result.

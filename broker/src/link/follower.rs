@@ -1,26 +1,23 @@
 //! The follower's side of a link to the leader: calls go out, their answers and the leader's
 //! pictures come in.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use firn_coordinator::{FromLeader, LeaderLink, PeerError};
 use firn_proto::cluster::{Beat, CoordinatorError, Reply, Request};
-use firn_proto::limits::{
-    LINK_CALLS_MAX, LINK_MESSAGE_BYTES_MAX, LINK_QUEUE_BYTES_MAX, LINK_SILENCE_MAX,
-};
+use firn_proto::limits::{LINK_CALLS_MAX, LINK_MESSAGE_BYTES_MAX, LINK_SILENCE_MAX};
 use firn_proto::link::{Assembly, CallPart, Message, decode_reply, encode_request};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::figures::{Linked, PeerFigures};
+use super::asking::Asking;
+use super::figures::Linked;
 use super::opening::{Opened, peer_error};
 use super::outbox::Calls;
-use super::wire::{LinkFault, MessageReader, Sender};
+use super::wire::{LinkFault, MessageReader};
 
 /// A link to the leader. Dropping it ends it.
 pub(super) struct FollowerLink {
@@ -29,31 +26,14 @@ pub(super) struct FollowerLink {
     _tasks: JoinSet<()>,
 }
 
-/// What callers and the two tasks of a link share.
-struct Shared {
-    sender: Sender,
-    places: Arc<Semaphore>,
-    calls: Mutex<Waiting>,
-}
-
-/// Who waits for which answer.
-#[derive(Default)]
-struct Waiting {
-    next: u64,
-    callers: BTreeMap<u64, Caller>,
-    /// Why there will be no more answers.
-    broken: Option<LinkFault>,
-}
-
-struct Caller {
-    answer: oneshot::Sender<Result<Reply, CoordinatorError>>,
-    _place: OwnedSemaphorePermit,
-}
+/// What callers and the task of a link share.
+type Shared = Asking<Result<Reply, CoordinatorError>>;
 
 impl FollowerLink {
     /// Over a link whose other side has said that its pictures will come.
     pub(super) fn start(opened: Opened) -> Self {
-        let shared = Arc::new(Shared::new(opened.linked.peer()));
+        let shared = Shared::new(Calls::Asked, LINK_CALLS_MAX, opened.linked.peer());
+        let shared = Arc::new(shared);
         let (updates, received) = mpsc::channel(UPDATES_AHEAD);
         let mut tasks = JoinSet::new();
         tasks.spawn(run(Arc::clone(&shared), opened, updates));
@@ -68,7 +48,7 @@ impl FollowerLink {
 impl LeaderLink for FollowerLink {
     fn call(&self, request: Request) -> BoxFuture<'static, Result<Reply, CoordinatorError>> {
         let shared = Arc::clone(&self.shared);
-        async move { shared.call(request).await }.boxed()
+        async move { call(&shared, request).await }.boxed()
     }
 
     fn beat(&self, beat: Beat) {
@@ -127,7 +107,7 @@ async fn read(
         };
         let update = match message {
             Message::Answer(part) => {
-                if let Err(fault) = shared.answer(&mut answers, part) {
+                if let Err(fault) = answer(shared, &mut answers, part) {
                     return fault;
                 }
                 continue;
@@ -148,103 +128,27 @@ async fn read(
     }
 }
 
-impl Shared {
-    fn new(figures: Arc<PeerFigures>) -> Self {
-        Self {
-            sender: Sender::new(Calls::Asked, figures),
-            places: Arc::new(Semaphore::new(LINK_CALLS_MAX)),
-            calls: Mutex::default(),
-        }
+async fn call(shared: &Shared, request: Request) -> Result<Reply, CoordinatorError> {
+    let place = shared.place().await.map_err(|fault| lost(&fault))?;
+    let bytes = encode_request(&request);
+    let bytes = bytes.map_err(|e| CoordinatorError::Refused(e.to_string()))?;
+    drop(request);
+    if bytes.len() > LINK_MESSAGE_BYTES_MAX {
+        let (has, most) = (bytes.len(), LINK_MESSAGE_BYTES_MAX);
+        let reason = format!("the request has {has} bytes, the broker link takes {most}");
+        return Err(CoordinatorError::Refused(reason));
     }
+    let answered = shared.ask(place, bytes).await;
+    answered.map_err(|fault| lost(&fault))?
+}
 
-    async fn call(&self, request: Request) -> Result<Reply, CoordinatorError> {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        let place = place.map_err(|_| self.lost())?;
-        let bytes = encode_request(&request);
-        let bytes = bytes.map_err(|e| CoordinatorError::Refused(e.to_string()))?;
-        drop(request);
-        if bytes.len() > LINK_MESSAGE_BYTES_MAX {
-            let (has, most) = (bytes.len(), LINK_MESSAGE_BYTES_MAX);
-            let reason = format!("the request has {has} bytes, the broker link takes {most}");
-            return Err(CoordinatorError::Refused(reason));
-        }
-        let (answer, answered) = oneshot::channel();
-        let mut caller = Some(Caller {
-            answer,
-            _place: place,
-        });
-        loop {
-            let emptied = self.sender.emptied();
-            tokio::pin!(emptied);
-            emptied.as_mut().enable();
-            if self.put(&bytes, &mut caller)? {
-                break;
-            }
-            tracing::debug!(
-                most = LINK_QUEUE_BYTES_MAX,
-                "the link to the leader is full"
-            );
-            emptied.await;
-        }
-        answered.await.map_err(|_| self.lost())?
-    }
-
-    /// Lets a request go, if there is room: from then on its caller waits. A caller that gives up
-    /// before leaves nothing behind.
-    fn put(&self, bytes: &Bytes, caller: &mut Option<Caller>) -> Result<bool, CoordinatorError> {
-        let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fault) = &waiting.broken {
-            return Err(lost(fault));
-        }
-        let call = waiting.next;
-        let put = self.sender.with(|outbox| outbox.call(call, bytes.clone()));
-        if put.is_err() {
-            return Ok(false);
-        }
-        waiting.next += 1;
-        waiting
-            .callers
-            .extend(caller.take().map(|caller| (call, caller)));
-        Ok(true)
-    }
-
-    /// Hands an answer over, once it is whole.
-    fn answer(&self, answers: &mut Assembly, part: CallPart) -> Result<(), LinkFault> {
-        let Some((call, bytes)) = answers.take(part)? else {
-            return Ok(());
-        };
-        let reply = decode_reply(&bytes).map_err(|e| LinkFault::Call(e.to_string()))?;
-        let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let caller = waiting.callers.remove(&call);
-        let caller = caller.ok_or_else(|| {
-            LinkFault::Call(format!("call {call} is answered, which nobody has made"))
-        })?;
-        // Whoever asked may have given up.
-        drop(caller.answer.send(reply));
-        Ok(())
-    }
-
-    /// The link is broken: no answer will come any more.
-    fn fail(&self, fault: &LinkFault) {
-        let mut waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let fault = waiting.broken.get_or_insert_with(|| fault.clone()).clone();
-        let callers = std::mem::take(&mut waiting.callers);
-        drop(waiting);
-        for caller in callers.into_values() {
-            drop(caller.answer.send(Err(lost(&fault))));
-        }
-        self.places.close();
-        self.sender.emptied_for_good();
-    }
-
-    fn fault(&self) -> LinkFault {
-        let waiting = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.broken.clone().unwrap_or(LinkFault::Ended)
-    }
-
-    fn lost(&self) -> CoordinatorError {
-        lost(&self.fault())
-    }
+/// Hands an answer over, once it is whole.
+fn answer(shared: &Shared, answers: &mut Assembly, part: CallPart) -> Result<(), LinkFault> {
+    let Some((call, bytes)) = answers.take(part)? else {
+        return Ok(());
+    };
+    let reply = decode_reply(&bytes).map_err(|e| LinkFault::Call(e.to_string()))?;
+    shared.answer(call, reply)
 }
 
 fn lost(fault: &LinkFault) -> CoordinatorError {
@@ -255,24 +159,3 @@ fn lost(fault: &LinkFault) -> CoordinatorError {
 
 /// What the leader said that nobody has taken yet.
 const UPDATES_AHEAD: usize = 8;
-
-#[cfg(test)]
-mod tests {
-    use firn_proto::ids::Incarnation;
-    use futures::poll;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn who_gives_up_before_there_is_room_leaves_no_place_taken() {
-        let shared = Shared::new(Arc::default());
-        let all = Bytes::from(vec![0; LINK_QUEUE_BYTES_MAX]);
-        shared.sender.with(|outbox| outbox.call(77, all)).unwrap();
-        let request = Request::LeaveBroker(Incarnation(1));
-        let mut call = Box::pin(shared.call(request));
-        assert!(poll!(&mut call).is_pending());
-        assert_eq!(shared.places.available_permits(), LINK_CALLS_MAX - 1);
-        drop(call);
-        assert_eq!(shared.places.available_permits(), LINK_CALLS_MAX);
-    }
-}

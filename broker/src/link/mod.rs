@@ -16,25 +16,31 @@
 //! - `certificate.rs`: the key of this process, and whose certificate is taken
 //! - `registry.rs`: who belongs to the cluster
 //! - `opening.rs`: how a link begins; `wire.rs`: messages over it; `outbox.rs`: what goes next
-//! - `follower.rs`: the follower's side of a link
+//! - `asking.rs`: what is asked over one link; `follower.rs`: the follower's side of one
 //! - `door.rs`: the leader's side; `answers.rs`: what is asked there; `leading.rs`: who is asked
 //! - `figures.rs`: what of it is counted
+//! - `owners.rs`: what is asked of owners of partitions; `shown.rs`: what of them is shown to others
 //! - `peers.rs`: all of that for the coordinator; `probe.rs`, `process.rs`: what the kernel knows
 
 mod answers;
+mod asking;
 mod certificate;
 mod door;
 mod figures;
 mod follower;
 mod leading;
+#[cfg(test)]
+mod looks_tests;
 mod memory;
 mod opening;
 mod outbox;
+mod owners;
 mod peers;
 mod probe;
 mod process;
 mod quic;
 mod registry;
+mod shown;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -48,8 +54,10 @@ pub use figures::{LinkCollector, LinkFigures};
 pub use leading::{Leading, Pictures};
 pub use memory::{MemoryNetwork, MemoryTransport};
 pub use opening::{Introduction, decode_card, encode_card};
+pub use owners::{LinkOwners, LookError, Owners};
 pub use peers::LinkPeers;
 pub use process::own_proof;
 pub use quic::QuicTransport;
 pub use registry::{Registry, RegistryError};
+pub use shown::{Owned, Owning};
 pub use transport::{Accepted, ConnectError, LinkReader, LinkWriter, Transport};

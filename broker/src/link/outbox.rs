@@ -18,6 +18,10 @@ pub(super) enum Calls {
     Asked,
     /// Replies.
     Answered,
+    /// Questions to an owner.
+    Looks,
+    /// Its answers.
+    Sights,
 }
 
 /// See the module.
@@ -170,6 +174,8 @@ impl Outbox {
         match self.calls {
             Calls::Asked => Message::Call(part),
             Calls::Answered => Message::Answer(part),
+            Calls::Looks => Message::Look(part),
+            Calls::Sights => Message::Seen(part),
         }
     }
 }

@@ -260,6 +260,11 @@ impl Process {
 
     /// Takes links until the guard is dropped.
     pub(super) fn open(&self, leading: &Arc<FakeLeading>) -> DropGuard {
+        self.open_with(leading, Owned::default())
+    }
+
+    /// And shows what it owns.
+    pub(super) fn open_with(&self, leading: &Arc<FakeLeading>, owned: Owned) -> DropGuard {
         let door = LinkDoor::new(
             Arc::clone(&self.transport),
             Arc::clone(&self.registry),
@@ -267,7 +272,8 @@ impl Process {
             self.me.clone(),
             Arc::clone(&self.clock),
             Arc::clone(&self.figures),
-        );
+        )
+        .with_owned(owned);
         let stop = CancellationToken::new();
         tokio::spawn(Arc::new(door).serve(stop.clone()));
         stop.drop_guard()

@@ -28,8 +28,8 @@ use super::takeover;
 use crate::config::Config;
 use crate::error::FirnError;
 use crate::link::{
-    Introduction, LinkDoor, LinkFigures, LinkPeers, ProcessCertificate, QuicTransport, Registry,
-    Transport, encode_card,
+    Introduction, LinkDoor, LinkFigures, LinkOwners, LinkPeers, Owned, Owners, Owning,
+    ProcessCertificate, QuicTransport, Registry, Transport, encode_card,
 };
 
 /// What a process is in its cluster.
@@ -38,6 +38,8 @@ pub(super) struct Cluster {
     registry: Arc<Registry>,
     peers: LinkPeers,
     transport: Arc<dyn Transport>,
+    owners: Arc<dyn Owners>,
+    owned: Owned,
     close_door: CancellationToken,
     _close_door: DropGuard,
     door: Mutex<JoinHandle<()>>,
@@ -107,6 +109,13 @@ impl Cluster {
             clock: Arc::clone(&clock),
             entropy,
         });
+        let owners = LinkOwners::new(
+            Arc::clone(&transport),
+            me.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&figures),
+        );
+        let owned = Owned::default();
         let leading = Arc::new(coordinator.clone());
         let door = LinkDoor::new(
             Arc::clone(&transport),
@@ -115,7 +124,8 @@ impl Cluster {
             me,
             clock,
             figures,
-        );
+        )
+        .with_owned(Arc::clone(&owned));
         let close = CancellationToken::new();
         let door = tokio::spawn(Arc::new(door).serve(close.clone()));
         let cluster = Self {
@@ -123,6 +133,8 @@ impl Cluster {
             registry,
             peers: peers.clone(),
             transport,
+            owners: Arc::new(owners),
+            owned,
             close_door: close.clone(),
             _close_door: close.drop_guard(),
             door: Mutex::new(door),
@@ -158,6 +170,17 @@ impl Cluster {
             own: self.card.link.fingerprint,
             coordinator,
         }
+    }
+
+    /// Other processes, to be asked what may be read of their partitions.
+    pub(super) fn owners(&self) -> Arc<dyn Owners> {
+        Arc::clone(&self.owners)
+    }
+
+    /// From now on other processes are told what may be read of the partitions of this one.
+    pub(super) fn show(&self, owned: impl Owning) {
+        // there is one start
+        drop(self.owned.set(Arc::new(owned)));
     }
 
     /// Where other brokers reach this one.

@@ -1,5 +1,6 @@
 //! The members of a cluster, and a client that finds its way among them.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -7,8 +8,9 @@ use std::sync::Arc;
 
 use firn_broker::config::{Config, Pair, Profile, Source};
 use firn_broker::node::{Node, World};
-use firn_storage::bucket::Bucket;
 use firn_storage::bucket::testing::FaultStore;
+use firn_storage::bucket::{Bucket, BucketUsage, Purpose};
+use firn_storage::layout;
 use firn_storage::processes::registered;
 use firn_tests::client::{Client, code};
 use firn_tests::cluster::Brokers;
@@ -19,6 +21,7 @@ use tokio::runtime::Runtime;
 struct Member {
     runtime: Runtime,
     node: Node,
+    bucket: Bucket,
 }
 
 /// A cluster. Members keep their numbers when they are gone.
@@ -42,13 +45,28 @@ impl Members {
         members
     }
 
+    /// One in each of these racks, with these settings besides.
+    pub(crate) fn in_racks(racks: &[&str], settings: &[(&str, &str)]) -> Self {
+        let mut members = Self::start(0);
+        for rack in racks {
+            members.start_one(&[&[("broker.rack", *rack)], settings].concat());
+        }
+        members
+    }
+
     /// Starts one more, and waits until the others know of it.
     pub(crate) fn add(&mut self) {
-        self.add_with(None);
+        self.start_one(&[]);
     }
 
     /// [`Self::add`], of one that has a local WAL.
     pub(crate) fn add_with(&mut self, wal: Option<&Path>) {
+        let wal = wal.map(|wal| wal.display().to_string());
+        let wal = wal.as_deref().map(|wal| ("wal", wal));
+        self.start_one(wal.as_slice());
+    }
+
+    fn start_one(&mut self, settings: &[(&str, &str)]) {
         let machine = World::of_machine();
         let bucket = Bucket::from_store(
             Arc::new(self.store.clone()),
@@ -56,15 +74,18 @@ impl Members {
             Arc::clone(&machine.entropy),
         );
         let world = World {
-            bucket: Some(bucket),
+            bucket: Some(bucket.clone()),
             ..machine
         };
         let runtime = Runtime::new().unwrap();
-        let node = runtime
-            .block_on(Node::start_in(world, config(wal)))
-            .unwrap();
+        let node = runtime.block_on(Node::start_in(world, config(settings)));
+        let node = node.unwrap();
         let address = node.listeners()[0].bound;
-        self.members.push(Some(Member { runtime, node }));
+        self.members.push(Some(Member {
+            runtime,
+            node,
+            bucket,
+        }));
         self.addresses.push(address);
         let id = wait::until("the place of a new member", wait::PATIENCE, || {
             let mut ids = self.live().map(|(_, at)| {
@@ -81,16 +102,38 @@ impl Members {
 
     /// It is gone from one moment to the next.
     pub(crate) fn kill(&mut self, member: usize) {
-        let Member { runtime, node } = self.members[member].take().unwrap();
+        let Member { runtime, node, .. } = self.members[member].take().unwrap();
         drop(node);
         runtime.shutdown_background();
     }
 
     /// It stops in order.
     pub(crate) fn stop(&mut self, member: usize) {
-        let Member { runtime, node } = self.members[member].take().unwrap();
+        let Member { runtime, node, .. } = self.members[member].take().unwrap();
         runtime.block_on(node.stop()).unwrap();
         runtime.shutdown_background();
+    }
+
+    /// What becomes of the requests of all members.
+    pub(crate) fn store(&self) -> &FaultStore {
+        &self.store
+    }
+
+    /// What a member has asked of the bucket.
+    pub(crate) fn usage(&self, member: usize) -> BucketUsage {
+        self.members[member].as_ref().unwrap().bucket.usage()
+    }
+
+    /// The slots of all WALs that lie in the bucket, as member 0 sees it.
+    pub(crate) fn wal_slots(&self) -> BTreeSet<String> {
+        let Member {
+            runtime, bucket, ..
+        } = self.members[0].as_ref().unwrap();
+        let everything = layout::everything();
+        let listed = bucket.list(Purpose::Meta, &everything, None, 1000);
+        let listed = runtime.block_on(listed).unwrap();
+        let keys = listed.iter().map(|object| object.key.to_string());
+        keys.filter(|key| key.starts_with("wal/")).collect()
     }
 
     pub(crate) fn id(&self, member: usize) -> i32 {
@@ -188,14 +231,15 @@ fn numbers_of(records: &[StoredRecord]) -> Vec<i32> {
     numbers.collect()
 }
 
-fn config(wal: Option<&Path>) -> Arc<Config> {
-    let wal = wal.map_or_else(|| "none".to_owned(), |wal| wal.display().to_string());
+fn config(settings: &[(&str, &str)]) -> Arc<Config> {
     let pairs = [
         ("bucket", "memory://"),
         ("http", "127.0.0.1:0"),
         ("kafka", "127.0.0.1:0"),
-        ("wal", &wal),
+        ("wal", "none"),
     ];
+    let is_left = |(key, _): &&(&str, &str)| settings.iter().all(|(set, _)| set != key);
+    let pairs = pairs.iter().filter(is_left).chain(settings);
     let pairs = pairs.map(|(key, value)| Pair::new(key, value, Source::Override));
-    Arc::new(Config::new(Profile::Dev, pairs.to_vec()).unwrap())
+    Arc::new(Config::new(Profile::Dev, pairs.collect()).unwrap())
 }

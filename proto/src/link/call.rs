@@ -1,4 +1,5 @@
-//! Requests to the coordinator and its replies, cut into parts so that beats pass between them.
+//! Requests to the coordinator and its replies, cut into parts so that beats pass between them, as
+//! are questions to owners and their answers.
 //!
 //! Of the requests of a link, and of its replies, one at most is under way in several parts; those
 //! that fit one frame may come between these. Pure.
@@ -160,7 +161,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Result<Reply, CoordinatorError>, Cod
 
 /// What a value may claim to hold grows with the bytes that it comes in: an empty string takes one
 /// of them, and twenty-four in memory.
-fn decode<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+pub(super) fn decode<T: bincode::Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
     match bytes.len() {
         0..=0x1000 => codec::decode::<{ 0x1000 * EXPANSION_MAX }, T>(bytes),
         0x1001..=0x2_0000 => codec::decode::<{ 0x2_0000 * EXPANSION_MAX }, T>(bytes),

@@ -64,6 +64,10 @@ kinds! {
     AskHeard = 12 up to LINK_WORD_BYTES_MAX,
     /// Says it.
     Heard = 13 up to LINK_WORD_BYTES_MAX,
+    /// A part of a question to the owner of partitions.
+    Look = 14 up to LINK_FRAME_BYTES_MAX,
+    /// A part of its answer.
+    Seen = 15 up to LINK_FRAME_BYTES_MAX,
 }
 
 /// A whole frame.

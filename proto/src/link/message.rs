@@ -52,6 +52,10 @@ pub enum Message {
     AskHeard,
     /// See [`Kind::Heard`]; `None`: none since the process started.
     Heard(Option<Heard>),
+    /// See [`Kind::Look`].
+    Look(CallPart),
+    /// See [`Kind::Seen`].
+    Seen(CallPart),
 }
 
 /// Why a frame says nothing. The link is of no more use.
@@ -95,6 +99,8 @@ impl Message {
             Self::LeaderBeat(_) => Kind::LeaderBeat,
             Self::AskHeard => Kind::AskHeard,
             Self::Heard(_) => Kind::Heard,
+            Self::Look(_) => Kind::Look,
+            Self::Seen(_) => Kind::Seen,
         }
     }
 
@@ -108,7 +114,9 @@ impl Message {
             Self::Hello(hello) => codec::encode(hello),
             Self::Welcome(welcome) => codec::encode(welcome),
             Self::Refused(refusal) => codec::encode(refusal),
-            Self::Call(part) | Self::Answer(part) => return whole(kind, part.encode()),
+            Self::Call(part) | Self::Answer(part) | Self::Look(part) | Self::Seen(part) => {
+                return whole(kind, part.encode());
+            }
             Self::Follow(epoch) | Self::Following(epoch) => codec::encode(epoch),
             Self::Image(update) => codec::encode(update),
             Self::Journal(part) => codec::encode(part),
@@ -133,6 +141,8 @@ impl Message {
             Kind::Refused => hello(&body).map(Self::Refused),
             Kind::Call => return Ok(Self::Call(CallPart::decode(body)?)),
             Kind::Answer => return Ok(Self::Answer(CallPart::decode(body)?)),
+            Kind::Look => return Ok(Self::Look(CallPart::decode(body)?)),
+            Kind::Seen => return Ok(Self::Seen(CallPart::decode(body)?)),
             Kind::Follow => word(&body).map(Self::Follow),
             Kind::Following => word(&body).map(Self::Following),
             Kind::Image => part(&body).map(Self::Image),

@@ -9,9 +9,12 @@ use crate::cluster::{
     Beat, CoordinatorError, ImageUpdate, JournalAsk, JournalPart, LeaderBeat, Part, Reply, Request,
 };
 use crate::env::Mono;
-use crate::ids::{ClusterId, CoordinatorEpoch, Incarnation, Slot};
+use crate::ids::{
+    ClusterId, CoordinatorEpoch, Incarnation, LeaderEpoch, PartitionIndex, Slot, SlotPosition,
+    StreamId, TopicId, TopicPartition,
+};
 use crate::journal::JournalPosition;
-use crate::limits::{LINK_MESSAGE_BYTES_MAX, LINK_PART_BYTES_MAX};
+use crate::limits::{LINK_MESSAGE_BYTES_MAX, LINK_PART_BYTES_MAX, LOOK_PARTITIONS_MAX};
 
 fn part(bytes: &[u8]) -> Part {
     Part {
@@ -113,7 +116,85 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("ask_heard", Message::AskHeard),
         ("heard", Message::Heard(Some(heard))),
         ("heard_none", Message::Heard(None)),
+        (
+            "look",
+            Message::Look(call(5, false, encode_looks(&looks()).unwrap())),
+        ),
+        (
+            "seen",
+            Message::Seen(call(5, false, encode_sights(&sights()).unwrap())),
+        ),
     ]
+}
+
+fn looks() -> Looks {
+    Looks {
+        wait: Duration::from_millis(500),
+        bytes_min: 1,
+        read_committed: false,
+        partitions: vec![Look {
+            tp: TopicPartition {
+                topic: TopicId([0x70; 16]),
+                partition: PartitionIndex(3),
+            },
+            epoch: LeaderEpoch(5),
+            offset: 100,
+            bytes_max: 1024 * 1024,
+        }],
+    }
+}
+
+fn sights() -> Sights {
+    let run = SightRun {
+        at: SlotPosition {
+            stream: StreamId(7),
+            slot: Slot(40),
+        },
+        epoch: LeaderEpoch(5),
+        base_offset: 100,
+        last_offset: 109,
+        byte_start: 512,
+        byte_len: 900,
+        max_timestamp: 1_700_000_000_000,
+        flags: 0,
+    };
+    let sight = Sight {
+        log_start: 0,
+        archived_to: 60,
+        high_watermark: 110,
+        last_stable_offset: 110,
+        log_end: 120,
+        runs: vec![run],
+    };
+    vec![Some(sight), None]
+}
+
+#[test]
+fn questions_to_owners_and_their_answers_read_back() {
+    assert_eq!(decode_looks(&encode_looks(&looks()).unwrap()), Ok(looks()));
+    // As many as may be asked for at a time, of which the owner owns none.
+    for sights in [sights(), Sights::new(), vec![None; LOOK_PARTITIONS_MAX]] {
+        let bytes = encode_sights(&sights).unwrap();
+        assert_eq!(decode_sights(&bytes), Ok(sights));
+    }
+}
+
+#[test]
+fn a_question_about_many_partitions_goes_in_one_part() {
+    let most = Look {
+        tp: TopicPartition {
+            topic: TopicId([0xff; 16]),
+            partition: PartitionIndex(i32::MAX),
+        },
+        epoch: LeaderEpoch(i32::MAX),
+        offset: i64::MAX,
+        bytes_max: u32::MAX,
+    };
+    let looks = Looks {
+        partitions: vec![most; LOOK_PARTITIONS_MAX],
+        ..looks()
+    };
+    assert!(encode_looks(&looks).unwrap().len() <= LINK_PART_BYTES_MAX);
 }
 
 fn on_the_wire(message: &Message) -> Vec<u8> {

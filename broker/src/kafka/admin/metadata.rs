@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use firn_proto::cluster::{ClusterImage, NewTopic, Reply, Request, TopicImage, TopicKey};
 use firn_proto::error_code::ErrorCode;
-use firn_proto::ids::{BrokerId, TopicId};
+use firn_proto::ids::{BrokerId, PartitionIndex, TopicId};
 use firn_proto::kafka::metadata::{
     MetadataRequest, MetadataResponse, MetadataResponseBroker, MetadataResponsePartition,
     MetadataResponseTopic,
@@ -177,7 +177,7 @@ fn answer(
 fn shown(image: &ClusterImage, topic: &TopicImage, operations: bool) -> MetadataResponseTopic {
     let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| {
         let leader_id = view::leader(partition);
-        let replicas = view::replicas(image, topic, partition);
+        let replicas = view::replicas(image, topic, PartitionIndex(index), partition);
         let is_live = |id: &i32| image.brokers.contains_key(&BrokerId(*id));
         let (live, offline): (Vec<i32>, _) = replicas.iter().copied().partition(is_live);
         MetadataResponsePartition {

@@ -1,8 +1,8 @@
 //! Fetch (1), versions 4 to 18: reads record batches.
 //!
-//! - v4: isolation level. v7: sessions (KIP-227). v9: leader epochs (KIP-320). v11: racks, which
-//!   change nothing: only the owner serves. v12: diverging epochs. v13: topics by id. v16: where
-//!   new leaders are (KIP-951).
+//! - v4: isolation level. v7: sessions (KIP-227). v9: leader epochs (KIP-320). v11: racks: the owner
+//!   sends a client to a broker of its rack, which asks the owner what it may serve (KIP-392). v12:
+//!   diverging epochs. v13: topics by id. v16: where new leaders are (KIP-951).
 //!
 //! A request waits until `min_bytes` can be read or `max_wait_ms` is over; anything the client must
 //! know at once, an error or a diverging epoch, is answered at once. Records are taken whole and as
@@ -14,9 +14,10 @@
 
 mod answer;
 mod read;
+mod source;
 mod survey;
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use firn_proto::env::Mono;
@@ -27,13 +28,15 @@ use futures::FutureExt;
 use tokio::time::timeout;
 
 use self::answer::PartitionRead;
-use self::survey::{Readable, Surveyed, survey};
+use self::source::Source;
+use self::survey::{Readable, Reading, Surveyed, survey};
 use super::fetch_session::{FetchSessions, SessionError, SessionRequest, SessionTurn};
 use super::topic_rules::TopicRules;
 use crate::kafka::connection::Refusal;
 use crate::kafka::context::{Call, ConnectionState, Context};
 use crate::kafka::memory::Reserved;
 use crate::kafka::view;
+use crate::read_replica::{Question, Views};
 
 pub(super) use self::survey::visible_end;
 
@@ -93,9 +96,13 @@ pub async fn handle(
             .min(ctx.fetch_memory.answer_bytes_max()),
         min_bytes: bytes(request.min_bytes),
         read_committed: request.isolation_level == READ_COMMITTED,
+        connection: conn.id,
+        rack: Some(std::mem::take(&mut request.rack_id)).filter(|rack| !rack.is_empty()),
     };
     drop((request, of_request));
     let (reads, memory) = poll.run_while_leading(asking, partitions).await?;
+    let sent = reads.iter().filter(|read| read.preferred.is_some()).count();
+    ctx.metrics.replica_sent.inc_by(sent as u64);
     let names_leaders = reads.iter().any(|read| read.leader.is_some());
     let mut response = answer::response(&mut sessions(ctx), &turn, reads, poll.read_committed);
     response.responses.extend(unknown);
@@ -143,6 +150,9 @@ struct Poll<'a> {
     max_bytes: usize,
     min_bytes: usize,
     read_committed: bool,
+    connection: u64,
+    /// The client's rack, if it says.
+    rack: Option<String>,
 }
 
 impl Poll<'_> {
@@ -173,15 +183,15 @@ impl Poll<'_> {
         let mut held = asking;
         let (mut is_parked, mut is_crowded) = (false, false);
         let min_bytes = self.min_bytes.min(self.max_bytes);
+        let mut views = Views::default();
         loop {
-            let wanted = &self.turn.wanted;
-            let surveyed = survey(self.ctx, wanted, self.read_committed, min_bytes);
+            let surveyed = self.survey(min_bytes, &mut views).await;
             let available: usize = readable(&surveyed).map(|found| found.available).sum();
             let is_urgent = surveyed.iter().any(|found| found.read.is_urgent());
             let waited = self.ctx.clock.mono().since(self.began);
             let left = self.max_wait.saturating_sub(waited);
-            let is_over = left.is_zero() || is_crowded;
-            if is_urgent || available >= min_bytes || wanted.is_empty() || is_over {
+            let is_over = left.is_zero() || is_crowded || self.turn.wanted.is_empty();
+            if is_urgent || available >= min_bytes || is_over {
                 let room = self.reserve(&surveyed).await;
                 let (memory, max_bytes) = room.unwrap_or((held, self.max_bytes));
                 let reads = read::read_all(self.ctx, surveyed, max_bytes).await;
@@ -200,20 +210,65 @@ impl Poll<'_> {
                         Err(_) => is_crowded = true,
                     }
                     // Things may have moved meanwhile.
+                    views = Views::default();
                     continue;
                 }
             }
-            let seen: Vec<_> = surveyed
-                .into_iter()
-                .filter_map(|found| {
-                    let readable = found.readable?;
-                    Some((readable.partition, found.read.marks.high_watermark))
-                })
-                .collect();
-            let wait = self.ctx.partitions.wait(&seen, min_bytes - available);
-            drop(seen);
+            views = self.wait(surveyed, left, min_bytes - available).await;
+        }
+    }
+
+    /// Looks at what there is, after owners in other racks have been asked whom `views` knows nothing
+    /// of.
+    async fn survey(&self, min_bytes: usize, views: &mut Views) -> Vec<Surveyed> {
+        let reading = Reading {
+            connection: self.connection,
+            asked: self.began,
+            rack: self.rack.as_deref(),
+            committed: self.read_committed,
+            bytes_wanted: min_bytes,
+        };
+        loop {
+            let mut surveyed = survey(self.ctx, &self.turn.wanted, &reading, views);
+            let unseen = surveyed.iter_mut().filter_map(|found| found.unseen.take());
+            let unseen: Vec<Question> = unseen.collect();
+            if unseen.is_empty() {
+                return surveyed;
+            }
+            drop(surveyed);
+            let readers = &self.ctx.readers;
+            views.extend(readers.look_now(unseen, self.read_committed).await);
+        }
+    }
+
+    /// Waits until there are `missing` bytes more, here or in another rack, for as long as is `left`.
+    /// What the owner there has said then is the newest.
+    async fn wait(&self, surveyed: Vec<Surveyed>, left: Duration, missing: usize) -> Views {
+        let mut questions = Vec::new();
+        let mut seen = Vec::new();
+        for found in &surveyed {
+            let Some(readable) = &found.readable else {
+                continue;
+            };
+            match &readable.source {
+                Source::Owned(partition) => {
+                    seen.push((Arc::clone(partition), found.read.marks.high_watermark));
+                }
+                Source::Followed(..) => questions.extend(readable.question()),
+            }
+        }
+        drop(surveyed);
+        let wait = self.ctx.partitions.wait(&seen, missing);
+        drop(seen);
+        if questions.is_empty() {
             // Woken or not, what there is decides.
             let _ = timeout(left, wait.ready()).await;
+            return Views::default();
+        }
+        let readers = &self.ctx.readers;
+        tokio::select! {
+            () = wait.ready() => Views::default(),
+            views = readers.look_first(questions, left, missing, self.read_committed) => views,
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) struct PartitionRead {
     pub(super) diverging: Option<EpochEnd>,
     /// Who leads the partition, if not this broker or not in the epoch that the client named.
     pub(super) leader: Option<LeaderIdAndEpoch>,
+    /// The broker of the client's rack that it is to read from.
+    pub(super) preferred: Option<i32>,
 }
 
 impl PartitionRead {
@@ -48,6 +50,7 @@ impl PartitionRead {
             records: Vec::new(),
             diverging: None,
             leader: None,
+            preferred: None,
         }
     }
 
@@ -58,7 +61,7 @@ impl PartitionRead {
 
     /// Whether the client must be told at once.
     pub(super) fn is_urgent(&self) -> bool {
-        self.error.is_error() || self.diverging.is_some()
+        self.error.is_error() || self.diverging.is_some() || self.preferred.is_some()
     }
 }
 
@@ -217,6 +220,7 @@ fn partition_data(partition: i32, read: PartitionRead, read_committed: bool) -> 
         current_leader: read.leader.unwrap_or_default(),
         // No transaction is ever aborted while none can be begun.
         aborted_transactions: read_committed.then(Vec::new),
+        preferred_read_replica: read.preferred.unwrap_or(-1),
         records: Some(read.records.into()),
         ..PartitionData::default()
     }

@@ -15,6 +15,7 @@ use firn_storage::state::RunRef;
 use futures::StreamExt;
 
 use super::answer::PartitionRead;
+use super::source::Source;
 use super::survey::{Readable, Surveyed};
 use crate::kafka::context::Context;
 use crate::kafka::data::topic_rules::TopicRules;
@@ -73,12 +74,18 @@ pub(super) async fn read_all(
     };
     let mut reads = Vec::with_capacity(surveyed.len());
     let mut cold = Vec::new();
-    for (index, Surveyed { mut read, readable }) in surveyed.into_iter().enumerate() {
+    for (
+        index,
+        Surveyed {
+            mut read, readable, ..
+        },
+    ) in surveyed.into_iter().enumerate()
+    {
         let readable = readable.filter(|readable| readable.available > 0 && !budget.is_spent());
         if let Some(readable) = readable {
             let share = budget.share(readable.max_bytes);
             // what is durable by now was in the tail before
-            let ahead = ahead(&readable, readable.offset, share);
+            let ahead = ahead(&readable.source, &readable, readable.offset, share);
             match ahead.or_else(|| ctx.reader.read_hot(&request(&readable, share, &[]))) {
                 Some(outcome) => {
                     budget.spend(outcome.bytes);
@@ -115,7 +122,7 @@ async fn read_cold(ctx: &Context, cold: Vec<Cold>, reads: &mut [PartitionRead]) 
                 count(ctx, &cold.readable, read);
             }
             Err(error) => {
-                let tp = cold.readable.partition.tp();
+                let tp = cold.readable.source.tp();
                 tracing::warn!(%tp, offset = cold.readable.offset, %error, "a read failed");
                 read.error = error.code();
             }
@@ -125,11 +132,12 @@ async fn read_cold(ctx: &Context, cold: Vec<Cold>, reads: &mut [PartitionRead]) 
 
 /// Reads from objects. What has moved since its place was looked up is looked up again.
 async fn read_one(ctx: &Context, cold: &Cold) -> Result<ReadOutcome, Unreadable> {
-    let tp = cold.readable.partition.tp();
+    let mut source = cold.readable.source.clone();
+    let tp = source.tp();
     let mut offset = cold.readable.offset;
     let mut looks = 0;
     loop {
-        let outcome = Box::pin(read_at(ctx, cold, offset)).await;
+        let outcome = Box::pin(read_at(ctx, cold, &source, offset)).await;
         match outcome {
             Err(error) => {
                 ctx.segments.forget(tp);
@@ -146,25 +154,31 @@ async fn read_one(ctx: &Context, cold: &Cold) -> Result<ReadOutcome, Unreadable>
             }
             Ok(read) => return Ok(read),
         }
+        source = source.again(ctx, offset, cold.share.bytes).await;
     }
 }
 
 /// Reads from where `offset` is now.
-async fn read_at(ctx: &Context, cold: &Cold, offset: i64) -> Result<ReadOutcome, Unreadable> {
+async fn read_at(
+    ctx: &Context,
+    cold: &Cold,
+    source: &Source,
+    offset: i64,
+) -> Result<ReadOutcome, Unreadable> {
     let Cold {
         readable, share, ..
     } = cold;
-    let tp = readable.partition.tp();
-    let bounds = readable.partition.bounds();
+    let tp = source.tp();
+    let bounds = source.bounds();
     if offset < bounds.log_start {
         let log_start = bounds.log_start;
         return Err(Unreadable::Deleted { tp, log_start });
     }
-    if let Some(outcome) = ahead(readable, offset, *share) {
+    if let Some(outcome) = ahead(source, readable, offset, *share) {
         return Ok(outcome);
     }
     if offset >= bounds.archived_to {
-        let runs = readable.partition.runs(offset, readable.end, share.bytes);
+        let runs = source.runs(offset, readable.end, share.bytes);
         let request = ReadRequest {
             offset,
             ..request(readable, *share, &runs)
@@ -201,15 +215,14 @@ fn codec(ctx: &Context, tp: TopicPartition) -> TargetCodec {
 }
 
 /// What is visible from `offset` on and in no slot yet.
-fn ahead(readable: &Readable, offset: i64, share: Share) -> Option<ReadOutcome> {
+fn ahead(source: &Source, readable: &Readable, offset: i64, share: Share) -> Option<ReadOutcome> {
     let span = (offset, readable.end);
-    let partition = &readable.partition;
-    partition.read_ahead(span, share.bytes, share.first_in_any_case)
+    source.read_ahead(span, share.bytes, share.first_in_any_case)
 }
 
 fn request<'a>(readable: &Readable, share: Share, runs: &'a [RunRef]) -> ReadRequest<'a> {
     ReadRequest {
-        tp: readable.partition.tp(),
+        tp: readable.source.tp(),
         offset: readable.offset,
         end: readable.end,
         max_bytes: share.bytes,
@@ -222,6 +235,9 @@ fn count(ctx: &Context, readable: &Readable, read: &PartitionRead) {
     let bytes = read.bytes() as u64;
     if bytes > 0 {
         ctx.metrics.topic(&readable.topic).bytes_out.inc_by(bytes);
+    }
+    if matches!(readable.source, Source::Followed(..)) {
+        ctx.metrics.replica_bytes_out.inc_by(bytes);
     }
 }
 

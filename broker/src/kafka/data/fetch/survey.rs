@@ -1,19 +1,22 @@
 //! What a Fetch could read, before anything is read: where each partition is, whether the client's
 //! view of it holds, and how much is visible there.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use firn_proto::cluster::{ClusterImage, TopicImage, TopicKey};
+use firn_proto::env::Mono;
 use firn_proto::error_code::ErrorCode;
-use firn_proto::ids::PartitionIndex;
+use firn_proto::ids::{LeaderEpoch, PartitionIndex, TopicPartition};
 use firn_proto::kafka::leaders::LeaderIdAndEpoch;
 
 use super::answer::PartitionRead;
+use super::source::Source;
 use crate::kafka::context::Context;
 use crate::kafka::data::epochs;
 use crate::kafka::data::fetch_session::{Marks, Wanted};
 use crate::kafka::data::locate::{self, Misplaced, TopicRef};
 use crate::partition::{Bounds, Partition};
+use crate::read_replica::{Followed, Question, Views, choice};
 
 /// One partition of a turn.
 pub(super) struct Surveyed {
@@ -21,12 +24,28 @@ pub(super) struct Surveyed {
     pub(super) read: PartitionRead,
     /// The partition, unless something is wrong.
     pub(super) readable: Option<Readable>,
+    /// What its owner has to be asked before anything is known of it.
+    pub(super) unseen: Option<Question>,
+}
+
+/// Who reads, and how.
+pub(super) struct Reading<'a> {
+    /// The client's connection.
+    pub(super) connection: u64,
+    /// When it asked.
+    pub(super) asked: Mono,
+    /// The client's rack, if it says.
+    pub(super) rack: Option<&'a str>,
+    /// Only what belongs to no unfinished transaction.
+    pub(super) committed: bool,
+    /// How many bytes it takes to answer.
+    pub(super) bytes_wanted: usize,
 }
 
 /// A partition that can be read.
 pub(super) struct Readable {
     /// The partition.
-    pub(super) partition: Arc<Partition>,
+    pub(super) source: Source,
     /// Its topic's name, for metrics.
     pub(super) topic: Arc<str>,
     /// The first offset wanted.
@@ -43,40 +62,48 @@ impl Readable {
     /// About how many bytes of `bytes` there are from the offset on, and of the first run or batch of
     /// them.
     pub(super) fn bytes_there(&self, bytes: usize) -> (usize, usize) {
-        if self.offset < self.partition.bounds().archived_to {
+        if self.offset < self.source.bounds().archived_to {
             return (bytes, usize::MAX);
         }
-        self.partition.bytes_there(self.offset, self.end, bytes)
+        self.source.bytes_there(self.offset, self.end, bytes)
+    }
+
+    /// What the owner is asked for more of it, if that is another process.
+    pub(super) fn question(&self) -> Option<Question> {
+        match &self.source {
+            Source::Owned(_) => None,
+            Source::Followed(followed, _) => Some(Question {
+                followed: followed.clone(),
+                offset: self.offset,
+                bytes_max: self.max_bytes,
+                available: self.available,
+            }),
+        }
     }
 }
 
-/// Looks at each partition of a turn. `bytes_wanted` is how many bytes it takes to answer.
+/// Looks at each partition of a turn. `views` is what owners of other racks have said.
 pub(super) fn survey(
     ctx: &Context,
     wanted: &[Wanted],
-    read_committed: bool,
-    bytes_wanted: usize,
+    reading: &Reading<'_>,
+    views: &Views,
 ) -> Vec<Surveyed> {
     let image = ctx.image.borrow().clone();
-    wanted
-        .iter()
-        .map(|wanted| {
-            let look = Look {
-                ctx,
-                image: &image,
-                read_committed,
-                bytes_wanted,
-            };
-            look.at(wanted)
-        })
-        .collect()
+    let look = Look {
+        ctx,
+        image: &image,
+        reading,
+        views,
+    };
+    wanted.iter().map(|wanted| look.at(wanted)).collect()
 }
 
 struct Look<'a> {
     ctx: &'a Context,
     image: &'a ClusterImage,
-    read_committed: bool,
-    bytes_wanted: usize,
+    reading: &'a Reading<'a>,
+    views: &'a Views,
 }
 
 impl Look<'_> {
@@ -91,17 +118,82 @@ impl Look<'_> {
         };
         match locate::partition(self.ctx, topic, wanted.partition) {
             Ok(partition) => self.owned(topic, partition, wanted),
-            Err(misplaced) => failed(elsewhere(misplaced)),
+            Err(misplaced) => match self.followed(topic, wanted) {
+                Some(followed) => self.followed_at(topic, followed, misplaced, wanted),
+                None => failed(elsewhere(misplaced)),
+            },
         }
     }
 
     fn owned(&self, topic: &TopicImage, partition: Arc<Partition>, wanted: &Wanted) -> Surveyed {
-        let bounds = partition.bounds();
-        if let Err(code) = epochs::check_current(bounds.epoch, wanted.current_leader_epoch) {
-            let mut read = PartitionRead::failed(code);
-            read.leader = locate::leader(topic, wanted.partition).map(leader);
-            return failed(read);
+        let tp = partition.tp();
+        if let Some(refused) = refused(topic, partition.epoch(), wanted) {
+            return failed(refused);
         }
+        let mut surveyed = self.seen(topic, Source::Owned(partition), wanted);
+        if surveyed.readable.is_some()
+            && let Some(reader) = self.reader(topic, tp)
+        {
+            surveyed.read.preferred = Some(reader);
+            surveyed.readable = None;
+        }
+        surveyed
+    }
+
+    /// The broker of its rack that the client is sent to.
+    fn reader(&self, topic: &TopicImage, tp: TopicPartition) -> Option<i32> {
+        let (ctx, rack) = (self.ctx, self.reading.rack?);
+        let reader = choice::reader(self.image, topic, tp.partition, ctx.broker, rack)?;
+        let mut sent_away = ctx.sent_away.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_sent = sent_away.send(self.reading.connection, tp, self.reading.asked);
+        is_sent.then_some(reader.0)
+    }
+
+    /// The partition as that of another broker, if this one reads it for clients of the rack.
+    fn followed(&self, topic: &TopicImage, wanted: &Wanted) -> Option<Followed> {
+        let index = PartitionIndex(wanted.partition);
+        let partition = topic.partition(index)?;
+        let (own, rack) = (self.ctx.broker, self.reading.rack?);
+        let owner = choice::read_by(self.image, topic, partition.owner?, own, rack)?;
+        Some(Followed {
+            tp: TopicPartition {
+                topic: topic.id,
+                partition: index,
+            },
+            epoch: partition.epoch,
+            owner: Arc::new(owner),
+        })
+    }
+
+    fn followed_at(
+        &self,
+        topic: &TopicImage,
+        followed: Followed,
+        misplaced: Misplaced,
+        wanted: &Wanted,
+    ) -> Surveyed {
+        if let Some(refused) = refused(topic, followed.epoch, wanted) {
+            return failed(refused);
+        }
+        match self.views.of(&followed) {
+            Some(Some(view)) => self.seen(topic, Source::Followed(followed, view), wanted),
+            // The owner is where the client gets on.
+            Some(None) => failed(elsewhere(misplaced)),
+            None => Surveyed {
+                unseen: Some(Question {
+                    followed,
+                    offset: wanted.fetch_offset,
+                    bytes_max: usize::try_from(wanted.max_bytes).unwrap_or(0),
+                    available: 0,
+                }),
+                ..failed(PartitionRead::failed(ErrorCode::None))
+            },
+        }
+    }
+
+    /// Whether what the client has read lies in the log, and what there is behind it.
+    fn seen(&self, topic: &TopicImage, source: Source, wanted: &Wanted) -> Surveyed {
+        let bounds = source.bounds();
         let mut read = PartitionRead {
             marks: marks(&bounds),
             ..PartitionRead::failed(ErrorCode::None)
@@ -125,11 +217,11 @@ impl Look<'_> {
         if read.is_urgent() {
             return failed(read);
         }
-        let end = visible_end(&bounds, self.read_committed);
+        let end = visible_end(&bounds, self.reading.committed);
         let max_bytes = usize::try_from(wanted.max_bytes).unwrap_or(0);
-        let available = self.available(&partition, wanted.fetch_offset, end, max_bytes);
+        let available = self.available(&source, wanted.fetch_offset, end, max_bytes);
         let readable = Readable {
-            partition,
+            source,
             topic: Arc::clone(&topic.name),
             offset: wanted.fetch_offset,
             end,
@@ -139,25 +231,36 @@ impl Look<'_> {
         Surveyed {
             read,
             readable: Some(readable),
+            unseen: None,
         }
     }
 
     /// One byte stands for any number of them where nobody wants more.
-    fn available(&self, partition: &Partition, offset: i64, end: i64, max_bytes: usize) -> usize {
+    fn available(&self, source: &Source, offset: i64, end: i64, max_bytes: usize) -> usize {
         if offset >= end {
             return 0;
         }
-        if self.bytes_wanted <= 1 {
+        let bytes_wanted = self.reading.bytes_wanted;
+        if bytes_wanted <= 1 {
             return 1;
         }
-        if offset < partition.bounds().archived_to {
+        if offset < source.bounds().archived_to {
             // Whoever is that far behind waits for nothing.
-            return self.bytes_wanted.min(max_bytes).max(1);
+            return bytes_wanted.min(max_bytes).max(1);
         }
-        let wanted = self.bytes_wanted.min(max_bytes);
-        let (bytes, _) = partition.bytes_there(offset, end, wanted);
+        let wanted = bytes_wanted.min(max_bytes);
+        let (bytes, _) = source.bytes_there(offset, end, wanted);
         bytes.max(1)
     }
+}
+
+/// What a client is told whose epoch is not that of the partition.
+fn refused(topic: &TopicImage, epoch: LeaderEpoch, wanted: &Wanted) -> Option<PartitionRead> {
+    let code = epochs::check_current(epoch, wanted.current_leader_epoch).err()?;
+    Some(PartitionRead {
+        leader: locate::leader(topic, wanted.partition).map(leader),
+        ..PartitionRead::failed(code)
+    })
 }
 
 /// Where a reader of the given isolation level must stop.
@@ -173,6 +276,7 @@ fn failed(read: PartitionRead) -> Surveyed {
     Surveyed {
         read,
         readable: None,
+        unseen: None,
     }
 }
 

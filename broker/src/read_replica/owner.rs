@@ -1,0 +1,184 @@
+//! What an owner tells brokers of other racks about its partitions.
+
+use std::sync::Arc;
+
+use firn_coordinator::Coordinator;
+use firn_proto::cluster::ClusterImage;
+use firn_proto::env::Clock;
+use firn_proto::ids::Incarnation;
+use firn_proto::limits::{LOOK_RUNS_MAX, LOOK_WAIT_MAX, READ_RUNS_MAX};
+use firn_proto::link::{Look, Looks, Sight, SightRun, Sights};
+use firn_storage::state::RunRef;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::link::Owning;
+use crate::partition::{Partition, Partitions};
+
+/// The partitions of this process, as others may look at them. Cheap to clone.
+#[derive(Clone)]
+pub struct OwnedPartitions {
+    partitions: Arc<Partitions>,
+    incarnation: Incarnation,
+    coordinator: Coordinator,
+    image: watch::Receiver<Arc<ClusterImage>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Owning for OwnedPartitions {
+    fn look(&self, looks: Looks) -> BoxFuture<'static, Sights> {
+        self.clone().answer(looks).boxed()
+    }
+}
+
+/// What there is at one moment.
+struct Seen {
+    sights: Sights,
+    /// What was looked at, up to which high watermark.
+    partitions: Vec<(Arc<Partition>, i64)>,
+    /// About how many bytes there are to read.
+    available: usize,
+    /// The reader must know at once: something is not owned here, or no offset of it.
+    is_urgent: bool,
+}
+
+impl OwnedPartitions {
+    /// The partitions of the process of `incarnation`.
+    pub fn new(
+        partitions: Arc<Partitions>,
+        incarnation: Incarnation,
+        coordinator: Coordinator,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            partitions,
+            incarnation,
+            image: coordinator.image(),
+            coordinator,
+            clock,
+        }
+    }
+
+    /// The answer, under the rules for an answer to a client of this broker: who does not hear from
+    /// the leader says nothing.
+    async fn answer(self, looks: Looks) -> Sights {
+        if !self.may_read().await {
+            return Sights::new();
+        }
+        let sights = self.wait(&looks).await;
+        // While it waited, this process may have stood still, and another may own them.
+        match self.may_read().await {
+            true => sights,
+            false => Sights::new(),
+        }
+    }
+
+    async fn may_read(&self) -> bool {
+        let asked = self.coordinator.may_read(self.clock.mono()).await;
+        asked.is_ok()
+    }
+
+    async fn wait(&self, looks: &Looks) -> Sights {
+        let began = self.clock.mono();
+        let wait = looks.wait.min(LOOK_WAIT_MAX);
+        let wanted = usize::try_from(looks.bytes_min).unwrap_or(usize::MAX);
+        loop {
+            let seen = self.see(looks);
+            let left = wait.saturating_sub(self.clock.mono().since(began));
+            if seen.is_urgent || seen.available >= wanted || left.is_zero() {
+                return seen.sights;
+            }
+            let missing = wanted - seen.available;
+            let wait = self.partitions.wait(&seen.partitions, missing);
+            drop(seen);
+            // Woken or not, what there is decides.
+            let _ = timeout(left, wait.ready()).await;
+        }
+    }
+
+    fn see(&self, looks: &Looks) -> Seen {
+        let image = self.image.borrow().clone();
+        let mut seen = Seen {
+            sights: Vec::with_capacity(looks.partitions.len()),
+            partitions: Vec::new(),
+            available: 0,
+            is_urgent: false,
+        };
+        let mut runs_left = LOOK_RUNS_MAX;
+        for look in &looks.partitions {
+            let Some(partition) = self.owned(&image, look) else {
+                seen.is_urgent = true;
+                seen.sights.push(None);
+                continue;
+            };
+            // First: what becomes visible meanwhile is looked at again.
+            let looked_to = partition.bounds().high_watermark;
+            let (sight, end) = sight(&partition, look, looks.read_committed, runs_left);
+            runs_left -= sight.runs.len();
+            seen.is_urgent |= look.offset < sight.log_start || look.offset > sight.log_end;
+            let available = match look.offset < sight.archived_to.min(end) {
+                // Whoever is that far behind waits for nothing.
+                true => usize::MAX,
+                false => sight.runs.iter().map(|run| run.byte_len as usize).sum(),
+            };
+            seen.available = seen.available.saturating_add(available);
+            seen.partitions.push((partition, looked_to));
+            seen.sights.push(Some(sight));
+        }
+        seen
+    }
+
+    /// The partition, if this process owns it in the epoch that the reader names.
+    fn owned(&self, image: &ClusterImage, look: &Look) -> Option<Arc<Partition>> {
+        let known = image.topic(look.tp.topic)?.partition(look.tp.partition)?;
+        let is_own = known
+            .owner
+            .is_some_and(|owner| owner.incarnation == self.incarnation);
+        let open = self.partitions.find_tp(look.tp);
+        open.filter(|open| is_own && known.epoch == look.epoch && open.epoch() == look.epoch)
+    }
+}
+
+/// What a reader may know of a partition, with up to `runs_max` runs; and where it must stop.
+fn sight(partition: &Partition, look: &Look, committed: bool, runs_max: usize) -> (Sight, i64) {
+    let bounds = partition.bounds();
+    // Others have nothing but the bucket.
+    let high_watermark = bounds.high_watermark.min(bounds.durable_end);
+    let last_stable_offset = bounds.last_stable_offset.min(bounds.durable_end);
+    let end = match committed {
+        true => last_stable_offset,
+        false => high_watermark,
+    };
+    let offset = look.offset.max(bounds.archived_to);
+    let bytes = usize::try_from(look.bytes_max).unwrap_or(usize::MAX);
+    let mut runs = match offset < end {
+        true => partition.runs(offset, end, bytes),
+        false => Vec::new(),
+    };
+    runs.truncate(READ_RUNS_MAX.min(runs_max));
+    let sight = Sight {
+        log_start: bounds.log_start,
+        archived_to: bounds.archived_to,
+        high_watermark,
+        last_stable_offset,
+        log_end: bounds.log_end,
+        runs: runs.iter().map(told).collect(),
+    };
+    (sight, end)
+}
+
+fn told(found: &RunRef) -> SightRun {
+    let RunRef { at, run } = *found;
+    SightRun {
+        at,
+        epoch: run.epoch,
+        base_offset: run.base_offset,
+        last_offset: run.last_offset,
+        byte_start: run.byte_start,
+        byte_len: run.byte_len,
+        max_timestamp: run.max_timestamp,
+        flags: run.flags.0,
+    }
+}
