@@ -6,12 +6,16 @@
 //!
 //! Choices: a topic that was just made is answered with its partitions at once; while the journal
 //! does not answer, soon with LEADER_NOT_AVAILABLE, so that the client learns of its other topics.
-//! Brokers are shown at the address of the listener the client came in on.
+//! Brokers are shown at the address of the listener the client came in on. A broker that has heard
+//! too long of no leader does not say that it leads: whoever asks goes on to the others, which may
+//! know better, and does not send it again what it cannot acknowledge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use firn_proto::cluster::{ClusterImage, NewTopic, Reply, Request, TopicImage, TopicKey};
+use firn_proto::cluster::{
+    ClusterImage, NewTopic, PartitionImage, Reply, Request, TopicImage, TopicKey,
+};
 use firn_proto::error_code::ErrorCode;
 use firn_proto::ids::{BrokerId, PartitionIndex, TopicId};
 use firn_proto::kafka::metadata::{
@@ -46,17 +50,17 @@ pub async fn handle(
             image = ctx.image.borrow().clone();
         }
     }
-    let operations = request.include_topic_authorized_operations;
+    let known = Known {
+        image: &image,
+        without: without(ctx, &image),
+        operations: request.include_topic_authorized_operations,
+    };
     let topics = if all {
-        image
-            .topics
-            .values()
-            .map(|topic| shown(&image, topic, operations))
-            .collect()
+        let all = image.topics.values();
+        all.map(|topic| known.shown(topic)).collect()
     } else {
-        keys.iter()
-            .map(|key| answer(&image, key, &refused, operations))
-            .collect()
+        let keys = keys.iter();
+        keys.map(|key| known.answer(key, &refused)).collect()
     };
     MetadataResponse {
         brokers: view::endpoints(ctx, conn, &image)
@@ -145,65 +149,90 @@ async fn create(ctx: &Context, names: Vec<String>) -> BTreeMap<String, ErrorCode
     refused.collect()
 }
 
-fn answer(
-    image: &ClusterImage,
-    key: &TopicKey,
-    refused: &BTreeMap<String, ErrorCode>,
-    operations: bool,
-) -> MetadataResponseTopic {
-    if let Some(topic) = view::topic(image, key) {
-        return shown(image, topic, operations);
-    }
-    let (error_code, name, topic_id) = match key {
-        TopicKey::Id(id) => (ErrorCode::UnknownTopicId, None, *id),
-        TopicKey::Name(name) => {
-            let code = match check_topic_name(name) {
-                Err(_) => ErrorCode::InvalidTopicException,
-                Ok(()) => *refused
-                    .get(&**name)
-                    .unwrap_or(&ErrorCode::UnknownTopicOrPartition),
-            };
-            (code, Some(name.to_string()), TopicId::ZERO)
-        }
-    };
-    MetadataResponseTopic {
-        error_code,
-        name,
-        topic_id,
-        ..MetadataResponseTopic::default()
-    }
+/// This broker, if another may own by now what the picture says is its own. Of one that is alone
+/// nobody knows better.
+fn without(ctx: &Context, image: &ClusterImage) -> Option<BrokerId> {
+    let others = image.brokers.keys().any(|broker| *broker != ctx.broker);
+    let is_doubtful = others && !ctx.coordinator.is_read(ctx.clock.mono());
+    is_doubtful.then_some(ctx.broker)
 }
 
-fn shown(image: &ClusterImage, topic: &TopicImage, operations: bool) -> MetadataResponseTopic {
-    let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| {
-        let leader_id = view::leader(partition);
-        let replicas = view::replicas(image, topic, PartitionIndex(index), partition);
-        let is_live = |id: &i32| image.brokers.contains_key(&BrokerId(*id));
-        let (live, offline): (Vec<i32>, _) = replicas.iter().copied().partition(is_live);
-        MetadataResponsePartition {
-            error_code: if leader_id < 0 {
-                ErrorCode::LeaderNotAvailable
-            } else {
-                ErrorCode::None
-            },
-            partition_index: index,
-            leader_id,
-            leader_epoch: partition.epoch.0,
-            isr_nodes: live,
-            offline_replicas: offline,
-            replica_nodes: replicas,
+/// What is told of topics.
+struct Known<'a> {
+    image: &'a ClusterImage,
+    /// Not told to lead anything.
+    without: Option<BrokerId>,
+    operations: bool,
+}
+
+impl Known<'_> {
+    fn answer(
+        &self,
+        key: &TopicKey,
+        refused: &BTreeMap<String, ErrorCode>,
+    ) -> MetadataResponseTopic {
+        if let Some(topic) = view::topic(self.image, key) {
+            return self.shown(topic);
         }
-    });
-    MetadataResponseTopic {
-        name: Some(topic.name.to_string()),
-        topic_id: topic.id,
-        partitions: partitions.collect(),
-        topic_authorized_operations: if operations {
-            TOPIC_OPERATIONS
-        } else {
-            OPERATIONS_NOT_ASKED
-        },
-        ..MetadataResponseTopic::default()
+        let (error_code, name, topic_id) = match key {
+            TopicKey::Id(id) => (ErrorCode::UnknownTopicId, None, *id),
+            TopicKey::Name(name) => {
+                let code = match check_topic_name(name) {
+                    Err(_) => ErrorCode::InvalidTopicException,
+                    Ok(()) => *refused
+                        .get(&**name)
+                        .unwrap_or(&ErrorCode::UnknownTopicOrPartition),
+                };
+                (code, Some(name.to_string()), TopicId::ZERO)
+            }
+        };
+        MetadataResponseTopic {
+            error_code,
+            name,
+            topic_id,
+            ..MetadataResponseTopic::default()
+        }
+    }
+
+    fn shown(&self, topic: &TopicImage) -> MetadataResponseTopic {
+        let partitions = (0..).zip(&topic.partitions);
+        let partitions = partitions.map(|(index, partition)| {
+            let replicas = view::replicas(self.image, topic, PartitionIndex(index), partition);
+            let is_live = |id: &i32| self.image.brokers.contains_key(&BrokerId(*id));
+            let (live, offline): (Vec<i32>, _) = replicas.iter().copied().partition(is_live);
+            let leader_id = self.leader(partition);
+            MetadataResponsePartition {
+                error_code: if leader_id < 0 {
+                    ErrorCode::LeaderNotAvailable
+                } else {
+                    ErrorCode::None
+                },
+                partition_index: index,
+                leader_id,
+                leader_epoch: partition.epoch.0,
+                isr_nodes: live,
+                offline_replicas: offline,
+                replica_nodes: replicas,
+            }
+        });
+        MetadataResponseTopic {
+            name: Some(topic.name.to_string()),
+            topic_id: topic.id,
+            partitions: partitions.collect(),
+            topic_authorized_operations: if self.operations {
+                TOPIC_OPERATIONS
+            } else {
+                OPERATIONS_NOT_ASKED
+            },
+            ..MetadataResponseTopic::default()
+        }
+    }
+
+    fn leader(&self, partition: &PartitionImage) -> i32 {
+        match view::leader(partition) {
+            leader if self.without == Some(BrokerId(leader)) => -1,
+            leader => leader,
+        }
     }
 }
 
