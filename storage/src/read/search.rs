@@ -57,18 +57,10 @@ impl Reader {
                 if next <= offset {
                     return Ok(None);
                 }
-                for batch in found.batches {
-                    let batch = view(tp, batch)?;
-                    if batch.header().max_timestamp < timestamp {
-                        continue;
-                    }
-                    let look = move |batch: &BatchView, bytes_max| {
-                        first_at_or_after(batch, timestamp, start, bytes_max)
-                    };
-                    let found = self.look(tp, &batch, start, look).await?;
-                    if let Some(found) = found.filter(|found| found.offset < end) {
-                        return Ok(Some(found_in(&batch, found)));
-                    }
+                let window = (start, end);
+                let first = self.first_in_batches(tp, found.batches, timestamp, window);
+                if let Some(found) = first.await? {
+                    return Ok(Some(found));
                 }
                 offset = next;
             }
