@@ -104,21 +104,37 @@ fn measure(kind: Kind, arguments: &Arguments, firn: &Path, folder: &Path) -> Mea
         let leader = cluster.controller();
         let at = (leader + 1 + death % 2) % cluster.len();
         cluster.kill(at);
-        measured.death.add(settled(&mut cluster, &mut gaps));
+        let gap = settled(&mut cluster, &mut gaps);
+        println!(
+            "{}: broker dies, {death}: longest gap {gap:.0} ms",
+            kind.name()
+        );
+        measured.death.add(gap);
     }
     for departure in 0..arguments.departures {
         let leader = cluster.controller();
         let at = (leader + 1 + departure % 2) % cluster.len();
         cluster.stop(at);
-        measured.departure.add(settled(&mut cluster, &mut gaps));
+        let gap = settled(&mut cluster, &mut gaps);
+        println!(
+            "{}: broker leaves, {departure}: longest gap {gap:.0} ms",
+            kind.name()
+        );
+        measured.departure.add(gap);
     }
-    for _ in 0..arguments.leader_deaths {
+    for death in 0..arguments.leader_deaths {
         let leader = cluster.controller();
         let calls = GroupCalls::start(&brokers.without(leader), TOPIC);
         cluster.kill(leader);
         wait::pause(WINDOW);
-        measured.leader_calls.add(calls.longest_gap_ms());
-        measured.leader_death.add(settled(&mut cluster, &mut gaps));
+        let calls = calls.longest_gap_ms();
+        let gap = settled(&mut cluster, &mut gaps);
+        println!(
+            "{}: leader dies, {death}: longest gap {gap:.0} ms, group calls back after {calls:.0} ms",
+            kind.name()
+        );
+        measured.leader_calls.add(calls);
+        measured.leader_death.add(gap);
     }
     measured
 }
