@@ -57,6 +57,7 @@ fn sight(end: i64) -> Sight {
         high_watermark: end,
         last_stable_offset: end,
         log_end: end,
+        available: 0,
         runs: Vec::new(),
     }
 }

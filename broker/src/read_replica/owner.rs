@@ -38,7 +38,8 @@ struct Seen {
     sights: Sights,
     /// What was looked at, up to which high watermark.
     partitions: Vec<(Arc<Partition>, i64)>,
-    /// About how many bytes there are to read.
+    /// About how many bytes there are to read: what all sights say together, so that the reader finds
+    /// as many.
     available: usize,
     /// The reader must know at once: something is not owned here, or no offset of it.
     is_urgent: bool,
@@ -115,15 +116,10 @@ impl OwnedPartitions {
             };
             // First: what becomes visible meanwhile is looked at again.
             let looked_to = partition.bounds().high_watermark;
-            let (sight, end) = sight(&partition, look, looks.read_committed, runs_left);
+            let sight = sight(&partition, look, looks.read_committed, runs_left);
             runs_left -= sight.runs.len();
             seen.is_urgent |= look.offset < sight.log_start || look.offset > sight.log_end;
-            let available = match look.offset < sight.archived_to.min(end) {
-                // Whoever is that far behind waits for nothing.
-                true => usize::MAX,
-                false => sight.runs.iter().map(|run| run.byte_len as usize).sum(),
-            };
-            seen.available = seen.available.saturating_add(available);
+            seen.available = seen.available.saturating_add(sight.available as usize);
             seen.partitions.push((partition, looked_to));
             seen.sights.push(Some(sight));
         }
@@ -141,8 +137,8 @@ impl OwnedPartitions {
     }
 }
 
-/// What a reader may know of a partition, with up to `runs_max` runs; and where it must stop.
-fn sight(partition: &Partition, look: &Look, committed: bool, runs_max: usize) -> (Sight, i64) {
+/// What a reader may know of a partition, with up to `runs_max` runs.
+fn sight(partition: &Partition, look: &Look, committed: bool, runs_max: usize) -> Sight {
     let bounds = partition.bounds();
     // Others have nothing but the bucket.
     let high_watermark = bounds.high_watermark.min(bounds.durable_end);
@@ -157,16 +153,32 @@ fn sight(partition: &Partition, look: &Look, committed: bool, runs_max: usize) -
         true => partition.runs(offset, end, bytes),
         false => Vec::new(),
     };
+    let available = available(look, bounds.archived_to, end, &runs);
     runs.truncate(READ_RUNS_MAX.min(runs_max));
-    let sight = Sight {
+    Sight {
         log_start: bounds.log_start,
         archived_to: bounds.archived_to,
         high_watermark,
         last_stable_offset,
         log_end: bounds.log_end,
+        available,
         runs: runs.iter().map(told).collect(),
-    };
-    (sight, end)
+    }
+}
+
+/// About how many bytes there are of those that are wanted, in `runs`, which are all of these, or in
+/// segments.
+fn available(look: &Look, archived_to: i64, end: i64, runs: &[RunRef]) -> u32 {
+    if look.offset >= end {
+        return 0;
+    }
+    let wanted = look.bytes_max.max(1);
+    if look.offset < archived_to {
+        // Whoever is that far behind has as much as it wants.
+        return wanted;
+    }
+    let there: u64 = runs.iter().map(|run| u64::from(run.run.byte_len)).sum();
+    u32::try_from(there).unwrap_or(u32::MAX).clamp(1, wanted)
 }
 
 fn told(found: &RunRef) -> SightRun {
@@ -180,5 +192,78 @@ fn told(found: &RunRef) -> SightRun {
         byte_len: run.byte_len,
         max_timestamp: run.max_timestamp,
         flags: run.flags.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_proto::ids::{
+        LeaderEpoch, PartitionIndex, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
+    };
+    use firn_storage::state::{BatchFlags, Run};
+
+    use super::*;
+
+    const TP: TopicPartition = TopicPartition {
+        topic: TopicId([1; 16]),
+        partition: PartitionIndex(0),
+    };
+
+    fn look(offset: i64, bytes_max: u32) -> Look {
+        Look {
+            tp: TP,
+            epoch: LeaderEpoch(1),
+            offset,
+            bytes_max,
+        }
+    }
+
+    /// Runs of ten offsets and so many bytes, from offset 100 on.
+    fn runs(count: i64, byte_len: u32) -> Vec<RunRef> {
+        let run = |number: i64| RunRef {
+            at: SlotPosition {
+                stream: StreamId(3),
+                slot: Slot(number.unsigned_abs()),
+            },
+            run: Run {
+                tp: TP,
+                epoch: LeaderEpoch(1),
+                base_offset: 100 + 10 * number,
+                last_offset: 109 + 10 * number,
+                byte_start: 0,
+                byte_len,
+                max_timestamp: 0,
+                flags: BatchFlags(0),
+            },
+        };
+        (0..count).map(run).collect()
+    }
+
+    #[test]
+    fn no_partition_has_more_than_is_wanted_of_it_however_far_behind_its_reader_is() {
+        let lags = |bytes_max| available(&look(100, bytes_max), 100, 1100, &runs(100, 1000));
+        assert_eq!(lags(1_000_000), 100_000);
+        assert_eq!(lags(5_000), 5_000);
+        assert_eq!(
+            available(&look(0, 5_000), 100, 1100, &[]),
+            5_000,
+            "archived"
+        );
+        assert_eq!(available(&look(0, u32::MAX), 100, 1100, &[]), u32::MAX);
+    }
+
+    #[test]
+    fn bytes_of_runs_that_the_answer_has_no_room_for_are_there() {
+        let many = READ_RUNS_MAX as i64 * 2;
+        let all = available(&look(100, u32::MAX), 100, 100 + 10 * many, &runs(many, 1));
+        assert_eq!(i64::from(all), many);
+    }
+
+    #[test]
+    fn something_is_there_exactly_where_something_is_visible() {
+        assert_eq!(available(&look(100, 1000), 100, 100, &[]), 0);
+        assert_eq!(available(&look(120, 1000), 100, 110, &runs(1, 9)), 0);
+        assert_eq!(available(&look(100, 0), 100, 110, &runs(1, 9)), 1);
+        assert_eq!(available(&look(99, 0), 100, 110, &[]), 1);
     }
 }

@@ -48,6 +48,7 @@ pub struct Question {
 pub struct View {
     tp: TopicPartition,
     bounds: Bounds,
+    available: usize,
     runs: Vec<RunRef>,
 }
 
@@ -80,6 +81,7 @@ impl View {
                 last_stable_offset: sight.last_stable_offset,
                 log_end: sight.log_end,
             },
+            available: sight.available as usize,
             runs: sight.runs.iter().map(|run| heard(tp, run)).collect(),
         }
     }
@@ -92,6 +94,12 @@ impl View {
     /// Where it begins and ends.
     pub fn bounds(&self) -> Bounds {
         self.bounds
+    }
+
+    /// About how many bytes its owner counts from the offset on that was asked about, of those that are
+    /// wanted.
+    pub fn available(&self) -> usize {
+        self.available
     }
 
     /// The runs that hold `offset .. end`, up to about `bytes_max` bytes, as far as they are known.

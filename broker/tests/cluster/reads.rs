@@ -3,6 +3,7 @@
 use std::thread;
 
 use bytes::Bytes;
+use firn_proto::limits::READ_RUNS_MAX;
 use firn_storage::bucket::testing::{Fault, On, Rule};
 use firn_storage::bucket::{Operation, Purpose};
 use firn_tests::client::{Client, FETCH_VERSION, LATEST, code, fetch_request};
@@ -206,6 +207,68 @@ fn a_consumer_waits_at_the_broker_of_its_rack_for_what_is_produced_at_the_owner(
         });
         (0..5).for_each(|number| members.append(TOPIC, 0, number));
         assert_eq!(reading.join().unwrap(), [0, 1, 2, 3, 4]);
+    });
+}
+
+/// Frames that have gone over all links of a member, either way.
+fn link_frames(members: &Members, member: usize) -> u64 {
+    let metrics = members.ask(member, "GET", "/metrics");
+    let frames = metrics.lines();
+    let frames = frames.filter(|line| line.starts_with("firn_link_frames_total{"));
+    frames
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn a_consumer_that_wants_more_than_it_takes_of_a_partition_waits_and_its_broker_does_not_ask_on() {
+    let racks = ["a", "b"];
+    let members = Members::in_racks(&racks, &[]);
+    create(&members, 2, &[]);
+    let reader = 1 - owners(&members, 2)[0];
+    members.append(TOPIC, 0, 0);
+    let mut client = members.client(reader);
+    assert_eq!(read(&members, reader, racks[reader], 0, 1), [0]);
+    let mut wants = request(racks[reader], 0, 0, 2_000);
+    // A batch is longer than its header of 61 bytes: there are enough, but not of those it takes.
+    wants.min_bytes = 50;
+    wants.topics[0].partitions[0].partition_max_bytes = 10;
+    let before = link_frames(&members, reader);
+    let found = ask(&mut client, &wants);
+    let frames = link_frames(&members, reader) - before;
+    assert_eq!(
+        numbers(records(&found)),
+        [0],
+        "the first batch, whatever its size"
+    );
+    // Beats go ten times a second; whoever asked on and on had 2767 frames here.
+    assert!(frames < 200, "{frames} frames while it waited");
+}
+
+#[test]
+fn many_small_runs_are_enough_though_an_answer_of_their_owner_names_only_some_of_them() {
+    let racks = ["a", "b"];
+    let members = Members::in_racks(&racks, &[]);
+    create(&members, 2, &[]);
+    let reader = 1 - owners(&members, 2)[0];
+    // Each append was answered before the next, and so is a run of its own.
+    let runs = READ_RUNS_MAX as i32 + 16;
+    (0..runs).for_each(|number| members.append(TOPIC, 0, number));
+    let mut client = members.client(reader);
+    assert_eq!(read(&members, reader, racks[reader], 0, 1)[0], 0);
+    let mut wants = request(racks[reader], 0, 0, 0);
+    wants.topics[0].partitions[0].partition_max_bytes = 1;
+    let shortest = records(&ask(&mut client, &wants)).len() as i32;
+    let mut wants = request(racks[reader], 0, 0, 60_000);
+    wants.min_bytes = runs * shortest;
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| numbers(records(&ask(&mut client, &wants))));
+        wait::until(
+            "an answer before the wait is over",
+            wait::PATIENCE / 2,
+            || reading.is_finished().then_some(()),
+        );
+        assert!(reading.join().unwrap().len() >= READ_RUNS_MAX);
     });
 }
 

@@ -50,6 +50,10 @@ pub struct Sight {
     pub last_stable_offset: i64,
     /// The offset of the next batch, which is ahead of what is visible.
     pub log_end: i64,
+    /// About how many bytes may be read from the first offset that is wanted on, as far as bytes are
+    /// wanted: of all runs, named below or not. What is archived counts as all that is wanted. Owner and
+    /// reader both judge by it whether there is enough.
+    pub available: u32,
     /// Where the records lie that are not in segments: from the first that is wanted on, in the order
     /// of their offsets.
     pub runs: Vec<SightRun>,

@@ -164,6 +164,7 @@ fn sights() -> Sights {
         high_watermark: 110,
         last_stable_offset: 110,
         log_end: 120,
+        available: 900,
         runs: vec![run],
     };
     vec![Some(sight), None]

@@ -43,6 +43,7 @@ fn sight(end: i64) -> Sight {
         high_watermark: end,
         last_stable_offset: end,
         log_end: end,
+        available: 300,
         runs: vec![run(0, 9, 100), run(10, 19, 100), run(20, 29, 100)],
     }
 }

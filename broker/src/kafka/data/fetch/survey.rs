@@ -235,10 +235,14 @@ impl Look<'_> {
         }
     }
 
-    /// One byte stands for any number of them where nobody wants more.
+    /// One byte stands for any number of them where nobody wants more. What another process owns has as
+    /// many as that says: it waits until these are enough, and must not be asked again if they are not.
     fn available(&self, source: &Source, offset: i64, end: i64, max_bytes: usize) -> usize {
         if offset >= end {
             return 0;
+        }
+        if let Source::Followed(_, view) = source {
+            return view.available();
         }
         let bytes_wanted = self.reading.bytes_wanted;
         if bytes_wanted <= 1 {
