@@ -32,6 +32,8 @@ pub(super) struct Outbox {
     short: VecDeque<Waiting>,
     long: VecDeque<Waiting>,
     update: Option<Message>,
+    /// Questions that have gone and whose answers nobody wants any more: each under way once at most.
+    forgotten: VecDeque<u64>,
     turn: Turn,
     /// What goes last.
     end: Option<Message>,
@@ -67,6 +69,7 @@ impl Outbox {
             short: VecDeque::new(),
             long: VecDeque::new(),
             update: None,
+            forgotten: VecDeque::new(),
             turn: Turn::Update,
             end: None,
             bytes: 0,
@@ -103,6 +106,18 @@ impl Outbox {
         Ok(())
     }
 
+    /// Nobody wants the answer to a question any more. Whether it has not gone yet, and never will; else
+    /// the other side is told. Questions go in one part.
+    pub(super) fn forget(&mut self, call: u64) -> bool {
+        let at = self.short.iter().position(|waiting| waiting.call == call);
+        let withdrawn = at.and_then(|at| self.short.remove(at));
+        match &withdrawn {
+            Some(question) => self.bytes -= question.bytes.len(),
+            None => self.forgotten.push_back(call),
+        }
+        withdrawn.is_some()
+    }
+
     /// Requests or replies that wait.
     pub(super) fn waiting(&self) -> usize {
         self.short.len() + self.long.len()
@@ -136,6 +151,9 @@ impl Outbox {
         }
         if let Some(beat) = self.beat.take() {
             return Some(beat);
+        }
+        if let Some(call) = self.forgotten.pop_front() {
+            return Some(Message::Forget(call));
         }
         for _ in 0..3 {
             self.turn = match self.turn {
@@ -277,6 +295,20 @@ mod tests {
         assert!(matches!(outbox.next(), Some(Message::Answer(_))));
         assert_eq!(outbox.refuse(0, Bytes::new()), Ok(()));
         assert_eq!(outbox.refuse(0, Bytes::new()), Err(Full));
+    }
+
+    #[test]
+    fn a_question_that_nobody_wants_answered_does_not_go_or_is_taken_back() {
+        let mut outbox = Outbox::new(Calls::Looks);
+        outbox.call(1, Bytes::from_static(b"one")).unwrap();
+        outbox.call(2, Bytes::from_static(b"two")).unwrap();
+        outbox.call(3, Bytes::from_static(b"three")).unwrap();
+        assert!(matches!(outbox.next(), Some(Message::Look(part)) if part.call == 1));
+        assert!(outbox.forget(2), "it waits still");
+        assert!(!outbox.forget(1), "it has gone");
+        assert_eq!(outbox.next(), Some(Message::Forget(1)));
+        assert!(matches!(outbox.next(), Some(Message::Look(part)) if part.call == 3));
+        assert_eq!((outbox.next(), outbox.bytes), (None, 0));
     }
 
     #[test]

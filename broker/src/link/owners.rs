@@ -10,7 +10,7 @@ use firn_coordinator::PeerError;
 use firn_proto::cluster::LinkAddress;
 use firn_proto::env::{Clock, Mono};
 use firn_proto::ids::Fingerprint;
-use firn_proto::limits::{LOOK_AGAIN, LOOK_ANSWER_MAX, LOOKS_MAX};
+use firn_proto::limits::{LOOK_AGAIN, LOOK_ANSWER_MAX, LOOKS_MAX, LOOKS_NOW_MIN};
 use firn_proto::link::{Assembly, Looks, Message, Sights, decode_sights, encode_looks};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -28,7 +28,7 @@ use super::wire::{LinkFault, MessageReader};
 /// The processes that own partitions, as far as they can be asked about them.
 pub trait Owners: Send + Sync + 'static {
     /// Asks the process at `owner`. Bounded in time: by what it is to wait for records, and
-    /// [`LOOK_ANSWER_MAX`].
+    /// [`LOOK_ANSWER_MAX`]. Whoever drops it has the owner told that the answer is not wanted.
     fn look(
         &self,
         owner: LinkAddress,
@@ -104,24 +104,24 @@ impl LinkOwners {
         let link = opened.map_err(|_| LookError::Silent)?;
         let link = link.map_err(|unopened| LookError::Unreachable(unopened.error.to_string()))?;
         let asking = &link.asking;
+        let others = match looks.wait.is_zero() {
+            true => 0,
+            false => LOOKS_NOW_MIN,
+        };
         let place = match asking.is_broken() {
             true => return Err(LookError::Unreachable(asking.fault().to_string())),
-            false => asking.place_now().ok_or(LookError::Crowded)?,
+            false => asking.place_besides(others).ok_or(LookError::Crowded)?,
         };
         let bytes = encode_looks(&looks);
         let bytes = bytes.map_err(|e| LookError::Unreachable(e.to_string()))?;
         let patience = looks.wait + LOOK_ANSWER_MAX;
         let asked = looks.partitions.len();
         drop(looks);
-        match timeout(patience, asking.ask(place, bytes)).await {
-            Ok(Ok(sights)) if sights.len() == asked => Ok(sights),
-            Ok(Ok(_)) => Err(LookError::Nothing),
-            Ok(Err(fault)) => Err(LookError::Unreachable(fault.to_string())),
-            Err(_) => {
-                // It answers everything else in that time, too.
-                asking.fail(&LinkFault::Silent);
-                Err(LookError::Silent)
-            }
+        match asking.ask_for(patience, place, bytes).await {
+            Ok(sights) if sights.len() == asked => Ok(sights),
+            Ok(_) => Err(LookError::Nothing),
+            Err(LinkFault::Silent) => Err(LookError::Silent),
+            Err(fault) => Err(LookError::Unreachable(fault.to_string())),
         }
     }
 

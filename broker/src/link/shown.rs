@@ -1,6 +1,7 @@
 //! What other brokers ask about the partitions that this process owns, and the answers: many at a
 //! time, each when it is ready.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use firn_proto::limits::{LOOK_IDLE_MAX, LOOK_PARTITIONS_MAX, LOOKS_BYTES_MAX, LOOKS_MAX};
@@ -8,6 +9,7 @@ use firn_proto::link::{Assembly, CallPart, Looks, Message, Sights, decode_looks,
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::wire::{LinkFault, MessageReader, Sender};
@@ -27,6 +29,8 @@ pub(super) struct Shown<'a> {
     sender: &'a Sender,
     asked: Assembly,
     under_way: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// Those of them whose answers are wanted still. One that is dropped here is answered at once.
+    wanted: BTreeMap<u64, oneshot::Sender<()>>,
     /// Bytes of the questions under way.
     bytes: usize,
 }
@@ -46,6 +50,7 @@ impl<'a> Shown<'a> {
             sender,
             asked: Assembly::default(),
             under_way: FuturesUnordered::new(),
+            wanted: BTreeMap::new(),
             bytes: 0,
         }
     }
@@ -61,6 +66,7 @@ impl<'a> Shown<'a> {
             let message = tokio::select! {
                 Some(answered) = self.under_way.next() => {
                     self.bytes -= answered.bytes;
+                    self.wanted.remove(&answered.call);
                     taken = self.answer(answered.call, &answered.sights);
                     continue;
                 }
@@ -68,6 +74,11 @@ impl<'a> Shown<'a> {
             };
             taken = match message {
                 Ok(Ok(Message::Look(part))) => self.ask(part),
+                Ok(Ok(Message::Forget(call))) => {
+                    // It may have been answered meanwhile.
+                    self.wanted.remove(&call);
+                    Ok(())
+                }
                 Ok(Ok(message)) => Err(LinkFault::Unexpected(message.kind())),
                 Ok(Err(fault)) => Err(fault),
                 // Nothing is under way: a question waits less long.
@@ -80,6 +91,10 @@ impl<'a> Shown<'a> {
         let Some((call, bytes)) = self.asked.take(part)? else {
             return Ok(());
         };
+        if self.wanted.contains_key(&call) {
+            let fault = format!("it asks question {call} again before that is answered");
+            return Err(LinkFault::Call(fault));
+        }
         let length = bytes.len();
         let is_crowded = self.under_way.len() >= LOOKS_MAX || length > LOOKS_BYTES_MAX - self.bytes;
         let owning = self.owned.get().filter(|_| !is_crowded);
@@ -94,11 +109,17 @@ impl<'a> Shown<'a> {
         }
         self.bytes += length;
         let seen = owning.look(looks);
+        let (wanted, forgotten) = oneshot::channel();
+        self.wanted.insert(call, wanted);
         self.under_way.push(Box::pin(async move {
+            let sights = tokio::select! {
+                sights = seen => sights,
+                _ = forgotten => Sights::new(),
+            };
             Answered {
                 call,
                 bytes: length,
-                sights: seen.await,
+                sights,
             }
         }));
         Ok(())

@@ -215,6 +215,15 @@ impl Sender {
         done
     }
 
+    /// Nobody wants the answer to a question any more ([`Outbox::forget`]).
+    pub(super) fn forget(&self, call: u64) -> bool {
+        let is_withdrawn = self.with(|outbox| outbox.forget(call));
+        if is_withdrawn {
+            self.emptied.notify_waiters();
+        }
+        is_withdrawn
+    }
+
     /// Resolves once something more has gone; enabled before the outbox is looked at.
     pub(super) fn emptied(&self) -> Notified<'_> {
         self.emptied.notified()

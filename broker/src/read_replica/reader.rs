@@ -166,7 +166,8 @@ impl Readers {
     }
 
     /// What the first owner says that has `missing` more bytes than are known to be there, or that has
-    /// waited for so long. What the others say is not waited for.
+    /// waited for so long. What the others say is not waited for. One that too many wait at already says
+    /// nothing.
     pub async fn look_first(
         &self,
         questions: Vec<Question>,
@@ -182,16 +183,14 @@ impl Readers {
             partitions: Vec::new(),
         };
         let mut asked = self.ask(questions, &looks, missing);
-        match asked.next().await {
-            // It can be asked, but not to wait.
-            Some((_, Some(LookError::Crowded))) => {
-                drop(asked);
-                tokio::time::sleep(wait).await;
-                Views::default()
+        while let Some((views, error)) = asked.next().await {
+            // That one can be asked, but not to wait.
+            if !matches!(error, Some(LookError::Crowded)) {
+                return views;
             }
-            Some((views, _)) => views,
-            None => Views::default(),
         }
+        tokio::time::sleep(wait).await;
+        Views::default()
     }
 
     /// One question to each owner, or a few.
@@ -227,11 +226,14 @@ impl Readers {
         let Some(owner) = followed.first().map(|first| Arc::clone(&first.owner)) else {
             return (Views::default(), None);
         };
+        let waits = !looks.wait.is_zero();
         let said = self.0.owners.look(LinkAddress::clone(&owner), looks).await;
         let (sights, error) = match said {
             Ok(sights) => (sights, None),
             Err(error) => {
-                self.on_unanswered(&owner, followed.len(), &error);
+                if !(waits && matches!(error, LookError::Crowded)) {
+                    self.on_unanswered(&owner, followed.len(), &error);
+                }
                 (vec![None; followed.len()], Some(error))
             }
         };

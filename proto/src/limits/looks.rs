@@ -11,6 +11,12 @@ pub const LOOK_RUNS_MAX: usize = 2048;
 /// Such questions of one other process that an owner may have under way: each Fetch that waits there
 /// for records of this process is one.
 pub const LOOKS_MAX: usize = 4096;
+/// So many of them are left to questions that wait for nothing: a Fetch that cannot wait is answered
+/// with what there is, one that cannot ask sends its client away.
+pub const LOOKS_NOW_MIN: usize = LOOKS_MAX / 4;
+/// A link is given up once so many questions were not answered in time, each asked when that was known
+/// of the one before, and no other was answered meanwhile. One alone fails by itself.
+pub const LOOKS_SILENT_MAX: u32 = 3;
 /// What those may have in bytes together, when they come in.
 pub const LOOKS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest time that a question waits for records. Whoever wants to wait longer asks again.
@@ -33,6 +39,14 @@ pub const SENT_AWAY_MAX: usize = 64 * 1024;
 const _: () = assert!(
     LOOKS_MAX >= 1024 && LOOKS_BYTES_MAX >= 64 * LINK_PART_BYTES_MAX,
     "consumers of a rack wait for records side by side"
+);
+const _: () = assert!(
+    LOOKS_NOW_MIN >= 512 && LOOKS_NOW_MIN <= LOOKS_MAX / 2,
+    "those who wait must not keep out those who do not, and most of a rack's consumers wait"
+);
+const _: () = assert!(
+    LOOKS_SILENT_MAX >= 2,
+    "one late answer must not break a link that others use"
 );
 const _: () = assert!(
     LINK_CONNECT_MAX.as_millis() <= SENT_AWAY_LASTS.as_millis()

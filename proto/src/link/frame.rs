@@ -68,6 +68,8 @@ kinds! {
     Look = 14 up to LINK_FRAME_BYTES_MAX,
     /// A part of its answer.
     Seen = 15 up to LINK_FRAME_BYTES_MAX,
+    /// The answer to such a question is not wanted any more.
+    Forget = 16 up to LINK_WORD_BYTES_MAX,
 }
 
 /// A whole frame.

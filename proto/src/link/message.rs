@@ -56,6 +56,8 @@ pub enum Message {
     Look(CallPart),
     /// See [`Kind::Seen`].
     Seen(CallPart),
+    /// See [`Kind::Forget`]; which question.
+    Forget(u64),
 }
 
 /// Why a frame says nothing. The link is of no more use.
@@ -101,6 +103,7 @@ impl Message {
             Self::Heard(_) => Kind::Heard,
             Self::Look(_) => Kind::Look,
             Self::Seen(_) => Kind::Seen,
+            Self::Forget(_) => Kind::Forget,
         }
     }
 
@@ -124,6 +127,7 @@ impl Message {
             Self::LeaderBeat(beat) => codec::encode(beat),
             Self::AskHeard => Ok(Vec::new()),
             Self::Heard(heard) => codec::encode(heard),
+            Self::Forget(call) => codec::encode(call),
         };
         let body = body.map_err(|error| MessageFault::Codec { kind, error })?;
         whole(kind, body.into())
@@ -151,6 +155,7 @@ impl Message {
             Kind::LeaderBeat => word(&body).map(Self::LeaderBeat),
             Kind::AskHeard => word(&body).map(|()| Self::AskHeard),
             Kind::Heard => word(&body).map(Self::Heard),
+            Kind::Forget => word(&body).map(Self::Forget),
         };
         message.map_err(|error| MessageFault::Codec { kind, error })
     }

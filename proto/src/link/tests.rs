@@ -124,6 +124,7 @@ fn samples() -> Vec<(&'static str, Message)> {
             "seen",
             Message::Seen(call(5, false, encode_sights(&sights()).unwrap())),
         ),
+        ("forget", Message::Forget(5)),
     ]
 }
 
@@ -347,6 +348,7 @@ fn the_longest_part_of_everything_fits_its_frame() {
         Message::Beat(beat),
         Message::LeaderBeat(leader_beat),
         Message::Heard(Some(heard)),
+        Message::Forget(u64::MAX),
     ] {
         let frame = message.to_frame().unwrap();
         assert!(frame.body.len() <= frame.kind.bytes_max());

@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use super::*;
 
-/// Owners by port. What port n owns ends at n; 0 is not there, and 9 answers when it is told to.
+/// Owners by port. What port n owns ends at n; 0 is not there, too many wait at 8, and 9 answers when it
+/// is told to.
 #[derive(Default)]
 struct FakeOwners {
     asked: Mutex<Vec<(u16, Looks)>>,
@@ -24,9 +25,11 @@ impl Owners for Arc<FakeOwners> {
         let owners = Self::clone(self);
         async move {
             let (end, count) = (i64::from(owner.port), looks.partitions.len());
+            let is_now = looks.wait.is_zero();
             owners.asked.lock().unwrap().push((owner.port, looks));
             match owner.port {
                 0 => return Err(LookError::Silent),
+                8 if !is_now => return Err(LookError::Crowded),
                 9 => owners.told.notified().await,
                 _ => tokio::task::yield_now().await,
             }
@@ -164,6 +167,32 @@ async fn who_waits_goes_on_with_the_first_owner_that_has_more() {
     );
     assert_eq!(of_nine.1.wait, LOOK_WAIT_MAX);
     assert!(of_nine.1.read_committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn owners_at_whom_too_many_wait_keep_nobody_from_the_others() {
+    let (owners, readers) = readers();
+    let wait = Duration::from_secs(60);
+    owners.told.notify_one();
+    let questions = vec![question(0, 8), question(1, 9)];
+    let views = readers.look_first(questions, wait, 7, false).await;
+    assert_eq!(end(&views, 1, 9), Some(Some(9)));
+    assert_eq!(
+        end(&views, 0, 8),
+        None,
+        "it is asked again, and not to wait"
+    );
+
+    let began = tokio::time::Instant::now();
+    let views = readers
+        .look_first(vec![question(0, 8)], wait, 7, false)
+        .await;
+    assert_eq!(end(&views, 0, 8), None);
+    assert!(
+        began.elapsed() >= LOOK_WAIT_MAX,
+        "as if it had waited there"
+    );
+    assert_eq!(readers.0.metrics.replica_unanswered.get(), 0);
 }
 
 #[test]
