@@ -228,10 +228,7 @@ impl Coordinator {
         if looked.has_changed().is_err() {
             return Err(CoordinatorError::Stopped);
         }
-        if looked.borrow().may_read(now).is_none() {
-            // A full queue is a loop that is about to look anyway.
-            drop(self.inbox.try_send(Message::Look));
-        }
+        self.look_unless_known(now);
         let known = looked.wait_for(|looked| looked.may_read(now).is_some());
         let reason = match timeout(FENCE_WAIT_MAX, known).await {
             Ok(Err(_)) => return Err(CoordinatorError::Stopped),
@@ -240,6 +237,20 @@ impl Coordinator {
             Err(_) => "nobody has looked in time whether another process leads",
         };
         Err(CoordinatorError::NotLeader(reason.to_owned()))
+    }
+
+    /// Whether what this process knows may be read, as far as that is known; where it is not, it will be
+    /// soon.
+    pub fn is_read_or_look(&self, now: Mono) -> bool {
+        self.look_unless_known(now);
+        self.is_read(now)
+    }
+
+    fn look_unless_known(&self, now: Mono) {
+        if self.looked.borrow().may_read(now).is_none() {
+            // A full queue is a loop that is about to look anyway.
+            drop(self.inbox.try_send(Message::Look));
+        }
     }
 
     /// Whether what this process knows may be read, as far as its looks say that are over.
@@ -295,6 +306,7 @@ mod tests {
         assert!(coordinator.is_read(Mono(0)));
         let later = Mono(0).after(2 * FENCE_LOOK_LASTS);
         assert!(!coordinator.is_read(later));
+        assert!(!coordinator.is_read_or_look(later));
         let refused = coordinator.may_read(later).await;
         assert!(
             matches!(refused, Err(CoordinatorError::NotLeader(_))),

@@ -63,22 +63,21 @@ impl OwnedPartitions {
     }
 
     /// The answer, under the rules for an answer to a client of this broker: who does not hear from
-    /// the leader says nothing.
+    /// the leader says nothing. It says so at once, for the reader waits for records and for no leader.
     async fn answer(self, looks: Looks) -> Sights {
-        if !self.may_read().await {
+        if !self.may_read() {
             return Sights::new();
         }
         let sights = self.wait(&looks).await;
         // While it waited, this process may have stood still, and another may own them.
-        match self.may_read().await {
+        match self.may_read() {
             true => sights,
             false => Sights::new(),
         }
     }
 
-    async fn may_read(&self) -> bool {
-        let asked = self.coordinator.may_read(self.clock.mono()).await;
-        asked.is_ok()
+    fn may_read(&self) -> bool {
+        self.coordinator.is_read_or_look(self.clock.mono())
     }
 
     async fn wait(&self, looks: &Looks) -> Sights {
@@ -197,12 +196,58 @@ fn told(found: &RunRef) -> SightRun {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use firn_coordinator::Environment;
+    use firn_proto::env::{Entropy, Mono};
     use firn_proto::ids::{
         LeaderEpoch, PartitionIndex, Slot, SlotPosition, StreamId, TopicId, TopicPartition,
     };
+    use firn_proto::limits::FENCE_LOOK_LASTS;
+    use firn_storage::cache::TailCache;
     use firn_storage::state::{BatchFlags, Run};
 
     use super::*;
+
+    /// It is always that late.
+    struct At(Mono);
+
+    impl Clock for At {
+        fn wall_ms(&self) -> i64 {
+            0
+        }
+
+        fn mono(&self) -> Mono {
+            self.0
+        }
+    }
+
+    /// What a process says at `now` that was alone at the beginning of time.
+    fn says(now: Mono, coordinator: Coordinator) -> Option<Sights> {
+        let clock = Arc::new(At(now));
+        let tail = Arc::new(TailCache::new(0));
+        let partitions = Arc::new(Partitions::new(Arc::clone(&clock) as _, tail, 1));
+        let owned = OwnedPartitions::new(partitions, Incarnation(1), coordinator, clock);
+        let looks = Looks {
+            wait: Duration::ZERO,
+            bytes_min: 0,
+            read_committed: false,
+            partitions: vec![look(0, 1)],
+        };
+        owned.look(looks).now_or_never()
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_not_heard_from_the_leader_for_long_says_nothing_and_at_once() {
+        let (coordinator, _seat) = Coordinator::vacant(Environment {
+            clock: Arc::new(At(Mono(0))),
+            entropy: Arc::new(Entropy::from_seed(1)),
+        });
+        let owns_none = vec![None];
+        assert_eq!(says(Mono(0), coordinator.clone()), Some(owns_none));
+        let later = Mono(0).after(2 * FENCE_LOOK_LASTS);
+        assert_eq!(says(later, coordinator), Some(Sights::new()));
+    }
 
     const TP: TopicPartition = TopicPartition {
         topic: TopicId([1; 16]),
