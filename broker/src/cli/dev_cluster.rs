@@ -18,10 +18,14 @@ use crate::error::FirnError;
 /// Most brokers that one command starts.
 pub(super) const DEV_BROKERS_MAX: u8 = 9;
 
-/// Runs `count` brokers until SIGTERM or SIGINT.
-pub(super) async fn run(config: &Config, count: u8) -> Result<ExitCode, FirnError> {
+/// Runs `count` brokers, in `racks` if there are some, until SIGTERM or SIGINT.
+pub(super) async fn run(
+    config: &Config,
+    count: u8,
+    racks: &[String],
+) -> Result<ExitCode, FirnError> {
     let mut stop = StopSignals::listen()?;
-    let mut cluster = DevCluster::start(config, count)?;
+    let mut cluster = DevCluster::start(config, count, racks)?;
     tokio::select! {
         ready = cluster.ready() => ready?,
         () = stop.next() => return cluster.stop().await,
@@ -40,6 +44,8 @@ struct DevBroker {
     id: u8,
     kafka: SocketAddr,
     http: Option<SocketAddr>,
+    /// If they have racks of their own.
+    rack: Option<String>,
     settings: Vec<String>,
     child: Option<Child>,
     /// Looks at which it is not started, since it has just ended.
@@ -52,14 +58,14 @@ struct DevCluster {
 }
 
 impl DevCluster {
-    fn start(config: &Config, count: u8) -> Result<Self, FirnError> {
+    fn start(config: &Config, count: u8, racks: &[String]) -> Result<Self, FirnError> {
         let failed = |e| FirnError::failed("cannot find the program of this process", e);
         let mut cluster = Self {
             program: std::env::current_exe().map_err(failed)?,
             brokers: Vec::new(),
         };
         for id in 1..=count {
-            cluster.brokers.push(DevBroker::of(config, id)?);
+            cluster.brokers.push(DevBroker::of(config, id, racks)?);
         }
         for at in 0..cluster.brokers.len() {
             cluster.spawn(at)?;
@@ -155,11 +161,13 @@ impl DevCluster {
         );
         println!("  bucket    {}", config.bucket.url);
         for broker in &self.brokers {
+            let rack = broker.rack.as_ref().map(|rack| format!("  rack {rack}"));
             println!(
-                "  broker {}  {}  process {}",
+                "  broker {}  {}  process {}{}",
                 broker.id,
                 broker.kafka,
-                broker.process()
+                broker.process(),
+                rack.unwrap_or_default()
             );
         }
         let all: Vec<String> = self.brokers.iter().map(|b| b.kafka.to_string()).collect();
@@ -187,9 +195,10 @@ impl Drop for DevCluster {
 
 impl DevBroker {
     /// The `id`-th broker: what `config` says, at the ports `id - 1` above, with a local WAL of its
-    /// own.
-    fn of(config: &Config, id: u8) -> Result<Self, FirnError> {
+    /// own, in the rack whose turn it is.
+    fn of(config: &Config, id: u8, racks: &[String]) -> Result<Self, FirnError> {
         let above = u16::from(id - 1);
+        let rack = racks.iter().cycle().nth(usize::from(above)).cloned();
         let [listener] = config.listeners.as_slice() else {
             let reason = "--brokers takes one Kafka listener: use --kafka ADDR";
             return Err(FirnError::failed("cannot start brokers", reason));
@@ -205,6 +214,7 @@ impl DevBroker {
                 "broker.id" => id.to_string(),
                 "kafka" => kafka.to_string(),
                 "http" => http?.to_string(),
+                "broker.rack" => rack.clone()?,
                 "wal" => {
                     let folder = config.wal_dir()?.join(format!("broker-{id}"));
                     folder.display().to_string()
@@ -228,6 +238,7 @@ impl DevBroker {
             kafka,
             http,
             settings: settings.collect(),
+            rack,
             child: None,
             rests: 0,
         })
@@ -308,7 +319,7 @@ mod tests {
             ("kafka", "127.0.0.1:7000"),
             ("fetch.max.bytes", "20MiB"),
         ]);
-        let third = DevBroker::of(&config, 3).unwrap().settings;
+        let third = DevBroker::of(&config, 3, &[]).unwrap().settings;
         for setting in [
             "broker.id=3",
             "kafka=127.0.0.1:7002",
@@ -326,9 +337,23 @@ mod tests {
     }
 
     #[test]
+    fn racks_are_given_in_turn() {
+        let config = config(&[("bucket", "s3://logs/here")]);
+        let racks = ["a", "b"].map(str::to_owned);
+        let rack = |id, racks: &[String]| {
+            let settings = DevBroker::of(&config, id, racks).unwrap().settings;
+            let mut racks = settings.into_iter();
+            racks.find_map(|said| said.strip_prefix("broker.rack=").map(str::to_owned))
+        };
+        let given = [1, 2, 3].map(|id| rack(id, &racks));
+        assert_eq!(given.map(Option::unwrap), ["a", "b", "a"]);
+        assert_eq!(rack(1, &[]), None);
+    }
+
+    #[test]
     fn a_bucket_that_only_one_process_can_see_is_refused() {
         let config = config(&[("bucket", "memory://")]);
-        let refused = DevBroker::of(&config, 1).err().map(|e| e.to_string());
+        let refused = DevBroker::of(&config, 1, &[]).err().map(|e| e.to_string());
         assert!(refused.is_some_and(|reason| reason.contains("memory://")));
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -23,6 +24,11 @@ pub(super) struct DevArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(DEV_BROKERS_MAX)))]
     brokers: u8,
+    /// Racks of these brokers, one after the other and then from the first on again: as if each ran in
+    /// the zone of that name, and served consumers whose client.rack it is
+    #[arg(long, value_name = "RACK,...", value_delimiter = ',',
+          value_parser = NonEmptyStringValueParser::new())]
+    racks: Vec<String>,
     #[command(flatten)]
     serve: ServeArgs,
 }
@@ -72,13 +78,21 @@ pub(super) struct ServeArgs {
 
 /// `firn dev`: one broker in this process, or several of their own.
 pub(super) fn run_dev(args: &DevArgs) -> Result<ExitCode, FirnError> {
-    let DevArgs { brokers, serve } = args;
+    let DevArgs {
+        brokers,
+        racks,
+        serve,
+    } = args;
+    if *brokers == 1 && !racks.is_empty() {
+        let reason = "--racks is for several brokers: use --brokers N, or -X broker.rack=RACK";
+        return Err(FirnError::failed("cannot give racks", reason));
+    }
     if *brokers == 1 || serve.help_keys {
         return run(Profile::Dev, serve);
     }
     let config = serve.settings.configure(Profile::Dev, serve.flags())?;
     log::start(&config.log)?;
-    runtime()?.block_on(dev_cluster::run(&config, *brokers))
+    runtime()?.block_on(dev_cluster::run(&config, *brokers, racks))
 }
 
 /// Runs a broker until SIGTERM or SIGINT; a second signal ends it at once.
