@@ -3,12 +3,15 @@
 //! A client that comes back soon could not be served there: the broker was dead, could not be reached
 //! by it, or could not reach the owner. It is served here then, and sent again only after a while:
 //! clients do as they are told as often as they are told.
+//!
+//! One that asks again at once has not been there yet, and is told again: librdkafka may put a partition
+//! that it is about to read elsewhere into one more Fetch, and throws away what that brings.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use firn_proto::env::Mono;
 use firn_proto::ids::TopicPartition;
-use firn_proto::limits::{SENT_AWAY_LASTS, SENT_AWAY_MAX};
+use firn_proto::limits::{SENT_AGAIN_WITHIN, SENT_AWAY_LASTS, SENT_AWAY_MAX};
 
 /// A partition that a client, known by its connection, was to read elsewhere.
 type Sent = (u64, TopicPartition);
@@ -33,7 +36,7 @@ impl SentAway {
         }
         let sent = (connection, tp);
         if let Some(at) = self.sent.get(&sent) {
-            return *at == asked;
+            return asked.since(*at) <= SENT_AGAIN_WITHIN;
         }
         let has_room = self.sent.len() < SENT_AWAY_MAX;
         if has_room {
@@ -65,12 +68,28 @@ mod tests {
         let start = Mono(1_000_000);
         assert!(sent.send(1, tp(0), start));
         assert!(sent.send(1, tp(0), start), "the same question");
-        assert!(!sent.send(1, tp(0), start.after(Duration::from_secs(1))));
+        let back = start.after(SENT_AGAIN_WITHIN + Duration::from_millis(1));
+        assert!(!sent.send(1, tp(0), back));
         assert!(sent.send(1, tp(1), start), "another partition");
         assert!(sent.send(2, tp(0), start), "another client");
         let later = start.after(SENT_AWAY_LASTS);
         assert!(sent.send(1, tp(0), later));
         assert!(!sent.send(1, tp(0), later.after(Duration::from_secs(1))));
+    }
+
+    #[test]
+    fn a_client_that_asks_again_at_once_has_not_come_back_yet() {
+        let mut sent = SentAway::default();
+        let start = Mono(1_000_000);
+        assert!(sent.send(1, tp(0), start));
+        for _ in 0..2 {
+            assert!(sent.send(1, tp(0), start.after(SENT_AGAIN_WITHIN)));
+        }
+        let back = start.after(SENT_AGAIN_WITHIN + SENT_AGAIN_WITHIN);
+        assert!(
+            !sent.send(1, tp(0), back),
+            "that is told from the first time"
+        );
     }
 
     #[test]

@@ -107,8 +107,11 @@ fn a_client_is_sent_to_the_broker_of_its_rack_which_serves_it_the_same_bytes() {
         assert_eq!(served.log_start_offset, 0);
 
         // Whoever comes back has reasons.
-        let back = fetch(&mut at_owner, far, partition, 0);
-        assert_eq!(back.preferred_read_replica.0, NOBODY);
+        let back = wait::until("an answer of the owner", wait::PATIENCE, || {
+            let found = fetch(&mut at_owner, far, partition, 0);
+            let is_sent = found.preferred_read_replica.0 != NOBODY;
+            (!is_sent).then_some(found)
+        });
         assert_eq!(records(&back), records(&whole));
     }
 }

@@ -32,6 +32,9 @@ pub const LOOK_IDLE_MAX: Duration = Duration::from_secs(60);
 /// A client that was sent to the broker of its rack and comes back within this time is served by the
 /// owner until it is over: that broker, or the way to it, may be of no use to it.
 pub const SENT_AWAY_LASTS: Duration = Duration::from_secs(60);
+/// One that asks again within this time was not there yet: its Fetch was on its way when it was sent.
+/// That long it may go to and fro at most, if the other broker sends it back at once.
+pub const SENT_AGAIN_WITHIN: Duration = Duration::from_millis(100);
 /// Partitions of clients that one broker remembers to have sent away. No more are sent until some of
 /// these are forgotten: the owner serves them.
 pub const SENT_AWAY_MAX: usize = 64 * 1024;
@@ -52,6 +55,10 @@ const _: () = assert!(
     LINK_CONNECT_MAX.as_millis() <= SENT_AWAY_LASTS.as_millis()
         && LOOK_AGAIN.as_millis() < SENT_AWAY_LASTS.as_millis(),
     "who comes back from a broker that cannot reach the owner must not be sent there again at once"
+);
+const _: () = assert!(
+    SENT_AGAIN_WITHIN.as_millis() <= LOOK_ANSWER_MAX.as_millis() / 10,
+    "who comes back since an owner did not answer in time is served at once"
 );
 const _: () = assert!(
     LOOK_WAIT_MAX.as_millis() + LOOK_ANSWER_MAX.as_millis() < LOOK_IDLE_MAX.as_millis(),
