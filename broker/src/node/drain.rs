@@ -85,6 +85,7 @@ mod tests {
             preferred: BrokerId(1),
             epochs: Vec::new(),
             windows: Vec::new(),
+            counts_locally: false,
         };
         let topic = TopicImage {
             id: TopicId([1; 16]),

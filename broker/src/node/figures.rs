@@ -80,8 +80,9 @@ impl Collector for ClusterFigures {
         gauge(
             &mut encoder,
             "partitions_waiting_for_disk",
-            "partitions of topics with firn.durability=local that nobody owns: they wait for the disk \
-             of their last owner, or are about to be taken over",
+            "partitions that nobody owns and whose records counted by a local WAL (topics with \
+             firn.durability=local): they wait for the disk of their last owner, or are about to be \
+             taken over",
             waiting_partitions(&image),
         )
     }

@@ -428,6 +428,7 @@ mod tests {
             preferred: BrokerId(1),
             epochs: epochs.collect(),
             windows: Vec::new(),
+            counts_locally: false,
         };
         let topic = TopicImage {
             id: TP.topic,

@@ -188,6 +188,7 @@ mod tests {
             moving_to: None,
             epochs: Vec::new(),
             windows: Vec::new(),
+            counts_locally: false,
         }
     }
 

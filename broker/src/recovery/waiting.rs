@@ -189,9 +189,9 @@ impl InBucket {
 /// How many partitions have no owner though they had one, and count on a disk: they wait for it, or
 /// are about to be taken over.
 pub fn count(image: &ClusterImage) -> usize {
-    let local = image.topics.values().filter(|topic| topic.is_local());
-    let partitions = local.flat_map(|topic| &topic.partitions);
-    let waits = partitions.filter(|p| p.owner.is_none() && !p.windows.is_empty());
+    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
+    let waits =
+        partitions.filter(|p| p.counts_locally && p.owner.is_none() && !p.windows.is_empty());
     waits.count()
 }
 

@@ -49,6 +49,11 @@ fn ends_in_bucket() -> Vec<i64> {
 /// The bucket and the local WAL of a process that wrote the first of [`WRITTEN`] to the bucket and
 /// the rest to its disk alone, everything acknowledged with acks=all, and crashed.
 fn crashed_process_with_a_local_topic() -> (FaultStore, TempDir) {
+    crashed_process_once(hang("", 0), |_| ())
+}
+
+/// The same, where these puts hang, once something was done last.
+fn crashed_process_once(hangs: Rule, last: impl FnOnce(&mut Client)) -> (FaultStore, TempDir) {
     let bucket = FaultStore::in_memory();
     let wal = TempDir::new().unwrap();
     let process = Process::start(&bucket, Some(wal.path()), None);
@@ -60,10 +65,11 @@ fn crashed_process_with_a_local_topic() -> (FaultStore, TempDir) {
     wait::until("the bucket to have that", wait::PATIENCE, || {
         (process.metric("firn_wal_permit_bytes") == 0).then_some(())
     });
-    process.store.inject(hang("", 0));
+    process.store.inject(hangs);
     for (partition, (in_bucket, local)) in (0..).zip(WRITTEN) {
         (in_bucket..in_bucket + local).for_each(|at| produce(&mut client, partition, at, -1));
     }
+    last(&mut client);
     let image = crash_image(wal.path());
     process.crash();
     (bucket, image)
@@ -164,6 +170,36 @@ fn partitions_wait_for_their_disk_and_go_on_with_everything_when_it_comes() {
     assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
     assert_eq!(process.metric("firn_partitions_waiting_for_disk"), 0);
     assert!(process.stop());
+}
+
+/// Everything was acknowledged, and may have been read, while the disk was enough.
+#[test]
+fn partitions_wait_for_their_disk_though_the_topic_counts_by_the_bucket_by_now() {
+    let to_bucket = |client: &mut Client| {
+        client.alter_topic(TOPIC, &[("firn.durability", "bucket")]);
+    };
+    let before = || crashed_process_once(hang(WAL_PUTS, 0), to_bucket);
+    for (bucket, wal) in [before(), crashed_process_with_a_local_topic()] {
+        let process = Process::start(&bucket, None, None);
+        process.wait_waiting();
+        to_bucket(&mut process.client());
+        process.wait_waiting();
+        let waiting = process.metric("firn_partitions_waiting_for_disk");
+        assert_eq!(waiting, PARTITIONS as u64);
+        assert!(process.stop());
+
+        let process = Process::start(&bucket, Some(wal.path()), None);
+        let mut client = process.client();
+        client.wait_leaders(TOPIC, PARTITIONS);
+        for (partition, (in_bucket, local)) in (0..).zip(WRITTEN) {
+            let records = in_bucket + local;
+            assert_holds(&mut client, partition, records);
+            produce(&mut client, partition, records, -1);
+        }
+        assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
+        assert_eq!(process.metric("firn_partitions_waiting_for_disk"), 0);
+        assert!(process.stop());
+    }
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl From<PartitionV3> for PartitionImage {
             moving_to: None,
             epochs: partition.epochs,
             windows: partition.windows,
+            counts_locally: false,
         }
     }
 }

@@ -448,6 +448,7 @@ impl State {
         if let Some(partition) = partition_mut(&mut self.topics, tp) {
             epoch = LeaderEpoch(partition.epoch.0 + 1);
             partition.epoch = epoch;
+            partition.counts_locally = false;
             let last = partition.epochs.last();
             assert!(
                 last.is_none_or(|last| last.start_offset <= start_offset),
@@ -464,7 +465,8 @@ impl State {
         self.open_window(tp, owner, epoch, start_offset)
     }
 
-    /// Makes `owner` the owner, from the slots on that its stream has not filled yet.
+    /// Makes `owner` the owner, from the slots on that its stream has not filled yet. An epoch that is
+    /// taken up again counts by local WALs alone if it did before.
     fn open_window(
         &mut self,
         tp: TopicPartition,
@@ -473,6 +475,8 @@ impl State {
         first_offset: i64,
     ) -> Assigned {
         let lowest_slot = self.streams.durable_end(owner.stream);
+        let topic = self.topics.find(tp.topic);
+        let is_local = topic.is_some_and(|topic| topic.image.is_local());
         if let Some(partition) = partition_mut(&mut self.topics, tp) {
             assert!(
                 partition.owner.is_none(),
@@ -485,6 +489,7 @@ impl State {
             });
             partition.preferred = owner.broker;
             partition.moving_to = None;
+            partition.counts_locally |= is_local;
             partition.windows.reserve_exact(1);
             partition.windows.push(Window {
                 epoch,
@@ -531,6 +536,7 @@ impl State {
         }
         if let Some(partition) = partition_mut(&mut self.topics, tp) {
             partition.moving_to = None;
+            partition.counts_locally = false;
             if let Some(owner) = partition.owner.take()
                 && let Some(count) = self.owned.get_mut(&owner.broker)
             {

@@ -115,13 +115,12 @@ impl State {
         stream.disk.filter(|_| may_hold_more)
     }
 
-    /// The disk without which the next epoch of a partition does not begin: the topic's records are
-    /// acknowledged before the bucket has them, and the last owner crashed.
+    /// The disk without which the next epoch of a partition does not begin: at some time of the latest
+    /// one its records counted before the bucket had them, and the last owner crashed. What the
+    /// topic's config says by now does not matter.
     pub(super) fn waits_for(&self, tp: TopicPartition) -> Option<DiskId> {
-        let topic = self.topics.find(tp.topic)?;
         let (partition, marks) = self.topics.partition(tp)?;
-        let is_local = topic.image.is_local();
-        if !is_local || marks.is_forced || marks.released_end.is_some() {
+        if !partition.counts_locally || marks.is_forced || marks.released_end.is_some() {
             return None;
         }
         let stream = self.streams.find(partition.windows.last()?.stream)?;

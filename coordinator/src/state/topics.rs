@@ -253,7 +253,13 @@ impl Topics {
 
     pub(super) fn set_configs(&mut self, id: TopicId, configs: BTreeMap<String, String>) {
         if let Some(topic) = self.by_id.get_mut(&id) {
-            Arc::make_mut(&mut topic.image).configs = configs;
+            let image = Arc::make_mut(&mut topic.image);
+            image.configs = configs;
+            // what counted by a disk alone goes on to: a change back is not known to its owner yet
+            if image.is_local() {
+                let partitions = image.partitions.iter_mut();
+                partitions.for_each(|partition| partition.counts_locally = true);
+            }
         }
     }
 
@@ -330,6 +336,7 @@ fn unowned() -> PartitionImage {
         moving_to: None,
         epochs: Vec::new(),
         windows: Vec::new(),
+        counts_locally: false,
     }
 }
 

@@ -149,6 +149,10 @@ pub struct PartitionImage {
     pub epochs: Vec<EpochStart>,
     /// The parts of streams that hold its rows, ascending by first offset.
     pub windows: Vec<Window>,
+    /// Records of the latest epoch may count by a local WAL alone: at some time of it the topic had
+    /// [`TopicImage::DURABILITY`] [`TopicImage::LOCAL`], whatever it has now. Not once that epoch was
+    /// released.
+    pub counts_locally: bool,
 }
 
 /// The owner of a partition.

@@ -91,6 +91,7 @@ mod tests {
                 lowest_slot: Slot(0),
                 end_slot: None,
             }],
+            counts_locally: false,
         }
     }
 

@@ -23,6 +23,10 @@ pub struct TimePlace {
 impl<W> PartitionLog<W> {
     /// Whether the local WAL is enough from now on for records to be visible, and for acks=all.
     /// False if it was so.
+    ///
+    /// Once it is not enough any more, those who were to be answered by it still are, and what it has
+    /// made visible stays so: the coordinator has the next epoch wait for this disk until the epoch is
+    /// released, whatever the topic wants by then.
     pub fn set_local(&mut self, is_local: bool) -> bool {
         if is_local == self.held_from.is_some() {
             return false;

@@ -4,6 +4,7 @@
 use firn_proto::cluster::{ForcedMove, PartitionFold};
 
 use super::*;
+use crate::snapshot::{decode_snapshot, encode_snapshot};
 
 /// Brokers 1 and 2, and a partition of broker 1 that is asked for by broker 2.
 struct Asked {
@@ -373,10 +374,17 @@ fn a_row_of_an_earlier_epoch_in_the_same_stream_comes_too_late() {
 /// Broker 1 crashed while it owned a partition of a topic whose records are acknowledged by the
 /// local WAL. Its stream is sealed.
 fn crashed_with_a_local_topic(disk: Option<u8>, is_whole: bool) -> Asked {
+    crashed_with(disk, is_whole, &["local"])
+}
+
+/// The same of a topic that was durable in these ways, one after the other.
+fn crashed_with(disk: Option<u8>, is_whole: bool, durability: &[&str]) -> Asked {
     let mut world = World::default();
     let one = world.register(1, disk);
     let tp = first(world.create("a", 1).unwrap());
-    world.set_durability("a", "local");
+    for value in durability {
+        world.set_durability("a", value);
+    }
     let two = world.register(2, None);
     world.report(&one, 5, &[(3, tp)]);
     let command = match is_whole {
@@ -442,7 +450,7 @@ fn whoever_shows_the_disk_may_say_that_nothing_is_missing() {
 }
 
 /// Without a disk, or after an orderly stop, the bucket has all that was acknowledged. So it is with
-/// what was released, and with a topic whose records are acknowledged by the bucket by now.
+/// what was released.
 #[test]
 fn a_local_topic_waits_only_for_what_a_disk_may_hold() {
     for (disk, is_whole) in [(None, false), (Some(7), true)] {
@@ -451,15 +459,66 @@ fn a_local_topic_waits_only_for_what_a_disk_may_hold() {
         let folded = end(with.tp, 0, with.one.stream, 40);
         assert_eq!(with.world.assign(folded), Ok(LeaderEpoch(1)));
     }
-    let mut with = crashed_with_a_local_topic(Some(7), false);
-    with.world.set_durability("a", "bucket");
-    assert_eq!(with.world.waits_for(), [None]);
     let mut with = asked();
     with.world.set_durability("a", "local");
     let released = end(with.tp, 0, with.one.stream, 40);
     with.world.release(&with.one, released, Some(8)).unwrap();
     let owner = with.world.owner(with.tp);
     assert_eq!(owner, Some(2), "moves go on as for other topics");
+}
+
+/// What was acknowledged and shown by the disk alone is so whatever the topic wants by now.
+#[test]
+fn a_topic_that_is_local_no_more_waits_for_its_disk_until_its_epoch_is_over() {
+    let mut after = crashed_with_a_local_topic(Some(7), false);
+    after.world.set_durability("a", "bucket");
+    let mut before = crashed_with(Some(7), false, &["local", "bucket"]);
+    for with in [&mut after, &mut before] {
+        let world = &mut with.world;
+        assert_eq!(world.waits_for(), [Some(DiskId([7; 16]))]);
+        let folded = end(with.tp, 0, with.one.stream, 40);
+        assert_eq!(world.assign(folded), Err(AssignmentError::WaitsForDisk));
+        let read = decode_snapshot(&encode_snapshot(&world.state).unwrap()).unwrap();
+        assert_eq!(read, world.state);
+
+        // whoever takes the epoch up and crashes has put nothing into the bucket for certain
+        let again = world.register(4, Some(7));
+        world.resume(&again, folded).unwrap();
+        world.apply(Command::FenceBroker(again.incarnation));
+        world.seal(again.stream, 3).unwrap();
+        assert_eq!(world.waits_for(), [Some(DiskId([7; 16]))]);
+        let folded = end(with.tp, 0, again.stream, 40);
+        assert_eq!(world.assign(folded), Err(AssignmentError::WaitsForDisk));
+
+        world.register(5, Some(7));
+        assert_eq!(world.assign_to(folded, 5), Ok(LeaderEpoch(1)));
+        assert!(!world.partition(with.tp).counts_locally);
+    }
+}
+
+#[test]
+fn an_epoch_that_begins_or_is_released_once_a_topic_is_local_no_more_waits_for_no_disk() {
+    let mut with = asked();
+    with.world.set_durability("a", "local");
+    assert!(with.world.partition(with.tp).counts_locally);
+    with.world.set_durability("a", "bucket");
+    assert!(with.world.partition(with.tp).counts_locally);
+    let three = with.world.register(3, Some(3));
+    with.world.ask(with.tp, 0, 3).unwrap();
+    let released = end(with.tp, 0, with.one.stream, 40);
+    with.world.release(&with.one, released, Some(8)).unwrap();
+    with.world.apply(Command::FenceBroker(three.incarnation));
+    with.world.seal(three.stream, 3).unwrap();
+    assert_eq!(with.world.waits_for(), [None], "epoch 1 counts by the bucket");
+
+    let mut with = asked();
+    with.world.set_durability("a", "local");
+    with.world.drain(2, true);
+    let released = end(with.tp, 0, with.one.stream, 40);
+    with.world.release(&with.one, released, Some(8)).unwrap();
+    with.world.set_durability("a", "bucket");
+    assert!(!with.world.partition(with.tp).counts_locally);
+    assert_eq!(with.world.waits_for(), [None]);
 }
 
 #[test]

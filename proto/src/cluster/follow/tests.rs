@@ -14,6 +14,7 @@ fn partition(epoch: i32) -> PartitionImage {
         moving_to: None,
         epochs: Vec::new(),
         windows: Vec::new(),
+        counts_locally: false,
     }
 }
 
