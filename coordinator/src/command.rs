@@ -15,13 +15,13 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 use firn_proto::cluster::{
     AlterConfigs, AssignPartitions, Collected, CommitSegment, CommittedOffset, ConfirmDeleted,
-    GrowTopic, Listener, MovePartition, NewTopic, PageOut, ProgressReport, RaiseLogStarts,
-    RegisterBroker, ReleasePartitions, ResumePartitions, RowReport, SealStream, SegmentKey,
+    ForceMove, GrowTopic, Listener, MovePartition, NewTopic, PageOut, ProgressReport,
+    RaiseLogStarts, RegisterBroker, ReleasePartitions, ResumePartitions, RowReport, SealStream,
+    SegmentKey,
 };
 use firn_proto::codec::{self, CodecError};
 use firn_proto::ids::{
     BrokerId, CoordinatorEpoch, DiskId, Incarnation, PartitionIndex, Slot, StreamId, TopicId,
-    TopicPartition,
 };
 use firn_proto::limits::JOURNAL_COMMAND_BYTES_MAX;
 use thiserror::Error;
@@ -145,7 +145,7 @@ commands! {
     /// nobody reads from it any more.
     26 v 1 Resign(CoordinatorEpoch),
     /// Partitions wait for the disk of their last owner no longer.
-    27 v 1 ForceMove(Vec<TopicPartition>),
+    27 v 1 ForceMove(Vec<ForceMove>),
 }
 
 /// Body of [`Command::RegisterBroker`] in version 1: nobody else could reach the process.

@@ -292,7 +292,7 @@ mod tests {
             "FenceBroker(Incarnation(",
             "DrainBroker(DrainBroker { broker: BrokerId(",
             "MovePartitions([MovePartition { tp: ",
-            "ForceMove([TopicPartition {",
+            "ForceMove([ForceMove { tp: ",
             "Resign(CoordinatorEpoch(7))",
             "the leader of epoch 7 has resigned",
             "fingerprint: Fingerprint(abababab",

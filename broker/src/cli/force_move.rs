@@ -7,11 +7,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::http_client::{BrokerArgs, HttpAnswer};
+use crate::cli::http_client::BrokerArgs;
 use crate::cli::table::Table;
 use crate::cli::{show, tell};
 use crate::error::FirnError;
 use crate::http::{ForcedAnswer, ForcedStatus, WaitingAnswer, WaitingStatus};
+use crate::recovery::chunks;
 
 /// Which partitions are to go on without the disk that they wait for.
 #[derive(Debug, Args)]
@@ -52,7 +53,22 @@ impl ForceArgs {
                 "it was not answered with yes",
             ));
         }
-        let answer = self.ask("POST", "/cluster/force-move")?;
+        let mut all_go_on = true;
+        for seen in chunks(waiting) {
+            let forced = self.give_up(seen)?;
+            all_go_on &= forced.iter().all(|forced| forced.goes_on.is_some());
+        }
+        match all_go_on {
+            true => Ok(ExitCode::SUCCESS),
+            false => Ok(ExitCode::FAILURE),
+        }
+    }
+
+    /// Gives up what was seen, and nothing that waits otherwise by now; says what became of it.
+    fn give_up(&self, seen: Vec<WaitingStatus>) -> Result<Vec<ForcedStatus>, FirnError> {
+        let seen = serde_json::to_string(&WaitingAnswer::Partitions(seen))
+            .map_err(|error| FirnError::failed(NOTHING_DONE, error))?;
+        let answer = self.at.post("/cluster/force-move", &seen)?;
         let forced = match self.at.parse(&answer)? {
             ForcedAnswer::Partitions(forced) => forced,
             ForcedAnswer::Error(reason) => {
@@ -63,30 +79,23 @@ impl ForceArgs {
             true => show(&answer.body.trim_start()),
             false => forced.iter().for_each(|forced| show(&Outcome(forced))),
         }
-        let is_done = |forced: &ForcedStatus| forced.goes_on.is_some();
-        match forced.iter().all(is_done) {
-            true => Ok(ExitCode::SUCCESS),
-            false => Ok(ExitCode::FAILURE),
-        }
+        Ok(forced)
     }
 
     /// What waits of that which is named.
     fn look(&self) -> Result<Vec<WaitingStatus>, FirnError> {
-        let answer = self.ask("GET", "/cluster/waiting")?;
+        let query = match self.broker {
+            Some(broker) => format!("broker={broker}"),
+            None => format!("partitions={}", self.partitions.join(",")),
+        };
+        let path = format!("/cluster/waiting?{query}");
+        let answer = self.at.ask("GET", &path, || {})?;
         match self.at.parse(&answer)? {
             WaitingAnswer::Partitions(waiting) => Ok(waiting),
             WaitingAnswer::Error(reason) => {
                 Err(FirnError::failed("looking for what waits", reason))
             }
         }
-    }
-
-    fn ask(&self, method: &str, path: &str) -> Result<HttpAnswer, FirnError> {
-        let query = match self.broker {
-            Some(broker) => format!("broker={broker}"),
-            None => format!("partitions={}", self.partitions.join(",")),
-        };
-        self.at.ask(method, &format!("{path}?{query}"), || {})
     }
 
     /// What is named and does not wait.
@@ -222,6 +231,7 @@ mod tests {
     fn waits(topic: &str, partition: i32) -> WaitingStatus {
         WaitingStatus {
             topic: topic.to_owned(),
+            topic_id: "t0".to_owned(),
             partition,
             epoch: 3,
             broker: 1,

@@ -36,7 +36,33 @@ impl BrokerArgs {
         path: &str,
         on_sign: impl FnMut(),
     ) -> Result<HttpAnswer, FirnError> {
-        let answer = ask(&self.http, method, path, PATIENCE, on_sign);
+        let request = HttpRequest {
+            method,
+            path,
+            body: "",
+        };
+        self.send(&request, on_sign)
+    }
+
+    /// Gives the broker an order, with a body.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) fn post(&self, path: &str, body: &str) -> Result<HttpAnswer, FirnError> {
+        let request = HttpRequest {
+            method: "POST",
+            path,
+            body,
+        };
+        self.send(&request, || {})
+    }
+
+    fn send(
+        &self,
+        request: &HttpRequest<'_>,
+        on_sign: impl FnMut(),
+    ) -> Result<HttpAnswer, FirnError> {
+        let answer = ask(&self.http, request, PATIENCE, on_sign);
         let answer = answer.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => self.failed(error),
             _ => self.failed(format!(
@@ -69,6 +95,13 @@ impl BrokerArgs {
     }
 }
 
+/// What the broker is asked.
+struct HttpRequest<'a> {
+    method: &'a str,
+    path: &'a str,
+    body: &'a str,
+}
+
 /// What the broker answered.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HttpAnswer {
@@ -80,8 +113,7 @@ pub(super) struct HttpAnswer {
 /// each empty line that comes while there is no answer.
 fn ask(
     address: &str,
-    method: &str,
-    path: &str,
+    request: &HttpRequest<'_>,
     patience: Duration,
     mut on_sign: impl FnMut(),
 ) -> io::Result<HttpAnswer> {
@@ -89,8 +121,11 @@ fn ask(
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(patience))?;
     socket.set_write_timeout(Some(patience))?;
-    let request =
-        format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
+    let HttpRequest { method, path, body } = request;
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     socket.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut socket = socket.take(ANSWER_BYTES_MAX);
@@ -192,7 +227,12 @@ mod tests {
         });
         let on_sign = || heard.send(()).unwrap();
         let patience = Duration::from_secs(60);
-        let answer = ask(&address, "POST", "/", patience, on_sign).unwrap();
+        let request = HttpRequest {
+            method: "POST",
+            path: "/",
+            body: "",
+        };
+        let answer = ask(&address, &request, patience, on_sign).unwrap();
         assert_eq!(answer.body, "\n\n{}\n");
         broker.join().unwrap();
     }

@@ -2,8 +2,9 @@
 //! their wait.
 //!
 //! * `GET /cluster/waiting?broker=N`, `?partitions=TOPIC:P,TOPIC:P`: a [`WaitingAnswer`].
-//! * `POST /cluster/force-move`, with the same queries: what only the disk may hold is given up, and
-//!   answered is a [`ForcedAnswer`] once the partitions go on, or were not able to for a while.
+//! * `POST /cluster/force-move`, with such an answer or a part of it as the body: what only the disk
+//!   may hold of those partitions is given up, unless they wait for another one by now, or in another
+//!   epoch. Answered is a [`ForcedAnswer`] once they go on, or were not able to for a while.
 //!
 //! Until the answer an empty line comes each second.
 
@@ -14,7 +15,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use firn_proto::ids::TopicPartition;
+use firn_proto::cluster::ForceMove;
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ use crate::recovery::{DiskWaiters, RecoveryError, Waiting};
 pub struct WaitingStatus {
     /// Its topic.
     pub topic: String,
+    /// The id of the topic.
+    pub topic_id: String,
     /// Its index.
     pub partition: i32,
     /// Its last epoch.
@@ -103,14 +106,16 @@ pub(super) async fn waiting(State(shown): State<Shown>, RawQuery(query): RawQuer
     })
 }
 
-pub(super) async fn force(State(shown): State<Shown>, RawQuery(query): RawQuery) -> Response {
-    let (waiters, asked) = match asked(&shown, query.as_deref()) {
-        Ok((_, Asked::All)) => return bad(WHICH),
-        Ok(asked) => asked,
-        Err(refused) => return refused,
+pub(super) async fn force(State(shown): State<Shown>, body: String) -> Response {
+    let seen = match serde_json::from_str(&body) {
+        Ok(WaitingAnswer::Partitions(seen)) if !seen.is_empty() => seen,
+        _ => return bad(AS_SEEN),
+    };
+    let Some(waiters) = shown.waiters.get().cloned() else {
+        return unavailable(NOT_YET);
     };
     slowly(async move {
-        match give_up(&waiters, &asked).await {
+        match give_up(&waiters, seen).await {
             Ok(forced) => ForcedAnswer::Partitions(forced),
             Err(error) => ForcedAnswer::Error(error.to_string()),
         }
@@ -124,6 +129,7 @@ async fn look(waiters: &DiskWaiters, asked: &Asked) -> Result<Vec<WaitingStatus>
         let found = in_bucket.get(&waiting.tp);
         WaitingStatus {
             topic: waiting.topic.to_string(),
+            topic_id: waiting.tp.topic.to_string(),
             partition: waiting.tp.partition.0,
             epoch: waiting.epoch.0,
             broker: waiting.broker.0,
@@ -137,32 +143,73 @@ async fn look(waiters: &DiskWaiters, asked: &Asked) -> Result<Vec<WaitingStatus>
     Ok(status.collect())
 }
 
-async fn give_up(waiters: &DiskWaiters, asked: &Asked) -> Result<Vec<ForcedStatus>, RecoveryError> {
-    let waiting = asked.of(waiters.list().await?);
-    let tps: Vec<TopicPartition> = waiting.iter().map(|waiting| waiting.tp).collect();
-    let results = waiters.force(tps).await?;
+async fn give_up(
+    waiters: &DiskWaiters,
+    seen: Vec<WaitingStatus>,
+) -> Result<Vec<ForcedStatus>, RecoveryError> {
+    let waiting = waiters.list().await?;
+    let waiting: BTreeMap<_, _> = waiting.iter().map(|now| (place(now), now)).collect();
+    let now = |seen: &WaitingStatus| waiting.get(&(seen.topic_id.clone(), seen.partition));
+    let checked = seen.iter().map(|seen| as_seen(seen, now(seen).copied()));
+    let checked: Vec<_> = checked.collect();
+    let asked: Vec<ForceMove> = checked.iter().flatten().copied().collect();
+    let results = waiters.force(asked).await?;
     let forced: BTreeMap<_, _> = results
         .iter()
         .flatten()
         .map(|forced| (forced.tp, forced.epoch))
         .collect();
     let goes_on = waiters.wait_until_owned(&forced, BEGIN_MAX).await;
-    let status = waiting.into_iter().zip(results).map(|(waiting, result)| {
-        let goes_on = goes_on.get(&waiting.tp);
+    let mut results = results.into_iter();
+    let status = seen.into_iter().zip(checked).map(|(seen, checked)| {
+        let goes_on = checked
+            .as_ref()
+            .ok()
+            .and_then(|asked| goes_on.get(&asked.tp));
+        let refused = match checked {
+            Ok(_) => results.next().and_then(Result::err).map(|e| e.to_string()),
+            Err(reason) => Some(reason),
+        };
         ForcedStatus {
-            topic: waiting.topic.to_string(),
-            partition: waiting.tp.partition.0,
-            broker: waiting.broker.0,
-            disk: waiting.disk.to_string(),
-            refused: result.err().map(|error| error.to_string()),
-            goes_on: goes_on.map(|goes_on| GoesOnStatus {
-                broker: goes_on.owner.0,
-                epoch: goes_on.epoch.0,
-                start_offset: goes_on.start_offset,
-            }),
+            topic: seen.topic,
+            partition: seen.partition,
+            broker: seen.broker,
+            disk: seen.disk,
+            goes_on: goes_on
+                .filter(|_| refused.is_none())
+                .map(|goes_on| GoesOnStatus {
+                    broker: goes_on.owner.0,
+                    epoch: goes_on.epoch.0,
+                    start_offset: goes_on.start_offset,
+                }),
+            refused,
         }
     });
     Ok(status.collect())
+}
+
+/// The id of the topic, and the index: a topic of that name may have been created anew.
+fn place(waiting: &Waiting) -> (String, i32) {
+    (waiting.tp.topic.to_string(), waiting.tp.partition.0)
+}
+
+/// What is to be given up, if the partition still waits as it was `seen`; else why nothing is. The
+/// coordinator looks once more.
+fn as_seen(seen: &WaitingStatus, now: Option<&Waiting>) -> Result<ForceMove, String> {
+    let Some(now) = now else {
+        return Err("it does not wait for a disk any more: look again".to_owned());
+    };
+    if (now.epoch.0, now.disk.to_string()) != (seen.epoch, seen.disk.clone()) {
+        return Err(format!(
+            "it waits for disk {} in epoch {} by now, not for disk {} in epoch {}: look again",
+            now.disk, now.epoch, seen.disk, seen.epoch
+        ));
+    }
+    Ok(ForceMove {
+        tp: now.tp,
+        epoch: now.epoch,
+        disk: now.disk,
+    })
 }
 
 /// Which partitions are meant, of those that wait.
@@ -209,7 +256,7 @@ fn asked(shown: &Shown, query: Option<&str>) -> Result<(DiskWaiters, Asked), Res
     let asked = Asked::parse(query).ok_or_else(|| bad(WHICH))?;
     match shown.waiters.get() {
         Some(waiters) => Ok((waiters.clone(), asked)),
-        None => Err(unavailable("the broker does not serve yet")),
+        None => Err(unavailable(NOT_YET)),
     }
 }
 
@@ -225,12 +272,66 @@ fn slowly<T: Serialize>(answer: impl Future<Output = T> + Send + 'static) -> Res
 }
 
 const WHICH: &str = "say which: ?broker=N or ?partitions=TOPIC:PARTITION,TOPIC:PARTITION\n";
+const AS_SEEN: &str =
+    "say which, and what was seen of them: an answer of GET /cluster/waiting as the body\n";
+const NOT_YET: &str = "the broker does not serve yet";
 /// How long partitions are waited for that may go on. Well below the end of a connection.
 const BEGIN_MAX: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use firn_proto::cluster::PartitionFold;
+    use firn_proto::ids::{
+        BrokerId, DiskId, LeaderEpoch, PartitionIndex, StreamId, TopicId, TopicPartition,
+    };
+
     use super::*;
+
+    #[test]
+    fn what_waits_otherwise_than_it_was_seen_is_not_given_up() {
+        let tp = TopicPartition {
+            topic: TopicId([1; 16]),
+            partition: PartitionIndex(3),
+        };
+        let (epoch, disk) = (LeaderEpoch(4), DiskId([7; 16]));
+        let fold = PartitionFold {
+            tp,
+            epoch,
+            stream: StreamId(2),
+            row: None,
+            ranges: Vec::new(),
+            released_end: None,
+            log_start: 0,
+            archived_to: 0,
+            waits_for: Some(disk),
+            disk: None,
+        };
+        let now = Waiting::of(fold, "a".into(), BrokerId(1), disk);
+        let seen = WaitingStatus {
+            topic: "a".to_owned(),
+            topic_id: tp.topic.to_string(),
+            partition: 3,
+            epoch: 4,
+            broker: 1,
+            disk: disk.to_string(),
+            bucket_end: Some(100),
+            newest_age_s: None,
+        };
+        let asked = ForceMove { tp, epoch, disk };
+        assert_eq!(as_seen(&seen, Some(&now)), Ok(asked));
+        assert!(as_seen(&seen, None).is_err());
+        let earlier = WaitingStatus {
+            epoch: 3,
+            ..seen.clone()
+        };
+        let refused = as_seen(&earlier, Some(&now)).unwrap_err();
+        assert!(refused.contains("in epoch 4 by now"), "{refused}");
+        let other = WaitingStatus {
+            disk: DiskId([8; 16]).to_string(),
+            ..seen
+        };
+        assert!(as_seen(&other, Some(&now)).is_err());
+    }
 
     #[test]
     fn partitions_are_named_one_by_one_or_by_their_last_broker() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    AssignmentError, ClusterImage, ForcedMove, PartitionFold, Reply, Request,
+    AssignmentError, ClusterImage, ForceMove, ForcedMove, PartitionFold, Reply, Request,
 };
 use firn_proto::env::Clock;
 use firn_proto::ids::{BrokerId, ClusterId, DiskId, LeaderEpoch, TopicPartition};
@@ -32,6 +32,20 @@ pub struct Waiting {
     /// The disk of that broker's local WAL.
     pub disk: DiskId,
     fold: PartitionFold,
+}
+
+impl Waiting {
+    /// What is to be folded of a topic of that name waits for `disk`, which `broker` had.
+    pub fn of(fold: PartitionFold, topic: Arc<str>, broker: BrokerId, disk: DiskId) -> Self {
+        Self {
+            tp: fold.tp,
+            topic,
+            epoch: fold.epoch,
+            broker,
+            disk,
+            fold,
+        }
+    }
 }
 
 /// What the bucket has of a partition that waits.
@@ -95,14 +109,8 @@ impl DiskWaiters {
         };
         let waiting = folds.into_iter().filter_map(|fold| {
             let (disk, topic) = (fold.waits_for?, image.topic(fold.tp.topic)?);
-            Some(Waiting {
-                tp: fold.tp,
-                topic: Arc::clone(&topic.name),
-                epoch: fold.epoch,
-                broker: topic.partition(fold.tp.partition)?.preferred,
-                disk,
-                fold,
-            })
+            let broker = topic.partition(fold.tp.partition)?.preferred;
+            Some(Waiting::of(fold, Arc::clone(&topic.name), broker, disk))
         });
         Ok(waiting.collect())
     }
@@ -126,16 +134,17 @@ impl DiskWaiters {
         Ok(found)
     }
 
-    /// Gives up what only a disk may hold of these partitions. One result for each, in order.
+    /// Gives up what only a disk may hold of these partitions, as they were seen. One result for each,
+    /// in order.
     ///
     /// # Errors
     /// The coordinator does not answer: what is named in requests before may be given up.
     pub async fn force(
         &self,
-        tps: Vec<TopicPartition>,
+        seen: Vec<ForceMove>,
     ) -> Result<Vec<Result<ForcedMove, AssignmentError>>, RecoveryError> {
-        let mut forced = Vec::with_capacity(tps.len());
-        for some in chunks(tps) {
+        let mut forced = Vec::with_capacity(seen.len());
+        for some in chunks(seen) {
             match self.coordinator.call(Request::ForceMove(some)).await? {
                 Reply::Forced(results) => forced.extend(results),
                 _ => return Err(RecoveryError::wrong_reply("ForceMove")),

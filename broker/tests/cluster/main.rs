@@ -187,15 +187,19 @@ fn a_local_topic_waits_for_its_disk_while_others_live_and_goes_on_with_it() {
 #[test]
 fn a_local_topic_goes_on_at_another_member_once_an_operator_says_so() {
     let (mut members, disk, partition) = owner_with_a_disk_died();
-    let path = format!("/cluster/force-move?partitions={TOPIC}:{partition}");
-    let answer = members.ask(0, "POST", &path);
+    let waiting = members.ask(0, "GET", "/cluster/waiting");
+    let (_, seen) = waiting.split_once("\r\n\r\n").unwrap();
+    let answer = members.post(0, "/cluster/force-move", seen);
     assert!(answer.contains(r#""refused":null"#), "{answer}");
     let kept = members.numbers(TOPIC, partition);
     assert!([0, 1, 2].starts_with(&kept), "{kept:?}");
     let next = kept.len() as i32;
     members.append(TOPIC, partition, next);
-    let answer = members.ask(0, "POST", &path);
-    assert!(answer.contains(r#"{"partitions":[]}"#), "{answer}");
+    let answer = members.post(0, "/cluster/force-move", seen);
+    assert!(
+        answer.contains("does not wait for a disk any more"),
+        "{answer}"
+    );
     members.add_with(Some(disk.path()));
     assert_eq!(members.numbers(TOPIC, partition).len(), kept.len() + 1);
 }

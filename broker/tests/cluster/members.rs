@@ -177,10 +177,21 @@ impl Members {
 
     /// What the HTTP door of a member answers.
     pub(crate) fn ask(&self, member: usize, method: &str, path: &str) -> String {
+        self.send(member, (method, path), "")
+    }
+
+    /// Gives a member an order at its HTTP door, with a body.
+    pub(crate) fn post(&self, member: usize, path: &str, body: &str) -> String {
+        self.send(member, ("POST", path), body)
+    }
+
+    fn send(&self, member: usize, (method, path): (&str, &str), body: &str) -> String {
         let node = &self.members[member].as_ref().unwrap().node;
         let mut socket = TcpStream::connect(node.http().unwrap()).unwrap();
-        let request =
-            format!("{method} {path} HTTP/1.0\r\nHost: firn\r\nContent-Length: 0\r\n\r\n");
+        let len = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: firn\r\nContent-Length: {len}\r\n\r\n{body}"
+        );
         socket.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();

@@ -2,7 +2,7 @@
 //! (`firn.durability=local`): what that survives, what waits for which disk, and what an operator
 //! gives up who does not wait.
 
-use firn_broker::http::{ForcedAnswer, WaitingAnswer};
+use firn_broker::http::{ForcedAnswer, ForcedStatus, WaitingAnswer, WaitingStatus};
 use firn_tests::client::{EARLIEST, HIGH_WATERMARK, code};
 
 use super::*;
@@ -13,11 +13,13 @@ const NEWEST: i64 = -3;
 const LEADER_NOT_AVAILABLE: i16 = 5;
 
 impl Process {
-    fn ask(&self, method: &str, path: &str) -> String {
+    fn ask(&self, method: &str, path: &str, body: &str) -> String {
         let address = self.node.as_ref().unwrap().http().unwrap();
         let mut socket = TcpStream::connect(address).unwrap();
-        let request =
-            format!("{method} {path} HTTP/1.0\r\nHost: firn\r\nContent-Length: 0\r\n\r\n");
+        let len = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: firn\r\nContent-Length: {len}\r\n\r\n{body}"
+        );
         socket.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
@@ -26,16 +28,25 @@ impl Process {
         body.to_owned()
     }
 
-    /// Waits until all partitions wait for a disk, and says where the bucket ends of each.
-    fn wait_waiting(&self) -> Vec<Option<i64>> {
+    /// Waits until all partitions wait for a disk, and says how.
+    fn wait_waiting(&self) -> Vec<WaitingStatus> {
         wait::until("partitions to wait", wait::PATIENCE, || {
-            let answer = self.ask("GET", "/cluster/waiting?broker=1");
+            let answer = self.ask("GET", "/cluster/waiting?broker=1", "");
             let WaitingAnswer::Partitions(waiting) = serde_json::from_str(&answer).unwrap() else {
                 panic!("{answer}");
             };
-            let ends: Vec<_> = waiting.iter().map(|waiting| waiting.bucket_end).collect();
-            (ends.len() == PARTITIONS as usize).then_some(ends)
+            (waiting.len() == PARTITIONS as usize).then_some(waiting)
         })
+    }
+
+    /// Gives up the disk of partitions as they were seen.
+    fn force(&self, seen: Vec<WaitingStatus>) -> Vec<ForcedStatus> {
+        let seen = serde_json::to_string(&WaitingAnswer::Partitions(seen)).unwrap();
+        let answer = self.ask("POST", "/cluster/force-move", &seen);
+        match serde_json::from_str(&answer).unwrap() {
+            ForcedAnswer::Partitions(forced) => forced,
+            ForcedAnswer::Error(reason) => panic!("{reason}"),
+        }
     }
 }
 
@@ -142,8 +153,12 @@ fn a_start_on_a_local_topic_that_crashes_at_any_put_of_its_wal_is_taken_up_by_th
 fn partitions_wait_for_their_disk_and_go_on_with_everything_when_it_comes() {
     let (bucket, wal) = crashed_process_with_a_local_topic();
     let process = Process::start(&bucket, None, None);
-    let ends: Vec<_> = ends_in_bucket().into_iter().map(Some).collect();
-    assert_eq!(process.wait_waiting(), ends);
+    let waiting = process.wait_waiting();
+    let ends: Vec<_> = waiting
+        .iter()
+        .map(|waiting| waiting.bucket_end.unwrap())
+        .collect();
+    assert_eq!(ends, ends_in_bucket());
     let waiting = process.metric("firn_partitions_waiting_for_disk");
     assert_eq!(waiting, PARTITIONS as u64);
     let mut client = process.client();
@@ -155,7 +170,7 @@ fn partitions_wait_for_their_disk_and_go_on_with_everything_when_it_comes() {
         let produced = client.produce(TOPIC, partition.partition_index, batch);
         assert_eq!(produced.unwrap().error, code::NOT_LEADER_OR_FOLLOWER);
     }
-    let info = process.ask("GET", "/cluster");
+    let info = process.ask("GET", "/cluster", "");
     assert!(info.contains(r#""partitions":3}]"#), "{info}");
     assert!(process.stop());
 
@@ -206,11 +221,16 @@ fn partitions_wait_for_their_disk_though_the_topic_counts_by_the_bucket_by_now()
 fn a_disk_that_is_given_up_is_counted_and_kept_aside_when_it_comes_back_after_all() {
     let (bucket, wal) = crashed_process_with_a_local_topic();
     let process = Process::start(&bucket, None, None);
+    let seen = process.wait_waiting();
+    let earlier = seen.iter().cloned().map(|seen| WaitingStatus {
+        epoch: seen.epoch - 1,
+        ..seen
+    });
+    for refused in process.force(earlier.collect()) {
+        assert!(refused.refused.is_some() && refused.goes_on.is_none());
+    }
     process.wait_waiting();
-    let answer = process.ask("POST", "/cluster/force-move?broker=1");
-    let ForcedAnswer::Partitions(forced) = serde_json::from_str(&answer).unwrap() else {
-        panic!("{answer}");
-    };
+    let forced = process.force(seen);
     let starts = forced
         .iter()
         .map(|forced| forced.goes_on.unwrap().start_offset);

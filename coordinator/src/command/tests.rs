@@ -101,9 +101,13 @@ fn cluster_commands() -> Vec<Command> {
             },
         }]),
         Command::FenceBroker(Incarnation(5)),
-        Command::ForceMove(vec![TopicPartition {
-            topic: local,
-            partition: PartitionIndex(0),
+        Command::ForceMove(vec![ForceMove {
+            tp: TopicPartition {
+                topic: local,
+                partition: PartitionIndex(0),
+            },
+            epoch: LeaderEpoch(0),
+            disk: DiskId([8; 16]),
         }]),
         Command::Resign(CoordinatorEpoch(7)),
     ]

@@ -195,7 +195,7 @@ impl State {
                 Reply::Done
             }
             Command::MovePartitions(moves) => self.ask_moves(moves, &mut effects),
-            Command::ForceMove(partitions) => self.force_moves(partitions, &mut effects),
+            Command::ForceMove(moves) => self.force_moves(moves, &mut effects),
             Command::Resign(epoch) => {
                 self.resign(*epoch, &mut effects);
                 Reply::Done

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use firn_proto::cluster::{
-    AssignmentError, BrokerImage, ForcedMove, MovePartition, PartitionImage, Reply,
+    AssignmentError, BrokerImage, ForceMove, ForcedMove, MovePartition, PartitionImage, Reply,
 };
 use firn_proto::ids::{BrokerId, TopicPartition};
 
@@ -71,34 +71,35 @@ impl State {
     }
 
     /// Partitions that wait for a disk wait no longer: what the bucket has of them is what is left.
-    pub(super) fn force_moves(
-        &mut self,
-        partitions: &[TopicPartition],
-        effects: &mut Effects,
-    ) -> Reply {
-        let mut results = Vec::with_capacity(partitions.len());
-        for tp in partitions {
-            let checked = self.check_force(*tp);
+    pub(super) fn force_moves(&mut self, moves: &[ForceMove], effects: &mut Effects) -> Reply {
+        let mut results = Vec::with_capacity(moves.len());
+        for asked in moves {
+            let checked = self.check_force(asked);
             // another picture of the topic, though it looks the same: whoever takes over looks again
             if checked.is_ok()
-                && partition_mut(&mut self.topics, *tp).is_some()
-                && let Some(marks) = marks_mut(&mut self.topics, *tp)
+                && partition_mut(&mut self.topics, asked.tp).is_some()
+                && let Some(marks) = marks_mut(&mut self.topics, asked.tp)
             {
                 marks.is_forced = true;
                 effects.changed = true;
-                effects.topic(tp.topic);
+                effects.topic(asked.tp.topic);
             }
             results.push(checked);
         }
         Reply::Forced(results)
     }
 
-    fn check_force(&self, tp: TopicPartition) -> Result<ForcedMove, AssignmentError> {
+    /// What was looked at may have gone on since, and wait for another disk.
+    fn check_force(&self, asked: &ForceMove) -> Result<ForcedMove, AssignmentError> {
+        let tp = asked.tp;
         let found = self.topics.partition(tp);
         let (partition, marks) = found.ok_or(AssignmentError::Unknown)?;
         let (Some(disk), Some(last)) = (self.waits_for(tp), partition.windows.last()) else {
             return Err(AssignmentError::NotCurrent);
         };
+        if (asked.epoch, asked.disk) != (last.epoch, disk) {
+            return Err(AssignmentError::NotCurrent);
+        }
         Ok(ForcedMove {
             tp,
             epoch: last.epoch,

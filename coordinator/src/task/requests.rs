@@ -51,9 +51,7 @@ impl Leader {
             }
             Request::DrainBroker { broker, drain } => self.drain_broker(call, broker, drain),
             Request::MovePartitions(moves) => self.command(call, Command::MovePartitions(moves)),
-            Request::ForceMove(partitions) => {
-                self.command(call, Command::ForceMove(partitions));
-            }
+            Request::ForceMove(moves) => self.command(call, Command::ForceMove(moves)),
             Request::FoldsOf(partitions) => {
                 let reply = Reply::Folds(self.state.folds_of(&partitions));
                 self.answer(call, reply);

@@ -50,8 +50,8 @@ pub use image::{
     TopicImage, Window,
 };
 pub use ownership::{
-    AssignPartitions, Assigned, AssignmentError, FoldRange, ForcedMove, LinkAddress, MovePartition,
-    PartitionEnd, PartitionFold, ProgressReport, RegisterBroker, RegisteredBroker,
+    AssignPartitions, Assigned, AssignmentError, FoldRange, ForceMove, ForcedMove, LinkAddress,
+    MovePartition, PartitionEnd, PartitionFold, ProgressReport, RegisterBroker, RegisteredBroker,
     ReleasePartition, ReleasePartitions, ResumePartition, ResumePartitions, RowReport, SealStream,
     StreamError, StreamToSeal,
 };
@@ -95,7 +95,7 @@ pub enum Request {
     FoldsOf(Vec<TopicPartition>),
     /// Partitions of topics with `firn.durability=local` wait no longer for the disk of their last
     /// owner, which died: what only that disk holds of them is lost.
-    ForceMove(Vec<TopicPartition>),
+    ForceMove(Vec<ForceMove>),
     /// How far an owner's stream is durable and where its state rows stand.
     ReportProgress(ProgressReport),
     /// An owner has dropped deleted topics: it neither appends to nor serves them any more.
@@ -200,8 +200,8 @@ pub enum Reply {
     /// To [`Request::FoldsOf`]: all windows before the one that is open now. `None` if there are
     /// none, so that the epoch begins with nothing, or if nobody owns the partition.
     Folds(Vec<Option<PartitionFold>>),
-    /// To [`Request::ForceMove`]: what is given up. A partition that waits for no disk is refused as
-    /// [`AssignmentError::NotCurrent`].
+    /// To [`Request::ForceMove`]: what is given up. A partition that waits for no disk, or not as the
+    /// request says, is refused as [`AssignmentError::NotCurrent`].
     Forced(Vec<Result<ForcedMove, AssignmentError>>),
     /// To [`Request::CreateTopics`].
     CreateTopics(Vec<Result<CreatedTopic, TopicRefusal>>),

@@ -206,6 +206,17 @@ pub struct MovePartition {
     pub to: BrokerId,
 }
 
+/// A partition that is to wait for a disk no longer, as whoever gives that up has seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ForceMove {
+    /// The partition.
+    pub tp: TopicPartition,
+    /// Its last epoch; if it is another one by now, nothing is given up.
+    pub epoch: LeaderEpoch,
+    /// The disk that it waits for; if that is another one by now, nothing is given up.
+    pub disk: DiskId,
+}
+
 /// What is given up of a partition that waits no longer for a disk. The next epoch begins at the end
 /// of what the bucket has; records from there on that only the disk holds are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

@@ -1,7 +1,7 @@
 //! Random histories: whatever comes in whatever order, what must hold does, and the journal leads to
 //! the same state again.
 
-use firn_proto::cluster::EpochStart;
+use firn_proto::cluster::{EpochStart, ForceMove};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,7 +31,8 @@ enum Step {
     Resign(u8),
     /// A topic acknowledges by the local WAL, or by the bucket.
     Durability(u8, bool),
-    Force(u8),
+    /// Whether as it waits now, or as it waited an epoch before.
+    Force(u8, bool),
     /// An earlier command comes once more.
     Repeat(prop::sample::Index),
 }
@@ -57,7 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
         (any::<u8>(), 0..3u8).prop_map(|(p, to)| Step::Move(p, to)),
         (0..9u8).prop_map(Step::Resign),
         (any::<u8>(), any::<bool>()).prop_map(|(t, local)| Step::Durability(t, local)),
-        any::<u8>().prop_map(Step::Force),
+        (any::<u8>(), any::<bool>()).prop_map(|(p, is_late)| Step::Force(p, is_late)),
         any::<prop::sample::Index>().prop_map(Step::Repeat),
     ]
 }
@@ -137,9 +138,15 @@ impl World {
                     self.set_durability(&name, if is_local { "local" } else { "bucket" });
                 }
             }
-            Step::Force(partition) => {
-                if let Some(tp) = pick(&self.all_partitions(), partition) {
-                    self.apply(Command::ForceMove(vec![tp]));
+            Step::Force(partition, is_late) => {
+                if let Some(fold) = pick(&self.state.pending_folds(), partition)
+                    && let Some(disk) = fold.waits_for
+                {
+                    let epoch = LeaderEpoch(fold.epoch.0 - i32::from(is_late));
+                    let tp = fold.tp;
+                    let applied =
+                        self.apply(Command::ForceMove(vec![ForceMove { tp, epoch, disk }]));
+                    assert_eq!(applied.effects.changed, !is_late, "{applied:?}");
                 }
             }
             Step::Repeat(at) => {

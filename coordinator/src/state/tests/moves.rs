@@ -1,7 +1,7 @@
 //! Moves, drains and fences, and all that may come between the asking and the RELEASE; topics whose
 //! partitions wait for a disk.
 
-use firn_proto::cluster::{ForcedMove, PartitionFold};
+use firn_proto::cluster::{ForceMove, ForcedMove, PartitionFold};
 
 use super::*;
 use crate::snapshot::{decode_snapshot, encode_snapshot};
@@ -402,8 +402,18 @@ fn crashed_with(disk: Option<u8>, is_whole: bool, durability: &[&str]) -> Asked 
 }
 
 impl World {
-    fn force(&mut self, tp: TopicPartition) -> Result<ForcedMove, AssignmentError> {
-        match self.apply(Command::ForceMove(vec![tp])).reply {
+    fn force(
+        &mut self,
+        tp: TopicPartition,
+        epoch: i32,
+        disk: u8,
+    ) -> Result<ForcedMove, AssignmentError> {
+        let asked = ForceMove {
+            tp,
+            epoch: LeaderEpoch(epoch),
+            disk: DiskId([disk; 16]),
+        };
+        match self.apply(Command::ForceMove(vec![asked])).reply {
             Reply::Forced(mut results) => results.remove(0),
             other => panic!("{other:?}"),
         }
@@ -509,7 +519,11 @@ fn an_epoch_that_begins_or_is_released_once_a_topic_is_local_no_more_waits_for_n
     with.world.release(&with.one, released, Some(8)).unwrap();
     with.world.apply(Command::FenceBroker(three.incarnation));
     with.world.seal(three.stream, 3).unwrap();
-    assert_eq!(with.world.waits_for(), [None], "epoch 1 counts by the bucket");
+    assert_eq!(
+        with.world.waits_for(),
+        [None],
+        "epoch 1 counts by the bucket"
+    );
 
     let mut with = asked();
     with.world.set_durability("a", "local");
@@ -533,13 +547,14 @@ fn a_forced_move_says_what_is_given_up_and_the_next_epoch_begins_where_the_bucke
         known_end: 0,
     };
     let refused = Err(AssignmentError::NotCurrent);
-    assert_eq!(with.world.force(with.tp), Ok(forced));
-    assert_eq!(with.world.force(with.tp), refused);
+    assert_eq!(with.world.force(with.tp, 0, 7), Ok(forced));
+    assert_eq!(with.world.force(with.tp, 0, 7), refused);
     assert_eq!(with.world.waits_for(), [None]);
     let folded = end(with.tp, 0, with.one.stream, 40);
     assert_eq!(with.world.assign(folded), Ok(LeaderEpoch(1)));
     assert_eq!(with.world.owner(with.tp), Some(2));
-    assert_eq!(with.world.force(with.tp), refused, "it has an owner");
+    let again = with.world.force(with.tp, 0, 7);
+    assert_eq!(again, refused, "it has an owner");
 
     let five = with.world.register(5, Some(5));
     assert_eq!(with.world.ask(with.tp, 1, 5), Ok(()));
@@ -549,4 +564,33 @@ fn a_forced_move_says_what_is_given_up_and_the_next_epoch_begins_where_the_bucke
     with.world.seal(five.stream, 3).unwrap();
     let disk = Some(DiskId([5; 16]));
     assert_eq!(with.world.waits_for(), [disk], "one epoch was forced");
+    assert_eq!(
+        with.world.force(with.tp, 2, 5).map(|forced| forced.disk.0),
+        Ok([5; 16])
+    );
+}
+
+/// Between the look of an operator and the order the partition may have gone on with that disk, and
+/// wait for another one, or for the same in a later epoch.
+#[test]
+fn what_an_operator_has_not_seen_is_not_given_up() {
+    let mut with = crashed_with_a_local_topic(Some(7), false);
+    let five = with.world.register(5, Some(5));
+    for (epoch, disk) in [(0, 5), (1, 7), (-1, 7)] {
+        let forced = with.world.force(with.tp, epoch, disk);
+        assert_eq!(forced, Err(AssignmentError::NotCurrent), "{epoch} {disk}");
+    }
+    assert_eq!(with.world.waits_for(), [Some(DiskId([7; 16]))]);
+    let again = with.world.register(1, Some(7));
+    let folded = end(with.tp, 0, with.one.stream, 40);
+    assert_eq!(with.world.assign_to(folded, 1), Ok(LeaderEpoch(1)));
+    with.world.ask(with.tp, 1, 5).unwrap();
+    let released = end(with.tp, 1, again.stream, 40);
+    with.world.release(&again, released, None).unwrap();
+    with.world.apply(Command::FenceBroker(five.incarnation));
+    with.world.seal(five.stream, 3).unwrap();
+    assert_eq!(with.world.waits_for(), [Some(DiskId([5; 16]))]);
+    let late = with.world.force(with.tp, 0, 7);
+    assert_eq!(late, Err(AssignmentError::NotCurrent));
+    assert_eq!(with.world.waits_for(), [Some(DiskId([5; 16]))]);
 }

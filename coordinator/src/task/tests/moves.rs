@@ -1,7 +1,7 @@
 //! Drains and moves through the coordinator's loop.
 
-use firn_proto::cluster::{AssignmentError, LinkAddress, MovePartition};
-use firn_proto::ids::{Fingerprint, TopicPartition};
+use firn_proto::cluster::{AssignmentError, ForceMove, LinkAddress, MovePartition};
+use firn_proto::ids::{DiskId, Fingerprint, TopicPartition};
 
 use super::*;
 
@@ -43,7 +43,12 @@ async fn brokers_drain_and_partitions_are_asked_for_one_by_one() {
     assert_eq!(moved, Ok(Reply::Moved(vec![refused])));
     let folds = coordinator.call(Request::FoldsOf(vec![tp])).await;
     assert_eq!(folds, Ok(Reply::Folds(vec![None])));
-    let forced = coordinator.call(Request::ForceMove(vec![tp])).await;
+    let given_up = ForceMove {
+        tp,
+        epoch: LeaderEpoch(0),
+        disk: DiskId([7; 16]),
+    };
+    let forced = coordinator.call(Request::ForceMove(vec![given_up])).await;
     let refused = Err(AssignmentError::NotCurrent);
     assert_eq!(forced, Ok(Reply::Forced(vec![refused])));
     assert_eq!(bucket.slots(), slots, "refusals are not journalled");
