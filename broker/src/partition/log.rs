@@ -213,6 +213,14 @@ pub struct Bounds {
     pub log_end: i64,
 }
 
+impl Bounds {
+    /// Whether the bucket has all that is visible. While it has not, whoever has nothing but the bucket
+    /// cannot serve the partition: its high watermark would be behind one that readers have seen (I5).
+    pub fn bucket_has_all(&self) -> bool {
+        self.high_watermark <= self.durable_end
+    }
+}
+
 /// Who is to be answered now, in the order of offsets.
 pub type Released<W> = Vec<(W, Answer)>;
 

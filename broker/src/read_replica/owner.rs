@@ -125,21 +125,25 @@ impl OwnedPartitions {
         seen
     }
 
-    /// The partition, if this process owns it in the epoch that the reader names.
+    /// The partition, if this process owns it in the epoch that the reader names, and the bucket has
+    /// all that is visible of it: of a topic that was local it may lack the end for a while.
     fn owned(&self, image: &ClusterImage, look: &Look) -> Option<Arc<Partition>> {
         let known = image.topic(look.tp.topic)?.partition(look.tp.partition)?;
         let is_own = known
             .owner
             .is_some_and(|owner| owner.incarnation == self.incarnation);
         let open = self.partitions.find_tp(look.tp);
-        open.filter(|open| is_own && known.epoch == look.epoch && open.epoch() == look.epoch)
+        let is_it = |open: &Arc<Partition>| {
+            is_own && known.epoch == look.epoch && open.epoch() == look.epoch
+        };
+        open.filter(|open| is_it(open) && open.bounds().bucket_has_all())
     }
 }
 
 /// What a reader may know of a partition, with up to `runs_max` runs.
 fn sight(partition: &Partition, look: &Look, committed: bool, runs_max: usize) -> Sight {
     let bounds = partition.bounds();
-    // Others have nothing but the bucket.
+    // Others have nothing but the bucket, and the topic may have become local since it was looked.
     let high_watermark = bounds.high_watermark.min(bounds.durable_end);
     let last_stable_offset = bounds.last_stable_offset.min(bounds.durable_end);
     let end = match committed {

@@ -656,9 +656,11 @@ fn a_topic_that_is_local_no_more_shows_what_it_showed_and_waits_for_the_bucket()
     let next = append_held(&mut log, &batch(1), Acks::Bucket, 2);
     assert!(log.on_local(EPOCH, START + 1).is_empty());
     assert_eq!(marks(&log), (0, 1));
+    assert!(!log.bounds().bucket_has_all(), "nobody else may serve it");
     assert_eq!(read_ahead(&log, START, START + 1), stored(&[START]));
     assert_eq!(durable(&mut log, 0, &[shown, next]), [2]);
     assert_eq!(marks(&log), (2, 2));
+    assert!(log.bounds().bucket_has_all());
 }
 
 #[test]

@@ -130,8 +130,10 @@ impl Look<'_> {
         if let Some(refused) = refused(topic, partition.epoch(), wanted) {
             return failed(refused);
         }
+        let bucket_has_all = partition.bounds().bucket_has_all();
         let mut surveyed = self.seen(topic, Source::Owned(partition), wanted);
         if surveyed.readable.is_some()
+            && bucket_has_all
             && let Some(reader) = self.reader(topic, tp)
         {
             surveyed.read.preferred = Some(reader);
