@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::Path;
 
 use firn_proto::cluster::StreamToSeal;
-use firn_proto::ids::StreamId;
+use firn_proto::ids::{DiskId, StreamId, TopicPartition};
 use firn_storage::wal::local::{LocalRow, LostRange, Recovered};
 
 use crate::metrics::Metrics;
@@ -29,6 +29,22 @@ pub(super) fn report_lost(rows: &[LocalRow], quarantine: &Path, metrics: &Metric
         kept_in = %quarantine.display(),
         "records acknowledged by the local wal alone (acks=1, or firn.durability=local) are lost: the \
          bucket never had them, and their partitions have gone on without them; the segments that hold them are kept, firn inspect prints them"
+    );
+}
+
+/// Names the partitions that wait on though their disk is here, since it is damaged.
+pub(super) fn report_held_back(partitions: &[TopicPartition], disk: DiskId) {
+    if partitions.is_empty() {
+        return;
+    }
+    tracing::error!(
+        %disk,
+        partitions = partitions.len(),
+        names = %Names(partitions),
+        "the local wal is damaged below what it had fsynced, and may have lost acknowledged records of \
+         these partitions (firn.durability=local): they wait on. Put the directory back as it was and \
+         start again, or give up what is lost with firn cluster force-move; until then its segments \
+         stay where they are"
     );
 }
 
@@ -67,29 +83,47 @@ struct Ranges<'a>(&'a [LostRange]);
 
 impl fmt::Display for Ranges<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, range) in self.0.iter().take(RANGES_SHOWN_MAX).enumerate() {
+        list(f, self.0, |f, range| {
             let LostRange {
                 tp, first, last, ..
             } = range;
-            let separator = if at == 0 { "" } else { ", " };
-            write!(f, "{separator}{tp} {first}..={last}")?;
-        }
-        match self.0.len().checked_sub(RANGES_SHOWN_MAX) {
-            None | Some(0) => Ok(()),
-            Some(more) => write!(f, ", and {more} more"),
-        }
+            write!(f, "{tp} {first}..={last}")
+        })
     }
 }
 
-/// Ranges that one line names; the others are counted.
-const RANGES_SHOWN_MAX: usize = 20;
+/// Partitions, as many as a line of a log can take.
+struct Names<'a>(&'a [TopicPartition]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        list(f, self.0, |f, tp| write!(f, "{tp}"))
+    }
+}
+
+/// Writes the first of `items`, and how many more there are.
+fn list<T>(
+    f: &mut fmt::Formatter<'_>,
+    items: &[T],
+    write_one: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
+    for (at, item) in items.iter().take(SHOWN_MAX).enumerate() {
+        f.write_str(if at == 0 { "" } else { ", " })?;
+        write_one(f, item)?;
+    }
+    match items.len().checked_sub(SHOWN_MAX) {
+        None | Some(0) => Ok(()),
+        Some(more) => write!(f, ", and {more} more"),
+    }
+}
+
+/// What one line names; the others are counted.
+const SHOWN_MAX: usize = 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use firn_proto::ids::{
-        BrokerId, LeaderEpoch, PartitionIndex, Slot, StreamId, TopicId, TopicPartition,
-    };
+    use firn_proto::ids::{BrokerId, LeaderEpoch, PartitionIndex, Slot, TopicId};
 
     fn range(first: i64) -> LostRange {
         let tp = TopicPartition {
@@ -109,12 +143,10 @@ mod tests {
         let two = [range(5), range(9)];
         let tp = two[0].tp;
         assert_eq!(Ranges(&two).to_string(), format!("{tp} 5..=6, {tp} 9..=10"));
-        let many: Vec<_> = (0..RANGES_SHOWN_MAX as i64 + 7)
-            .map(|at| range(3 * at))
-            .collect();
+        let many: Vec<_> = (0..SHOWN_MAX as i64 + 7).map(|at| range(3 * at)).collect();
         let line = Ranges(&many).to_string();
         assert!(line.ends_with(", and 7 more"), "{line}");
-        assert_eq!(line.matches("..=").count(), RANGES_SHOWN_MAX);
+        assert_eq!(line.matches("..=").count(), SHOWN_MAX);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use firn_storage::stream::StreamEnv;
 use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recovered};
 use firn_storage::wal::{FairKey, Wal};
 
-use super::lost::{report_lost, report_settled};
+use super::lost::{report_held_back, report_lost, report_settled};
 use super::parts::{call_again, unexpected, wal_ended};
 use super::rows::StateRows;
 use super::sink::NodeSink;
@@ -73,6 +73,8 @@ impl Recovery<'_> {
     /// be appended in them any more, though a picture of before says that they are this process's.
     pub(super) async fn run(&self, local: Recovered) -> Result<Vec<Epoch>, FirnError> {
         let Settled { folds, image } = self.settled(&local).await?;
+        let (folds, held_back) = hold_back(folds, &image, &local);
+        report_held_back(&held_back.partitions, local.disk());
         let (folded, damaged) = self.fold(folds).await?;
         let missing = missing(&local, &folded, &image);
         let PutAgain {
@@ -94,7 +96,7 @@ impl Recovery<'_> {
         let is_damaged = |row: &&LocalRow| damaged.contains(&row.entry.tp);
         let mut kept: Vec<_> = local.rows().iter().filter(is_damaged).cloned().collect();
         kept.extend(lost);
-        forget(local, kept).await?;
+        forget(local, kept, held_back.streams).await?;
         Ok(resumed)
     }
 
@@ -337,6 +339,55 @@ impl Recovery<'_> {
     }
 }
 
+/// What is not begun here, though it waits for this disk.
+#[derive(Default)]
+struct HeldBack {
+    partitions: Vec<TopicPartition>,
+    /// The streams of their last epochs.
+    streams: BTreeSet<StreamId>,
+}
+
+/// Sets those aside that wait for this disk, which may have lost a part of them: what is left does
+/// not say where they end. They wait on, for an operator to give that up.
+fn hold_back(
+    folds: Vec<PartitionFold>,
+    image: &ClusterImage,
+    local: &Recovered,
+) -> (Vec<PartitionFold>, HeldBack) {
+    let mut held_back = HeldBack::default();
+    if local.damaged().is_empty() {
+        return (folds, held_back);
+    }
+    let mut lacks = BTreeMap::new();
+    let mut may_lack = |stream| {
+        *lacks
+            .entry(stream)
+            .or_insert_with(|| local.may_lack(stream))
+    };
+    let whole = folds.into_iter().filter(|fold| {
+        let streams = streams_of(image, fold);
+        let is_held =
+            fold.waits_for == Some(local.disk()) && streams.iter().any(|stream| may_lack(*stream));
+        if is_held {
+            held_back.partitions.push(fold.tp);
+            held_back.streams.extend(streams);
+        }
+        !is_held
+    });
+    let whole = whole.collect();
+    (whole, held_back)
+}
+
+/// The streams that hold records of the epoch that is folded: several if it was taken up again.
+fn streams_of(image: &ClusterImage, fold: &PartitionFold) -> BTreeSet<StreamId> {
+    let topic = image.topic(fold.tp.topic);
+    let partition = topic.and_then(|topic| topic.partition(fold.tp.partition));
+    let windows = partition.map_or(&[][..], |partition| &partition.windows);
+    let of_epoch = windows.iter().filter(|window| window.epoch == fold.epoch);
+    let streams = of_epoch.map(|window| window.stream);
+    streams.chain([fold.stream]).collect()
+}
+
 /// What the bucket lacks of the local WAL: an epoch that is folded may go on, one that the journal
 /// knows a next one of may not. Nothing is owed of others: their topics are deleted, or it is not
 /// known where they ended.
@@ -392,10 +443,15 @@ fn unsettled(open: Option<&Epoch>) -> FirnError {
     }
 }
 
-/// Empties the local directory of what is in the bucket now. What is lost is kept aside.
-async fn forget(local: Recovered, lost: Vec<LocalRow>) -> Result<(), FirnError> {
+/// Empties the local directory of what is in the bucket now. What is lost is kept aside, what is of
+/// the streams `held_back` is left.
+async fn forget(
+    local: Recovered,
+    lost: Vec<LocalRow>,
+    held_back: BTreeSet<StreamId>,
+) -> Result<(), FirnError> {
     let what = "cannot clean the local wal";
-    match tokio::task::spawn_blocking(move || local.forget(&lost)).await {
+    match tokio::task::spawn_blocking(move || local.forget(&lost, &held_back)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(FirnError::disk(what, error)),
         Err(error) => Err(FirnError::failed(what, error)),

@@ -6,6 +6,7 @@
 //! corruption: what is whole is still listed, the segment is reported, and goes to quarantine
 //! instead of being removed.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -115,6 +116,22 @@ impl Recovered {
         &self.damaged
     }
 
+    /// Whether a damaged segment may have held entries of that stream which are gone.
+    pub fn may_lack(&self, stream: StreamId) -> bool {
+        let mut damaged = self.damaged.iter();
+        damaged.any(|damage| self.may_be_of(damage.segment, stream))
+    }
+
+    /// Whether a segment may be of that stream, as far as the entries tell that are left in it and
+    /// around it: each process writes segments of its own in one stream, and numbers and streams of
+    /// those after it are higher.
+    fn may_be_of(&self, segment: u64, stream: StreamId) -> bool {
+        self.rows.iter().all(|row| {
+            (row.segment > segment || row.stream <= stream)
+                && (row.segment < segment || stream <= row.stream)
+        })
+    }
+
     /// The id of the directory, by which it is known again.
     pub fn disk(&self) -> DiskId {
         self.directory.disk()
@@ -149,15 +166,25 @@ impl Recovered {
     }
 
     /// Removes what was recovered, once every entry of it that was missing is durable in the
-    /// bucket. Segments that hold an entry of `lost`, and damaged ones, go to quarantine. Blocks on
-    /// the disk.
+    /// bucket. Segments that hold an entry of `lost`, and damaged ones, go to quarantine; those that
+    /// hold, or may have held, entries of the streams `held_back` stay, to be found as they are at the
+    /// next start. Blocks on the disk.
     ///
     /// # Errors
     ///
     /// When a file cannot be removed or moved; what is left is found again at the next start.
-    pub fn forget(self, lost: &[LocalRow]) -> Result<(), LocalWalError> {
+    pub fn forget(
+        self,
+        lost: &[LocalRow],
+        held_back: &BTreeSet<StreamId>,
+    ) -> Result<(), LocalWalError> {
         let quarantined = self.directory.quarantined()?;
-        for number in &self.segments {
+        let stay = self.segments_of(held_back);
+        for number in self
+            .segments
+            .iter()
+            .filter(|number| !stay.contains(*number))
+        {
             let keep = self.damaged.iter().any(|damage| damage.segment == *number)
                 || lost.iter().any(|row| row.segment == *number);
             let gone = if keep {
@@ -176,6 +203,18 @@ impl Recovered {
         }
         self.directory
             .trim_quarantine(&quarantined, LOCAL_QUARANTINE_SEGMENTS_MAX)
+    }
+
+    /// Segments that hold entries of these streams, or that are damaged and may have held some.
+    fn segments_of(&self, streams: &BTreeSet<StreamId>) -> BTreeSet<u64> {
+        let rows = self.rows.iter();
+        let with_rows = rows.filter(|row| streams.contains(&row.stream));
+        let damaged = self.damaged.iter().map(|damage| damage.segment);
+        let may_have = damaged.filter(|segment| {
+            let mut streams = streams.iter();
+            streams.any(|stream| self.may_be_of(*segment, *stream))
+        });
+        with_rows.map(|row| row.segment).chain(may_have).collect()
     }
 
     pub(crate) fn next_number(&self) -> u64 {

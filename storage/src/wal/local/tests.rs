@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -5,7 +6,7 @@ use bytes::Bytes;
 use firn_proto::limits::LOCAL_QUARANTINE_SEGMENTS_MAX;
 use tempfile::TempDir;
 
-use super::format::{ENTRY_HEADER, SEGMENT_HEADER, entry_bytes};
+use super::format::{ENTRY_HEADER, SEGMENT_HEADER, SegmentHeader, entry_bytes};
 use super::log::Numbered;
 use super::*;
 use crate::layout::local_segment;
@@ -34,9 +35,13 @@ fn start(dir: &Path) -> (LocalWal, Recovered) {
 
 /// Writes each of `commits` with an fsync of its own, as one process would, and ends.
 fn write(dir: &Path, commits: &[Vec<WalEntry>]) {
+    write_in(dir, StreamId(7), commits);
+}
+
+fn write_in(dir: &Path, stream: StreamId, commits: &[Vec<WalEntry>]) {
     let (local, _) = open(dir);
     let mut sequence = local.next_sequence();
-    let mut log = local.into_log(StreamId(7));
+    let mut log = local.into_log(stream);
     for commit in commits {
         let commit: Vec<_> = commit
             .iter()
@@ -294,12 +299,75 @@ fn what_is_forgotten_is_gone_and_damage_is_kept_in_quarantine() {
     write(dir.path(), &[vec![entry(1, 0, 0, 10)]]);
     let (local, recovered) = open(dir.path());
     assert_eq!(recovered.rows().len(), 6);
-    recovered.forget(&[]).unwrap();
+    recovered.forget(&[], &BTreeSet::new()).unwrap();
     drop(local);
     assert!(dir.path().join("quarantine/0000000000000001.wal").exists());
     let (_, recovered) = open(dir.path());
     assert_eq!(recovered.rows(), []);
     assert_eq!(recovered.damaged(), []);
+}
+
+/// Of one whose entries are all gone only the streams of its neighbours say something.
+#[test]
+fn a_damaged_segment_may_lack_entries_of_its_own_stream_and_of_no_other() {
+    for is_hollow in [false, true] {
+        let dir = TempDir::new().unwrap();
+        for stream in [4, 7, 9] {
+            let commits = [0, 1, 2].map(|base| vec![entry(0, base, base, 100)]);
+            write_in(dir.path(), StreamId(stream), &commits);
+        }
+        let path = segment(dir.path(), 2);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[place(0) + 20] ^= 1;
+        if is_hollow {
+            bytes[place(1) + 20] ^= 1;
+            bytes[place(2) + 20] ^= 1;
+            // what the next segment of the same process would say
+            let next = segment(dir.path(), 3);
+            let header = SegmentHeader {
+                previous: Some((2, place(3) as u64)),
+                ..SegmentHeader::decode(&fs::read(&next).unwrap()).unwrap()
+            };
+            let mut behind = fs::read(&next).unwrap();
+            let header = header.encode();
+            behind[..header.len()].copy_from_slice(&header);
+            fs::write(next, behind).unwrap();
+        }
+        fs::write(&path, bytes).unwrap();
+        let (_, recovered) = open(dir.path());
+        assert_eq!(recovered.damaged().len(), 1);
+        let lacks: Vec<_> = (3..=10)
+            .filter(|s| recovered.may_lack(StreamId(*s)))
+            .collect();
+        let expected: &[u64] = match is_hollow {
+            false => &[7],
+            true => &[4, 5, 6, 7, 8, 9],
+        };
+        assert_eq!(lacks, expected);
+    }
+}
+
+#[test]
+fn what_is_held_back_stays_and_is_found_as_it_was() {
+    let dir = TempDir::new().unwrap();
+    three_commits(dir.path());
+    let path = segment(dir.path(), 1);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[place(0) + 20] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    write_in(dir.path(), StreamId(8), &[vec![entry(1, 0, 0, 10)]]);
+    for _ in 0..2 {
+        let (local, recovered) = open(dir.path());
+        assert_eq!(recovered.damaged().len(), 1);
+        recovered.forget(&[], &[StreamId(7)].into()).unwrap();
+        drop(local);
+        assert!(path.exists() && !segment(dir.path(), 2).exists());
+    }
+    let (_, recovered) = open(dir.path());
+    assert_eq!(bases(&recovered), [1, 2, 3, 4, 5]);
+    recovered.forget(&[], &BTreeSet::new()).unwrap();
+    assert!(!path.exists());
+    assert!(dir.path().join("quarantine/0000000000000001.wal").exists());
 }
 
 #[test]
@@ -310,7 +378,7 @@ fn what_is_lost_is_kept_in_quarantine_under_a_number_of_its_own() {
         let (local, recovered) = open(dir.path());
         let lost = recovered.rows().to_vec();
         assert_eq!(bases(&recovered), [base]);
-        recovered.forget(&lost).unwrap();
+        recovered.forget(&lost, &BTreeSet::new()).unwrap();
         drop(local);
     }
     for (number, base) in [(1, 0), (2, 1)] {
@@ -332,7 +400,7 @@ fn a_full_quarantine_lets_its_oldest_segment_go() {
         write(dir.path(), &[vec![entry(0, 0, 0, 10)]]);
         let (local, recovered) = open(dir.path());
         let lost = recovered.rows().to_vec();
-        recovered.forget(&lost).unwrap();
+        recovered.forget(&lost, &BTreeSet::new()).unwrap();
         drop(local);
     }
     let mut kept: Vec<_> = fs::read_dir(dir.path().join("quarantine"))
@@ -354,7 +422,7 @@ fn a_start_that_loses_more_than_the_quarantine_keeps_removes_none_of_it() {
     let (_, recovered) = open(dir.path());
     let lost = recovered.rows().to_vec();
     assert_eq!(lost.len(), lives);
-    recovered.forget(&lost).unwrap();
+    recovered.forget(&lost, &BTreeSet::new()).unwrap();
     let kept = fs::read_dir(dir.path().join("quarantine")).unwrap();
     assert_eq!(kept.count(), lives);
 }
