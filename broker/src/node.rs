@@ -12,6 +12,7 @@
 //! - `reminder.rs`: when to say again that something is waited for
 //! - `recovery.rs`: what the local WAL holds more of than the bucket
 //! - `lost.rs`: what of that cannot be brought back
+//! - `own_disk.rs`: what comes to wait for this disk later, and is not on it
 //! - `ownership/`: partitions that come and go
 //! - `rows.rs`: state rows on their way into the stream, and to the coordinator
 //! - `clock_watch.rs`: whether the store still takes the time of this machine
@@ -31,6 +32,7 @@ mod drain;
 mod figures;
 mod keeper;
 mod lost;
+mod own_disk;
 mod ownership;
 mod parts;
 mod recovery;
@@ -91,6 +93,7 @@ use figures::{
     WalFigures,
 };
 use keeper::Keeper;
+use own_disk::OwnDiskWatch;
 use ownership::{Follower, Movers};
 use parts::{call_again, coordinator_gone, wal_ended};
 use recovery::Recovery;
@@ -456,7 +459,7 @@ impl Starting {
         };
         stage("taking up what earlier processes left");
         let take_up = self.take_up(bucket, &parts, &env, &sink, recovered);
-        let (follower, driver) =
+        let (follower, driver, own_disk) =
             bucket::while_it_answers(&config.bucket, bucket, &world.clock, take_up).await?;
         // there is one start, and so one way to the coordinator
         drop(shown.cluster.set(parts.coordinator.clone()));
@@ -474,6 +477,9 @@ impl Starting {
         let mut keepers = self.keep(bucket, &parts, &archive);
         keepers.spawn(follower.run(parts.coordinator.image()));
         keepers.spawn(driver.run());
+        if let Some(watch) = own_disk {
+            keepers.spawn(watch.run());
+        }
         let archiver = self.archive(&parts, bucket, &reader);
         Ok(Assembled {
             context: self.context(&parts, archive, reader),
@@ -492,7 +498,7 @@ impl Starting {
         env: &StreamEnv,
         sink: &NodeSink,
         recovered: Option<Recovered>,
-    ) -> Result<(Follower, RecoveryDriver), FirnError> {
+    ) -> Result<(Follower, RecoveryDriver, Option<OwnDiskWatch>), FirnError> {
         let mut driver = RecoveryDriver {
             bucket: bucket.clone(),
             coordinator: parts.coordinator.clone(),
@@ -517,6 +523,7 @@ impl Starting {
             has_local_wal: self.config.wal_dir().is_some(),
         };
         let mut follower = Follower::new(Arc::new(movers), parts.fenced.clone());
+        let mut own_disk = None;
         let take_up = async {
             if let Some(recovered) = recovered {
                 let recovery = Recovery {
@@ -530,7 +537,16 @@ impl Starting {
                     known: &parts.known,
                     metrics: &self.shown.metrics,
                 };
-                follower.on_ended(recovery.run(recovered).await?);
+                let taken_up = recovery.run(recovered).await?;
+                follower.on_ended(taken_up.ended);
+                own_disk = taken_up.own.map(|own| OwnDiskWatch {
+                    bucket: bucket.clone(),
+                    coordinator: parts.coordinator.clone(),
+                    registered: parts.registered.clone(),
+                    env: env.clone(),
+                    known: Arc::clone(&parts.known),
+                    own,
+                });
             }
             if parts.coordinator.leads().is_some()
                 && let Err(error) = driver.pass().await
@@ -547,7 +563,7 @@ impl Starting {
             taken_up = take_up => taken_up?,
             ended = parts.wal.failed() => return Err(wal_ended(&ended)),
         }
-        Ok((follower, driver))
+        Ok((follower, driver, own_disk))
     }
 
     /// Says that this process serves, so that it is given partitions: from now on it opens at once

@@ -15,7 +15,7 @@ use firn_proto::cluster::{
     ReleasePartition, ReleasePartitions, Reply, Request, ResumePartition, ResumePartitions,
     StreamToSeal,
 };
-use firn_proto::ids::{LeaderEpoch, Slot, StreamId, TopicPartition};
+use firn_proto::ids::{BrokerId, DiskId, Incarnation, LeaderEpoch, Slot, StreamId, TopicPartition};
 use firn_storage::bucket::Bucket;
 use firn_storage::state::StateRow;
 use firn_storage::stream::StreamEnv;
@@ -23,6 +23,7 @@ use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recove
 use firn_storage::wal::{FairKey, Wal};
 
 use super::lost::{report_held_back, report_lost, report_settled};
+use super::own_disk::OwnDisk;
 use super::parts::{call_again, unexpected, wal_ended};
 use super::rows::StateRows;
 use super::sink::NodeSink;
@@ -52,6 +53,15 @@ pub(super) struct Recovery<'a> {
 /// An epoch of a partition.
 pub(super) type Epoch = (TopicPartition, LeaderEpoch);
 
+/// What became of the local disk.
+pub(super) struct TakenUp {
+    /// Epochs that were taken up again and ended: nothing may be appended in them any more, though a
+    /// picture of before says that they are this process's.
+    pub(super) ended: Vec<Epoch>,
+    /// The disk, unless it is damaged: then it cannot say that it held nothing of an epoch.
+    pub(super) own: Option<OwnDisk>,
+}
+
 /// What the disk holds something of.
 struct Settled {
     /// Epochs that have ended and have no next one.
@@ -69,9 +79,8 @@ struct PutAgain {
 
 impl Recovery<'_> {
     /// Takes up what `local`, the local disk, may hold more of than the bucket. Epochs that begin here
-    /// leave their states in `known`. Returns those that were taken up again and ended: nothing may
-    /// be appended in them any more, though a picture of before says that they are this process's.
-    pub(super) async fn run(&self, local: Recovered) -> Result<Vec<Epoch>, FirnError> {
+    /// leave their states in `known`.
+    pub(super) async fn run(&self, local: Recovered) -> Result<TakenUp, FirnError> {
         let Settled { folds, image } = self.settled(&local).await?;
         let (folds, held_back) = hold_back(folds, &image, &local);
         report_held_back(&held_back.partitions, local.disk());
@@ -96,14 +105,23 @@ impl Recovery<'_> {
         let is_damaged = |row: &&LocalRow| damaged.contains(&row.entry.tp);
         let mut kept: Vec<_> = local.rows().iter().filter(is_damaged).cloned().collect();
         kept.extend(lost);
+        let rows = local.rows().iter();
+        let own = OwnDisk {
+            disk: local.disk(),
+            held: rows.map(|row| (row.entry.tp, row.entry.epoch)).collect(),
+        };
+        let is_whole = local.damaged().is_empty();
         forget(local, kept, held_back.streams).await?;
-        Ok(resumed)
+        Ok(TakenUp {
+            ended: resumed,
+            own: is_whole.then_some(own),
+        })
     }
 
     /// Seals the streams that were written with this disk, and learns what became of all that it
     /// holds something of. The picture may be older than the journal, and the journal may take a
     /// process for alive whose disk this one holds: what neither knows an end of is waited for, since
-    /// it could be taken for lost.
+    /// it could be taken for lost, and so is that process, whose partitions may count on this disk.
     async fn settled(&self, local: &Recovered) -> Result<Settled, FirnError> {
         let rows = local.rows().iter();
         let held: BTreeSet<Epoch> = rows.map(|row| (row.entry.tp, row.entry.epoch)).collect();
@@ -111,6 +129,8 @@ impl Recovery<'_> {
         let pictures = self.coordinator.image();
         let until = self.env.clock.mono().after(SETTLES_MAX);
         loop {
+            // whoever has gone by then left what is pending
+            let before = Arc::clone(&pictures.borrow());
             let (seals, mut folds) = self.pending().await?;
             let is_ours = |ended: &StreamToSeal| {
                 ended.disk == Some(local.disk()) || streams.contains(&ended.stream)
@@ -128,13 +148,15 @@ impl Recovery<'_> {
             let pending: BTreeSet<Epoch> = folds.iter().map(|fold| (fold.tp, fold.epoch)).collect();
             let is_open = |(tp, epoch): &&Epoch| is_open(&image, *tp, *epoch);
             let open = held.difference(&pending).find(is_open);
+            let own = self.registered.incarnation;
+            let other = other_with(&before, local.disk(), own);
             // a picture of before this process knows nothing of what came after it
-            let is_shown = image.broker_of(self.registered.incarnation).is_some();
-            if held.is_empty() || (is_shown && open.is_none()) {
+            let is_shown = before.broker_of(own).is_some();
+            if is_shown && other.is_none() && open.is_none() {
                 return Ok(Settled { folds, image });
             }
             if self.env.clock.mono() >= until {
-                return Err(unsettled(open));
+                return Err(unsettled(open, other));
             }
             tokio::time::sleep(SETTLES_LOOK).await;
         }
@@ -423,20 +445,36 @@ fn taken_for_dead() -> FirnError {
     )
 }
 
-/// Why a start has given up waiting: for this epoch, or for the picture of the cluster.
-fn unsettled(open: Option<&Epoch>) -> FirnError {
+/// The live process besides `own` that shows the disk, though `own` holds it: it is gone, and not known
+/// to be, or has a copy.
+fn other_with(image: &ClusterImage, disk: DiskId, own: Incarnation) -> Option<BrokerId> {
+    let mut brokers = image.brokers.values();
+    let other = brokers.find(|broker| broker.disk == Some(disk) && broker.incarnation != own);
+    other.map(|other| other.broker)
+}
+
+/// Why a start has given up waiting: for this epoch, for another process that shows the disk, or for
+/// the picture of the cluster.
+fn unsettled(open: Option<&Epoch>, other: Option<BrokerId>) -> FirnError {
     let what = "the local wal cannot be taken up";
     let waited = SETTLES_MAX.as_secs();
-    match open {
-        Some((tp, epoch)) => FirnError::failed(
+    let copied = "if a broker runs on a copy of this directory, give this one a directory of its own, \
+                  else start it again";
+    match (open, other) {
+        (Some((tp, epoch)), _) => FirnError::failed(
             what,
             format!(
                 "it holds records of epoch {epoch} of {tp}, whose owner has been taken for alive \
-                 for {waited} s: if a broker runs on a copy of this directory, give this one a \
-                 directory of its own, else start it again"
+                 for {waited} s: {copied}"
             ),
         ),
-        None => FirnError::failed(
+        (None, Some(broker)) => FirnError::failed(
+            what,
+            format!(
+                "broker {broker} showed it, and has been taken for alive for {waited} s: {copied}"
+            ),
+        ),
+        (None, None) => FirnError::failed(
             what,
             format!("the cluster has not said for {waited} s who belongs to it: start again"),
         ),
@@ -463,7 +501,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use firn_proto::cluster::{EpochStart, PartitionImage, TopicImage};
-    use firn_proto::ids::{BrokerId, PartitionIndex, TopicId};
+    use firn_proto::ids::{PartitionIndex, TopicId};
 
     use super::*;
 

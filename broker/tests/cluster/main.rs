@@ -8,6 +8,7 @@ mod members;
 mod reads;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -151,9 +152,9 @@ fn a_process_that_joins_gets_its_share_and_one_that_stops_gives_it_back_unnotice
     }
 }
 
-/// A member with a disk owned a partition of a topic that counts on it, and has died. The other one
-/// has none. Gives the members, the disk as it was left, and the partition.
-fn owner_with_a_disk_died() -> (Members, TempDir, i32) {
+/// A member with a disk owns a partition of a topic that counts on it, and has written to it. The
+/// other one has none. Gives the members, the disk, and the partition.
+fn owner_with_a_disk() -> (Members, TempDir, i32) {
     let mut members = Members::start(1);
     let wal = TempDir::new().unwrap();
     members.add_with(Some(wal.path()));
@@ -165,6 +166,12 @@ fn owner_with_a_disk_died() -> (Members, TempDir, i32) {
     let partition = of_disk.expect("each has its share") as i32;
     (0..3).for_each(|number| members.append(TOPIC, partition, number));
     members.append(TOPIC, 1 - partition, 0);
+    (members, wal, partition)
+}
+
+/// The same, once that member has died. The disk is as it was left.
+fn owner_with_a_disk_died() -> (Members, TempDir, i32) {
+    let (mut members, wal, partition) = owner_with_a_disk();
     let image = crash_image(wal.path());
     members.kill(1);
     wait::until("the partition to wait", wait::PATIENCE, || {
@@ -179,6 +186,26 @@ fn a_local_topic_waits_for_its_disk_while_others_live_and_goes_on_with_it() {
     let (mut members, disk, partition) = owner_with_a_disk_died();
     members.append(TOPIC, 1 - partition, 1);
     members.add_with(Some(disk.path()));
+    assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2]);
+    members.append(TOPIC, partition, 3);
+    assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2, 3]);
+}
+
+/// Nobody else may say that the bucket has everything, and that member is taken for alive for a while
+/// after the new one has come.
+#[test]
+fn a_disk_that_holds_nothing_ends_the_wait_for_it_under_another_id_too() {
+    let (mut members, wal, partition) = owner_with_a_disk();
+    wait::until("the bucket to have everything", wait::PATIENCE, || {
+        let metrics = members.ask(1, "GET", "/metrics");
+        metrics
+            .contains("\nfirn_wal_permit_bytes 0\n")
+            .then_some(())
+    });
+    let empty = TempDir::new().unwrap();
+    fs::copy(wal.path().join("identity"), empty.path().join("identity")).unwrap();
+    members.kill(1);
+    members.add_as(7, empty.path());
     assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2]);
     members.append(TOPIC, partition, 3);
     assert_eq!(members.numbers(TOPIC, partition), [0, 1, 2, 3]);

@@ -66,6 +66,12 @@ impl Members {
         self.start_one(wal.as_slice());
     }
 
+    /// [`Self::add_with`], under an id of its own.
+    pub(crate) fn add_as(&mut self, broker: i32, wal: &Path) {
+        let (broker, wal) = (broker.to_string(), wal.display().to_string());
+        self.start_one(&[("wal", &wal), ("broker.id", &broker)]);
+    }
+
     fn start_one(&mut self, settings: &[(&str, &str)]) {
         let machine = World::of_machine();
         let bucket = Bucket::from_store(
