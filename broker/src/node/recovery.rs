@@ -82,9 +82,12 @@ impl Recovery<'_> {
     /// leave their states in `known`.
     pub(super) async fn run(&self, local: Recovered) -> Result<TakenUp, FirnError> {
         let Settled { folds, image } = self.settled(&local).await?;
-        let (folds, held_back) = hold_back(folds, &image, &local);
+        let (folds, mut held_back) = hold_back(folds, &image, &local);
         report_held_back(&held_back.partitions, local.disk());
+        let waiting = waiting_in(&folds, &image, local.disk());
         let (folded, damaged) = self.fold(folds).await?;
+        let wait_on = damaged.iter().filter_map(|tp| waiting.get(tp));
+        held_back.streams.extend(wait_on.flatten());
         let missing = missing(&local, &folded, &image);
         let PutAgain {
             folded,
@@ -199,7 +202,8 @@ impl Recovery<'_> {
         let damaged = damaged.into_iter().map(|(tp, error)| {
             tracing::error!(
                 partition = %tp, %error,
-                "a partition cannot be served; what the local wal holds of it is kept in quarantine"
+                "a partition cannot be served; what the local wal holds of it is kept: in place if the \
+                 partition waits for this disk (firn.durability=local), else in quarantine"
             );
             tp
         });
@@ -365,7 +369,7 @@ impl Recovery<'_> {
 #[derive(Default)]
 struct HeldBack {
     partitions: Vec<TopicPartition>,
-    /// The streams of their last epochs.
+    /// The streams of their last epochs, whose segments stay on the disk.
     streams: BTreeSet<StreamId>,
 }
 
@@ -398,6 +402,18 @@ fn hold_back(
     });
     let whole = whole.collect();
     (whole, held_back)
+}
+
+/// The streams of the last epochs of what waits for this disk. Of those whose end cannot be learnt it
+/// may have more than the bucket: the segments stay until it can be.
+fn waiting_in(
+    folds: &[PartitionFold],
+    image: &ClusterImage,
+    disk: DiskId,
+) -> BTreeMap<TopicPartition, BTreeSet<StreamId>> {
+    let waiting = folds.iter().filter(|fold| fold.waits_for == Some(disk));
+    let streams = waiting.map(|fold| (fold.tp, streams_of(image, fold)));
+    streams.collect()
 }
 
 /// The streams that hold records of the epoch that is folded: several if it was taken up again.

@@ -307,6 +307,25 @@ fn partitions_wait_on_though_their_disk_is_here_if_that_is_damaged() {
     assert!(process.stop());
 }
 
+/// Where they end in the bucket cannot be known while that is damaged, nor what the disk has more.
+#[test]
+fn a_disk_keeps_what_it_holds_of_partitions_that_are_damaged_in_the_bucket() {
+    let (bucket, wal) = crashed_process_with_a_local_topic();
+    let process = Process::start(&bucket, None, None);
+    process.wait_waiting();
+    assert!(process.stop());
+    let damage = Rule::new(On::Get, Fault::BitFlip).key(WAL_PUTS);
+    bucket.inject(damage.times(u64::MAX));
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    process.wait_waiting();
+    bucket.clear();
+    assert!(process.stop());
+
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    assert_goes_on(&process);
+    assert!(process.stop());
+}
+
 /// All that it acknowledged is in the bucket then.
 #[test]
 fn nobody_waits_for_the_disk_of_a_process_that_stopped_in_order() {
