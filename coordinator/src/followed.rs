@@ -62,7 +62,8 @@ impl FollowerBeats {
 }
 
 impl Followed {
-    /// For a follower of the epoch that this process leads; `None` if it does not lead.
+    /// For a follower of the epoch that this process leads; `None` if it does not lead, or its loop
+    /// is stuck: whoever linked to it again and again would never ask the others.
     pub(crate) fn new(
         standing: &Arc<Standing>,
         clock: &Arc<dyn Clock>,
@@ -70,7 +71,7 @@ impl Followed {
         looked: watch::Receiver<Looked>,
     ) -> Option<Self> {
         let leads = standing.leads();
-        let epoch = (*leads.borrow())?;
+        let epoch = standing.leads_at(clock.mono())?;
         let mut ticks = interval(BEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(Self {
@@ -202,7 +203,8 @@ mod tests {
         let (_publish, image) = watch::channel(Arc::new(ClusterImage::default()));
         let (_looks, looked) = watch::channel(Looked::new(clock.mono()));
         standing.set_leads(Some(CoordinatorEpoch(3)));
-        let mut followed = Followed::new(&standing, &clock, image, looked).unwrap();
+        let link = || Followed::new(&standing, &clock, image.clone(), looked.clone());
+        let mut followed = link().unwrap();
         followed.beats().on_beat(Beat {
             broker: None,
             sent: Mono(1),
@@ -227,7 +229,9 @@ mod tests {
         assert!(beats(&mut followed).await > 3);
         sleep(LEADER_STALL_MAX).await;
         assert_eq!(beats(&mut followed).await, 0, "the loop is stuck");
+        assert!(link().is_none(), "nobody is to link to it again");
         standing.on_turn(clock.mono());
+        assert!(link().is_some());
         assert!(beats(&mut followed).await > 3);
     }
 }

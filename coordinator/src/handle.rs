@@ -140,9 +140,9 @@ impl Coordinator {
         (handle, Seat::new(environment, publish, inbox, standing))
     }
 
-    /// The epoch that this process leads, if it does.
+    /// The epoch that this process leads, if it does and its loop comes round.
     pub fn leads(&self) -> Option<CoordinatorEpoch> {
-        *self.standing.leads().borrow()
+        self.standing.leads_at(self.clock.mono())
     }
 
     /// Which leader this process has heard last, and how long ago; itself, if it leads or is about

@@ -73,6 +73,13 @@ impl Standing {
         &self.feed
     }
 
+    /// The epoch that this process leads at `now`: none while its loop is stuck, for nobody is to
+    /// follow it then.
+    pub(crate) fn leads_at(&self, now: Mono) -> Option<CoordinatorEpoch> {
+        let leads = *self.leads.borrow();
+        leads.filter(|_| self.stalled(now).is_none())
+    }
+
     /// This process leads that epoch, or does not lead.
     pub(crate) fn set_leads(&self, epoch: Option<CoordinatorEpoch>) {
         self.leads.send_if_modified(|leads| {
@@ -163,6 +170,8 @@ mod tests {
         let stuck = LEADER_STALL_MAX + Duration::from_millis(1);
         let heard = standing.heard(turned.after(stuck));
         assert_eq!(heard, Some((epoch, stuck)));
+        assert_eq!(standing.leads_at(late), Some(epoch));
+        assert_eq!(standing.leads_at(turned.after(stuck)), None);
         standing.on_turn(late);
         let heard = standing.heard(turned.after(stuck));
         assert_eq!(heard, Some((epoch, Duration::ZERO)));

@@ -53,7 +53,7 @@ impl Sitter {
     ) -> Next {
         let now = self.environment.clock.mono();
         info!(leader = %card.shown, %epoch, "this process follows the leader of the cluster");
-        self.standing.on_heard(epoch, now);
+        // A link says nothing of the loop that decides there: it is heard with its first beat.
         if let Some(standby) = &mut self.standby {
             standby.on_link();
         }

@@ -10,7 +10,7 @@ use firn_proto::env::Entropy;
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, Incarnation};
 use firn_proto::limits::{
     COORDINATOR_READ_LEASE, ELECTION_GONE_LOOK, ELECTION_LONE_WAIT, ELECTION_TIE_WAIT,
-    FENCE_LOOK_LASTS, FENCE_LOOK_MAX, TAKE_OVER_STEP_MAX,
+    FENCE_LOOK_LASTS, FENCE_LOOK_MAX, LEADER_STALL_MAX, TAKE_OVER_STEP_MAX,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -153,6 +153,24 @@ async fn a_leader_that_is_cut_off_from_the_bucket_makes_room_for_another() {
     world.cut_bucket(0, false);
     sleep(Duration::from_secs(5)).await;
     assert!(has_topic(&world.at(0), "a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_loop_is_stuck_makes_room_for_another() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    sleep(Duration::from_secs(1)).await;
+    world.set_stuck(0, true);
+    sleep(LEADER_STALL_MAX / 2).await;
+    assert_eq!(world.at(0).leads(), Some(CoordinatorEpoch(1)));
+    sleep(LEADER_STALL_MAX + Duration::from_secs(3)).await;
+    assert_eq!(world.bucket.claims(), 2, "its links are open all the same");
+    assert_eq!(world.at(0).leads(), None);
+    assert!(world.ask(1, create("a")).await.is_ok());
+    world.set_stuck(0, false);
+    sleep(Duration::from_secs(5)).await;
+    assert_ne!(world.leader(), Some(0));
+    assert!(has_topic(&world.at(0), "a"), "it follows the new one");
 }
 
 /// What it knew of other leaders is old by then, but it has just not looked yet.

@@ -13,6 +13,7 @@ use firn_proto::codec;
 use firn_proto::env::{Clock, Entropy, Mono};
 use firn_proto::ids::{BrokerId, CoordinatorEpoch, Fingerprint};
 use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -30,6 +31,8 @@ const NETWORK_WAIT: Duration = Duration::from_millis(50);
 struct Process {
     coordinator: Coordinator,
     task: Option<CoordinatorTask>,
+    /// What it runs in its seat stands still; its links go on.
+    is_stuck: watch::Sender<bool>,
     bucket: MemoryBucket,
     lives: bool,
     is_cut: bool,
@@ -168,6 +171,7 @@ impl World {
             all.push(Process {
                 coordinator,
                 task: None,
+                is_stuck: watch::Sender::default(),
                 bucket: bucket.clone(),
                 lives: true,
                 is_cut: false,
@@ -186,9 +190,19 @@ impl World {
             own: number,
             network: self.network.clone(),
         });
-        let task = seat.take_now(bucket.opener(), config, peers);
-        self.network.all()[number].task = Some(task);
+        let sits = seat.sit(bucket.opener(), config, peers).run();
+        let mut all = self.network.all();
+        let process = &mut all[number];
+        let runs = unless_stuck(sits, process.is_stuck.subscribe());
+        process.task = Some(CoordinatorTask::new(tokio::spawn(runs)));
         number
+    }
+
+    /// The loop in the seat of a process stands still from now on, or goes on.
+    pub(super) fn set_stuck(&self, place: usize, is_stuck: bool) {
+        let all = self.network.all();
+        let process = &all[self.places[place]];
+        process.is_stuck.send_replace(is_stuck);
     }
 
     pub(super) fn kill(&self, place: usize) {
@@ -307,6 +321,19 @@ impl World {
         };
         let exists = checked.iter().enumerate().filter(|(_, free)| free.is_err());
         Some(exists.map(|(round, _)| format!("t{round}")).collect())
+    }
+}
+
+/// Runs that, but for the time in which it is stuck.
+async fn unless_stuck<T>(runs: impl Future<Output = T>, mut is_stuck: watch::Receiver<bool>) -> T {
+    tokio::pin!(runs);
+    loop {
+        let stuck = async { is_stuck.wait_for(|is_stuck| *is_stuck).await.is_ok() };
+        tokio::select! {
+            biased;
+            true = stuck => drop(is_stuck.wait_for(|is_stuck| !is_stuck).await),
+            done = &mut runs => return done,
+        }
     }
 }
 
