@@ -2,14 +2,19 @@
 //! of which are durable, and, once a standby has asked for it, the state after some slot from which
 //! on all are there. Bounded: a standby that is further behind gets the state again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use firn_proto::cluster::{JournalAsk, JournalPart, Part};
 use firn_proto::env::Mono;
+use firn_proto::ids::Fingerprint;
 use firn_proto::journal::JournalPosition;
-use firn_proto::limits::{STANDBY_LOG_BYTES_MAX, STANDBY_STATE_BYTES_MAX, STANDBY_STATE_PAUSE};
+use firn_proto::limits::{
+    LINK_PART_BYTES_MAX, STANDBY_AHEAD_BYTES_MAX, STANDBY_LOG_BYTES_MAX, STANDBY_STATE_BYTES_MAX,
+    STANDBY_STATE_PAUSE,
+};
 use tokio::sync::watch;
 
 use crate::standby::Piece;
@@ -20,6 +25,8 @@ pub(crate) struct Feed {
     log: watch::Sender<Log>,
     /// A standby wants the state.
     wanted: AtomicBool,
+    /// When processes were sent the state, over whichever link; not for long.
+    states: Mutex<BTreeMap<Fingerprint, Mono>>,
 }
 
 /// The last slots of the journal.
@@ -98,6 +105,26 @@ impl Feed {
     pub(crate) fn log(&self) -> watch::Receiver<Log> {
         self.log.subscribe()
     }
+
+    /// Whether that process may be sent the state: not again so soon, for its link may have broken
+    /// under just that.
+    pub(crate) fn may_have_state(&self, process: Fingerprint, now: Mono) -> bool {
+        let states = self.states();
+        let sent = states.get(&process);
+        sent.is_none_or(|at| now.since(*at) >= STANDBY_STATE_PAUSE)
+    }
+
+    /// It is sent the state.
+    pub(crate) fn on_state(&self, process: Fingerprint, now: Mono) {
+        let mut states = self.states();
+        // No more are left than processes that could link within the pause.
+        states.retain(|_, at| now.since(*at) < STANDBY_STATE_PAUSE);
+        states.insert(process, now);
+    }
+
+    fn states(&self) -> MutexGuard<'_, BTreeMap<Fingerprint, Mono>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Log {
@@ -155,8 +182,20 @@ pub(crate) struct Cursor {
     /// What was sent leads to there.
     after: Option<JournalPosition>,
     sending: Option<Sending>,
-    /// When it was sent the state last.
-    state_at: Option<Mono>,
+    /// How many bytes were sent over the link, and how many of them have come.
+    sent: u64,
+    taken: u64,
+}
+
+/// What a standby is to be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// What it was before, if anything.
+    AsBefore,
+    /// The state, from its beginning.
+    State,
+    /// The state, which is not there.
+    NoState,
 }
 
 #[derive(Debug)]
@@ -167,39 +206,42 @@ struct Sending {
 }
 
 impl Cursor {
-    /// Finds what is to be sent next, for it wants that. True: the state, which is not there.
-    pub(crate) fn fill(&mut self, ask: JournalAsk, log: &Log, now: Mono) -> bool {
+    /// Finds what is to be sent next, for it wants that.
+    pub(crate) fn fill(&mut self, ask: JournalAsk, log: &Log, may_have_state: bool) -> Filled {
+        self.taken = ask.taken;
         if self.number != Some(ask.number) {
             self.number = Some(ask.number);
             self.after = ask.after;
             self.sending = None;
         }
         if self.sending.is_some() {
-            return false;
+            return Filled::AsBefore;
         }
-        let state_at = self.state_at;
-        let may_have_state = state_at.is_none_or(|at| now.since(at) >= STANDBY_STATE_PAUSE);
-        match log.next_after(self.after) {
-            Next::Nothing => false,
-            Next::State => may_have_state,
-            Next::Send(piece, bytes) => {
-                let is_state = matches!(piece, Piece::State { .. });
-                if is_state && may_have_state {
-                    self.state_at = Some(now);
-                }
-                self.sending = (!is_state || may_have_state).then_some(Sending {
-                    piece,
-                    bytes,
-                    sent: 0,
-                });
-                false
-            }
+        let (piece, bytes) = match log.next_after(self.after) {
+            Next::Send(piece, bytes) => (piece, bytes),
+            Next::State if may_have_state => return Filled::NoState,
+            Next::State | Next::Nothing => return Filled::AsBefore,
+        };
+        let is_state = matches!(piece, Piece::State { .. });
+        if is_state && !may_have_state {
+            return Filled::AsBefore;
+        }
+        self.sending = Some(Sending {
+            piece,
+            bytes,
+            sent: 0,
+        });
+        match is_state {
+            true => Filled::State,
+            false => Filled::AsBefore,
         }
     }
 
-    /// Whether there is something to send.
+    /// Whether there is something to send, and the link has room for it.
     pub(crate) fn has_part(&self) -> bool {
-        self.sending.is_some()
+        let ahead = self.sent.saturating_sub(self.taken);
+        let has_room = ahead <= (STANDBY_AHEAD_BYTES_MAX - LINK_PART_BYTES_MAX) as u64;
+        has_room && self.sending.is_some()
     }
 
     /// The next part of it.
@@ -207,6 +249,7 @@ impl Cursor {
         let sending = self.sending.as_mut()?;
         let part = Part::from_whole(&sending.bytes, sending.sent);
         sending.sent += part.bytes.len();
+        self.sent += part.bytes.len() as u64;
         let piece = sending.piece;
         if part.is_last() {
             self.after = Some(piece.ends_at());

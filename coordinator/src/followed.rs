@@ -2,16 +2,16 @@
 //! journal as it grows.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use firn_proto::cluster::{Beat, ClusterImage, ImageUpdate, LeaderBeat};
 use firn_proto::env::Clock;
-use firn_proto::ids::CoordinatorEpoch;
+use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use firn_proto::limits::BEAT_INTERVAL;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::feed::{Cursor, Log};
+use crate::feed::{Cursor, Filled, Log};
 use crate::fence::Looked;
 use crate::peers::FromLeader;
 use crate::standing::Standing;
@@ -19,11 +19,14 @@ use crate::standing::Standing;
 /// What this process, which leads, has to say to one that follows it.
 #[derive(Debug)]
 pub struct Followed {
+    /// Who follows.
+    peer: Fingerprint,
     epoch: CoordinatorEpoch,
     leads: watch::Receiver<Option<CoordinatorEpoch>>,
     image: watch::Receiver<Arc<ClusterImage>>,
     looked: watch::Receiver<Looked>,
     beats: FollowerBeats,
+    beaten: watch::Receiver<Option<Beat>>,
     /// The last picture that was sent, or is being sent.
     sent: Option<Arc<ClusterImage>>,
     parts: VecDeque<ImageUpdate>,
@@ -39,7 +42,7 @@ pub struct Followed {
 pub struct FollowerBeats {
     standing: Arc<Standing>,
     clock: Arc<dyn Clock>,
-    last: Arc<Mutex<Option<Beat>>>,
+    last: watch::Sender<Option<Beat>>,
 }
 
 impl std::fmt::Debug for FollowerBeats {
@@ -53,18 +56,15 @@ impl FollowerBeats {
     pub fn on_beat(&self, beat: Beat) {
         let now = self.clock.mono();
         self.standing.on_beat(beat.broker, beat.reads, now);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
-    }
-
-    fn last(&self) -> Option<Beat> {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.send_replace(Some(beat));
     }
 }
 
 impl Followed {
-    /// For a follower of the epoch that this process leads; `None` if it does not lead, or its loop
+    /// For `peer`, a follower of the epoch that this process leads; `None` if it does not lead, or its loop
     /// is stuck: whoever linked to it again and again would never ask the others.
     pub(crate) fn new(
+        peer: Fingerprint,
         standing: &Arc<Standing>,
         clock: &Arc<dyn Clock>,
         image: watch::Receiver<Arc<ClusterImage>>,
@@ -74,7 +74,9 @@ impl Followed {
         let epoch = standing.leads_at(clock.mono())?;
         let mut ticks = interval(BEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (last, beaten) = watch::channel(None);
         Some(Self {
+            peer,
             epoch,
             leads,
             image,
@@ -82,8 +84,9 @@ impl Followed {
             beats: FollowerBeats {
                 standing: Arc::clone(standing),
                 clock: Arc::clone(clock),
-                last: Arc::default(),
+                last,
             },
+            beaten,
             sent: None,
             parts: VecDeque::new(),
             log: standing.feed().log(),
@@ -137,6 +140,8 @@ impl Followed {
                 }
                 changed = self.image.changed(), if !has_picture => changed.ok()?,
                 changed = self.log.changed(), if asks => changed.ok()?,
+                // It asks for something else, or has room for more.
+                changed = self.beaten.changed() => changed.ok()?,
             }
         }
     }
@@ -159,19 +164,24 @@ impl Followed {
 
     /// Finds what the follower is to be told of the journal next, if it asks for that.
     fn fill_journal(&mut self) -> bool {
-        let Some(ask) = self.beats.last().and_then(|beat| beat.journal) else {
+        let last = *self.beaten.borrow_and_update();
+        let Some(ask) = last.and_then(|beat| beat.journal) else {
             return false;
         };
         let now = self.beats.clock.mono();
-        let wants_state = self.journal.fill(ask, &self.log.borrow_and_update(), now);
-        if wants_state {
-            self.beats.standing.feed().want_state();
+        let feed = self.beats.standing.feed();
+        let may_have_state = feed.may_have_state(self.peer, now);
+        let log = self.log.borrow_and_update();
+        match self.journal.fill(ask, &log, may_have_state) {
+            Filled::State => feed.on_state(self.peer, now),
+            Filled::NoState => feed.want_state(),
+            Filled::AsBefore => {}
         }
         true
     }
 
     fn beat(&self) -> Option<LeaderBeat> {
-        let echo = self.beats.last()?.sent;
+        let echo = self.beaten.borrow().as_ref()?.sent;
         let now = self.beats.clock.mono();
         if self.beats.standing.stalled(now).is_some() {
             return None;
@@ -203,7 +213,10 @@ mod tests {
         let (_publish, image) = watch::channel(Arc::new(ClusterImage::default()));
         let (_looks, looked) = watch::channel(Looked::new(clock.mono()));
         standing.set_leads(Some(CoordinatorEpoch(3)));
-        let link = || Followed::new(&standing, &clock, image.clone(), looked.clone());
+        let link = || {
+            let peer = Fingerprint::default();
+            Followed::new(peer, &standing, &clock, image.clone(), looked.clone())
+        };
         let mut followed = link().unwrap();
         followed.beats().on_beat(Beat {
             broker: None,

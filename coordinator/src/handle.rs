@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_proto::cluster::{ClusterImage, CoordinatorError, Reply, Request};
 use firn_proto::env::{Clock, Entropy, Mono};
-use firn_proto::ids::CoordinatorEpoch;
+use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use firn_proto::journal::{JournalError, JournalOpener};
 use firn_proto::limits::{COORDINATOR_QUEUE_MAX, FENCE_WAIT_MAX};
 use thiserror::Error;
@@ -156,10 +156,10 @@ impl Coordinator {
         self.standing.followed()
     }
 
-    /// What is to be said to a process that follows this one; `None` if this one does not lead.
-    pub fn followed(&self) -> Option<Followed> {
+    /// What is to be said to `peer`, which follows this process; `None` if this one does not lead.
+    pub fn followed(&self, peer: Fingerprint) -> Option<Followed> {
         let (image, looked) = (self.image.clone(), self.looked.clone());
-        Followed::new(&self.standing, &self.clock, image, looked)
+        Followed::new(peer, &self.standing, &self.clock, image, looked)
     }
 
     /// [`Self::call`] on behalf of another process: it is not forwarded again.

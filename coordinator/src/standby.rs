@@ -21,6 +21,8 @@ use crate::state::State;
 pub(crate) struct Standby {
     /// How often it has asked for it.
     number: u32,
+    /// How many bytes of it have come over the link.
+    taken: u64,
     gathering: Option<Gathering>,
     known: Option<Known>,
 }
@@ -123,11 +125,17 @@ impl Standby {
         JournalAsk {
             number: self.number,
             after: self.known.as_ref().map(|known| known.at),
+            taken: self.taken,
         }
     }
 
     /// There is a link to a leader, which knows nothing of what came over others.
     pub(crate) fn on_link(&mut self) {
+        self.taken = 0;
+        self.ask_anew();
+    }
+
+    fn ask_anew(&mut self) {
         self.gathering = None;
         self.number = self.number.wrapping_add(1);
     }
@@ -161,13 +169,14 @@ impl Standby {
         let bytes = self.followed_to().map_or(0, |followed| followed.bytes);
         if taken.is_err() || bytes > STANDBY_BYTES_MAX {
             self.known = None;
-            self.on_link();
+            self.ask_anew();
         }
         taken
     }
 
     fn take_part(&mut self, told: &JournalPart) -> Result<(), Misfit> {
         let (piece, part) = Piece::of(told);
+        self.taken += part.bytes.len() as u64;
         if part.at == 0 && !self.begin(piece)? {
             return Ok(());
         }

@@ -604,6 +604,11 @@ const _: () = assert!(
         && STANDBY_LOG_BYTES_MAX < STANDBY_BYTES_MAX - STANDBY_STATE_BYTES_MAX,
     "a standby must hold the longest state and the slots that come meanwhile"
 );
+const _: () = assert!(
+    STANDBY_AHEAD_BYTES_MAX >= LINK_PART_BYTES_MAX
+        && 4 * STANDBY_AHEAD_BYTES_MAX <= LINK_WINDOW_BYTES as usize,
+    "beats must not wait for what standbys are sent"
+);
 const _: () = assert!(FORWARDED_CALLS_MAX <= COORDINATOR_PARKED_MAX);
 const _: () = assert!(
     5 * LINK_ASK_MAX.as_millis() <= ASK_WAIT_MAX.as_millis(),

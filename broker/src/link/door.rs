@@ -211,7 +211,7 @@ impl LinkDoor {
                     met.writer.write(&Message::Heard(heard)).await?;
                 }
                 Message::Follow(epoch) => {
-                    let pictures = self.leading.followed();
+                    let pictures = self.leading.followed(met.peer);
                     let led = self.leading.leads();
                     let Some(pictures) = pictures.filter(|_| led == Some(epoch)) else {
                         return Err(not_leading(epoch).into());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use firn_coordinator::{Coordinator, Followed, FromLeader};
 use firn_proto::cluster::{Beat, CoordinatorError, Reply, Request};
 use firn_proto::env::Mono;
-use firn_proto::ids::CoordinatorEpoch;
+use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -20,8 +20,8 @@ pub trait Leading: Send + Sync + 'static {
     /// Asks this process, and no other.
     fn call_here(&self, request: Request) -> BoxFuture<'static, Result<Reply, CoordinatorError>>;
 
-    /// What is to be said to a follower; `None` if this process does not lead.
-    fn followed(&self) -> Option<Box<dyn Pictures>>;
+    /// What is to be said to `peer`, which follows; `None` if this process does not lead.
+    fn followed(&self, peer: Fingerprint) -> Option<Box<dyn Pictures>>;
 }
 
 /// What is said to one follower, and heard from it.
@@ -47,8 +47,8 @@ impl Leading for Coordinator {
         async move { Self::call_here(&coordinator, request).await }.boxed()
     }
 
-    fn followed(&self) -> Option<Box<dyn Pictures>> {
-        Self::followed(self).map(|followed| Box::new(followed) as _)
+    fn followed(&self, peer: Fingerprint) -> Option<Box<dyn Pictures>> {
+        Self::followed(self, peer).map(|followed| Box::new(followed) as _)
     }
 }
 

@@ -110,7 +110,7 @@ impl Leading for FakeLeading {
         .boxed()
     }
 
-    fn followed(&self) -> Option<Box<dyn Pictures>> {
+    fn followed(&self, _peer: Fingerprint) -> Option<Box<dyn Pictures>> {
         let pictures = self.pictures.lock().unwrap().take()?;
         Some(Box::new(Shown {
             pictures,

@@ -9,7 +9,9 @@ use firn_proto::cluster::{
 };
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Incarnation};
-use firn_proto::limits::{BEAT_INTERVAL, BEAT_SILENCE, FENCE_LOOK_LASTS, FORWARDED_CALLS_MAX};
+use firn_proto::limits::{
+    BEAT_INTERVAL, BEAT_SILENCE, FENCE_LOOK_LASTS, FORWARDED_CALLS_MAX, LINK_PART_BYTES_MAX,
+};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{MissedTickBehavior, interval};
@@ -41,6 +43,8 @@ struct Leader<'a> {
     next_call: u64,
     /// The next beat says that somebody reads.
     reads: bool,
+    /// How much of the journal the last beat said to have come.
+    told_taken: u64,
 }
 
 impl Sitter {
@@ -70,6 +74,7 @@ impl Sitter {
             answers: BTreeMap::new(),
             next_call: 0,
             reads: false,
+            told_taken: 0,
         };
         for parked in std::mem::take(&mut self.parked) {
             leader.forward(parked.call);
@@ -116,12 +121,12 @@ impl Sitter {
         match told {
             FromLeader::Image(update) => self.on_image(&update, leader)?,
             FromLeader::Beat(beat) => self.on_beat(beat, leader)?,
-            FromLeader::Journal(part) => self.on_journal(&part),
+            FromLeader::Journal(part) => self.on_journal(&part, leader),
         }
         Ok(())
     }
 
-    fn on_journal(&mut self, part: &JournalPart) {
+    fn on_journal(&mut self, part: &JournalPart, leader: &mut Leader<'_>) {
         let Some(standby) = &mut self.standby else {
             return;
         };
@@ -129,6 +134,11 @@ impl Sitter {
             warn!(%misfit, "the leader is asked for the state of the cluster anew");
         }
         self.standing.set_followed(standby.followed_to());
+        let untold = standby.ask().taken.saturating_sub(leader.told_taken);
+        if untold >= (LINK_PART_BYTES_MAX / 2) as u64 {
+            // The leader waits for that before it sends more.
+            self.beat(leader, self.environment.clock.mono());
+        }
     }
 
     fn on_image(&self, update: &ImageUpdate, leader: &mut Leader<'_>) -> Result<(), ImageFault> {
@@ -209,12 +219,14 @@ impl Sitter {
         }
     }
 
-    fn beat(&self, leader: &Leader<'_>, now: Mono) {
+    fn beat(&self, leader: &mut Leader<'_>, now: Mono) {
+        let journal = self.standby.as_ref().map(Standby::ask);
+        leader.told_taken = journal.map_or(0, |ask| ask.taken);
         leader.link.beat(Beat {
             broker: self.own_broker(),
             sent: now,
             reads: leader.reads,
-            journal: self.standby.as_ref().map(Standby::ask),
+            journal,
         });
     }
 

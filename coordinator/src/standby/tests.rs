@@ -75,15 +75,20 @@ fn the_state_and_each_slot_after_it_are_followed() {
     );
     take_all(&mut standby, slot(11, 2));
     take_all(&mut standby, slot(12, 3));
-    let body = Some(body(3));
-    assert_eq!(standby.known_slot(), Some(KnownSlot { at: at(12), body }));
-    assert_eq!(
-        standby.ask(),
-        JournalAsk {
-            number: ask.number,
-            after: Some(at(12))
-        }
-    );
+    let last = KnownSlot {
+        at: at(12),
+        body: Some(body(3)),
+    };
+    assert_eq!(standby.known_slot(), Some(last));
+    let (number, after) = (ask.number, Some(at(12)));
+    let taken = encode_snapshot(&state_after(&[1])).unwrap().len() + body(2).len() + body(3).len();
+    let taken = taken as u64;
+    let asks = JournalAsk {
+        number,
+        after,
+        taken,
+    };
+    assert_eq!(standby.ask(), asks);
     let known = standby.take_known().unwrap();
     assert_eq!(known.state, state_after(&[1, 2, 3]));
     assert_eq!(standby.ask().after, None, "it is given away");
@@ -96,7 +101,7 @@ fn a_new_leader_is_asked_for_what_comes_after() {
     standby.on_link();
     let ask = standby.ask();
     assert_ne!(ask.number, before.number);
-    assert_eq!(ask.after, Some(at(10)));
+    assert_eq!((ask.after, ask.taken), (Some(at(10)), 0));
     let (after, at) = (
         at(10),
         JournalPosition {
@@ -164,7 +169,9 @@ fn what_was_on_its_way_before_it_asked_anew_is_passed_over() {
     let long = vec![0; 2 * LINK_PART_BYTES_MAX];
     let rest = parts(Piece::State { covers: at(20) }, &long).split_off(1);
     take_all(&mut standby, rest);
-    assert_eq!(standby.ask(), ask);
+    let asks = standby.ask();
+    assert_eq!((asks.number, asks.after), (ask.number, ask.after));
+    assert!(asks.taken > ask.taken, "the leader is to know that it came");
     assert_eq!(standby.take_known().unwrap().state, state_after(&[1]));
 }
 

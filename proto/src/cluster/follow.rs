@@ -37,6 +37,8 @@ pub struct JournalAsk {
     pub number: u32,
     /// It has the state after this position, so that what comes later will do; `None`: it has none.
     pub after: Option<JournalPosition>,
+    /// How many bytes of the journal have come over this link, whatever became of them.
+    pub taken: u64,
 }
 
 /// What a leader says of itself to one follower, several times a second.

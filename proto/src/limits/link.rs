@@ -42,6 +42,9 @@ pub const LINK_CALLS_BYTES_MAX: usize = GROUPS_BYTES_MAX;
 pub const LINK_QUEUE_MAX: usize = 2 * LINK_CALLS_MAX;
 /// Those in bytes, without the refusals.
 pub const LINK_QUEUE_BYTES_MAX: usize = 2 * LINK_MESSAGE_BYTES_MAX;
+/// Of the journal, so many bytes go to a standby before it has said what came: fewer than a link
+/// holds, so that a beat behind them is in time over one that is slow or long.
+pub const STANDBY_AHEAD_BYTES_MAX: usize = 2 * LINK_PART_BYTES_MAX;
 /// Links that others have open to one process.
 pub const LINKS_MAX: usize = 1024;
 /// Other processes whose links have figures of their own.

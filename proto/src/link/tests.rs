@@ -61,7 +61,13 @@ fn samples() -> Vec<(&'static str, Message)> {
             journal,
         })
     };
-    let ask = |after| Some(JournalAsk { number: 2, after });
+    let ask = |after| {
+        Some(JournalAsk {
+            number: 2,
+            after,
+            taken: 1000,
+        })
+    };
     let heard = Heard {
         epoch: CoordinatorEpoch(3),
         ago: Duration::from_millis(250),
@@ -322,6 +328,7 @@ fn the_longest_part_of_everything_fits_its_frame() {
         journal: Some(JournalAsk {
             number: u32::MAX,
             after: Some(at),
+            taken: u64::MAX,
         }),
     };
     let leader_beat = LeaderBeat {

@@ -416,7 +416,8 @@ impl Peers for MemoryPeers {
                 return Err(PeerError::Unregistered);
             }
             let coordinator = network.coordinator(to);
-            let followed = coordinator.followed().ok_or(PeerError::NotLeading)?;
+            let followed = coordinator.followed(link_of(from).fingerprint);
+            let followed = followed.ok_or(PeerError::NotLeading)?;
             if followed.epoch() != epoch {
                 return Err(PeerError::NotLeading);
             }
