@@ -170,7 +170,7 @@ impl MemoryBucket {
         self.held().opening_lasts = opening_lasts;
     }
 
-    /// Looks take so long from now on.
+    /// Each request of a look, or of who made the newest claim, takes so long from now on.
     pub(crate) fn set_looking_lasts(&self, looking_lasts: Duration) {
         self.held().looking_lasts = looking_lasts;
     }
@@ -260,6 +260,11 @@ impl JournalOpener for MemoryBucket {
     fn newest(&self) -> BoxFuture<'_, Result<Option<Claimed>, JournalError>> {
         async move {
             self.reached().await;
+            // It lists twice and reads once.
+            let lasts = 3 * self.held().looking_lasts;
+            if !lasts.is_zero() {
+                tokio::time::sleep(lasts).await;
+            }
             let newest = self.held().claims.len() as u64;
             Ok(self.claimed(CoordinatorEpoch(newest)))
         }

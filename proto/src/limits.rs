@@ -363,8 +363,10 @@ pub const FENCE_LOOK_INTERVAL: Duration = Duration::from_millis(2500);
 pub const FENCE_LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How soon it looks again if somebody waits for it.
 pub const FENCE_LOOK_PAUSE: Duration = Duration::from_millis(500);
-/// A look that takes longer has no answer.
-pub const FENCE_LOOK_MAX: Duration = Duration::from_secs(1);
+/// A look that takes longer has no answer. The read lease counts from its sending and may be over by
+/// then: a look that is late and finds nobody shows all the same that its leader was alone when it was
+/// sent, to whoever had asked by then, and that the bucket answers.
+pub const FENCE_LOOK_MAX: Duration = Duration::from_millis(2400);
 /// Nothing is read from a process that has not heard for so long that its leader is the only one,
 /// counted from when that sent the look: it has stood still or is cut off, and another may lead by
 /// now. A leader that has not heard it for so long makes room for another. Sessions of brokers and of
@@ -384,6 +386,9 @@ pub const BEAT_SILENCE: Duration = Duration::from_millis(600);
 pub const BROKER_SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(6);
 /// Beats that are kept until the leader's loop sees to them, of as many brokers.
 pub const BEATS_KEPT_MAX: usize = 10_000;
+/// Longest wait for who made the newest claim: two LISTs and a GET, each of which may take as long as
+/// a look.
+pub const CLAIM_LOOK_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a link to the leader.
 pub const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for what all other processes have heard, each of which is waited for less long.
@@ -569,7 +574,6 @@ const _: () = assert!(
 );
 const _: () = assert!(
     FENCE_LOOK_PAUSE.as_millis() < COORDINATOR_READ_LEASE.as_millis()
-        && FENCE_LOOK_MAX.as_millis() < COORDINATOR_READ_LEASE.as_millis()
         && COORDINATOR_READ_LEASE.as_millis() < FENCE_LOOK_LASTS.as_millis()
 );
 const _: () = assert!(
@@ -578,6 +582,7 @@ const _: () = assert!(
 );
 const _: () = assert!(
     FENCE_LOOK_INTERVAL.as_millis() < LEADER_STALL_MAX.as_millis()
+        && FENCE_LOOK_MAX.as_millis() < LEADER_STALL_MAX.as_millis()
         && COORDINATOR_READ_LEASE.as_millis() < LEADER_STALL_MAX.as_millis()
         && BEAT_SILENCE.as_millis() < LEADER_STALL_MAX.as_millis(),
     "a loop that has nothing to do comes round often enough"
@@ -587,6 +592,10 @@ const _: () = assert!(
         && ELECTION_RETRY_MIN.as_millis() <= ELECTION_RETRY_MAX.as_millis()
         && ELECTION_RETRY_MAX.as_millis() <= BEAT_SILENCE.as_millis(),
     "a process must not wait for a leader that is long there"
+);
+const _: () = assert!(
+    3 * FENCE_LOOK_MAX.as_millis() < CLAIM_LOOK_MAX.as_millis(),
+    "a bucket that is slow but lets a leader lead must let one be elected"
 );
 const _: () = assert!(
     FENCE_LOOK_MAX.as_millis() < TAKE_OVER_STEP_MAX.as_millis(),

@@ -6,7 +6,9 @@ use firn_proto::cluster::LinkAddress;
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
 use firn_proto::journal::{Claimed, JournalError};
-use firn_proto::limits::{ASK_WAIT_MAX, ELECTION_GONE_LOOK, FENCE_LOOK_MAX, FOLLOW_WAIT_MAX};
+use firn_proto::limits::{
+    ASK_WAIT_MAX, CLAIM_LOOK_MAX, ELECTION_GONE_LOOK, FENCE_LOOK_MAX, FOLLOW_WAIT_MAX,
+};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -55,8 +57,7 @@ impl Sitter {
             return Ok(None);
         }
         let opener = Arc::clone(&self.opener);
-        // It lists twice and reads once.
-        let look = async move { timeout(3 * FENCE_LOOK_MAX, opener.newest()).await };
+        let look = async move { timeout(CLAIM_LOOK_MAX, opener.newest()).await };
         match self.wait_for(look).await {
             None => return Ok(Some(Elected::Stopped)),
             Some(Ok(Ok(found))) => *claimant = self.note_claim(found, election),

@@ -156,6 +156,24 @@ async fn a_leader_that_is_cut_off_from_the_bucket_makes_room_for_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bucket_that_takes_seconds_for_a_request_has_a_leader_all_the_same() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.bucket.set_looking_lasts(Duration::from_secs(2));
+    for second in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.leader(), Some(0), "after {second} s");
+    }
+    let read = world.ask(0, list_groups()).await;
+    assert!(read.is_ok(), "{read:?}");
+    world.kill(0);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.bucket.claims(), 2);
+    let created = world.ask(1, create("a")).await;
+    assert!(created.is_ok(), "{created:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_whose_loop_is_stuck_makes_room_for_another() {
     let mut world = World::new(false);
     world.start_many(3).await;
