@@ -126,6 +126,7 @@ impl Election {
             PeerError::Refused
             | PeerError::NoAnswer
             | PeerError::NotLeading
+            | PeerError::Busy
             | PeerError::Rejected(_) => Step::AskAll,
         };
     }

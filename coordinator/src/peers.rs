@@ -129,6 +129,9 @@ pub enum PeerError {
     /// It answers, and does not lead that epoch, or no longer.
     #[error("it does not lead")]
     NotLeading,
+    /// It answers, and takes no link now: it has too many, or stops.
+    #[error("it answers, and takes no link now")]
+    Busy,
     /// It answers, and does not know this process: there is no card of it in the bucket, or was none
     /// a moment ago.
     #[error("it does not know this process, whose card it has not found in the bucket")]

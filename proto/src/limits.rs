@@ -407,7 +407,7 @@ pub const ELECTION_TIE_WAIT: Duration = Duration::from_secs(10);
 /// card lies in the bucket elects one with however few: a leader would have deleted the card.
 pub const ELECTION_LONE_WAIT: Duration = Duration::from_secs(180);
 /// How often a leader looks for cards in the bucket that no broker has. It deletes those that it finds
-/// twice and whose processes do not answer. On S3 1,440 LISTs a day, which cost 0.007 dollars.
+/// twice and whose processes are gone, or answer neither time. On S3 1,440 LISTs a day, which cost 0.007 dollars.
 pub const CARD_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// A leader whose loop has not come round for so long is not heard, and its word that it leads counts
 /// no more.

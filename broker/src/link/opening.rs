@@ -126,7 +126,7 @@ pub(super) fn peer_error(fault: &LinkFault) -> PeerError {
         | LinkFault::Dropped => PeerError::NoAnswer,
         LinkFault::Refused(refusal) | LinkFault::Refusing(refusal) => match refusal.reason {
             RefusalReason::NotLeading => PeerError::NotLeading,
-            RefusalReason::Busy | RefusalReason::Stopping => PeerError::NoAnswer,
+            RefusalReason::Busy | RefusalReason::Stopping => PeerError::Busy,
             RefusalReason::Unregistered => PeerError::Unregistered,
             RefusalReason::Version => PeerError::Rejected(format!(
                 "it speaks version {} of the broker link, and this process version \

@@ -113,24 +113,26 @@ impl LinkPeers {
                     self.log_refusal(process, &reason);
                     PeerAnswer::Refuses
                 }
-                PeerError::NoAnswer | PeerError::NotLeading => {
+                PeerError::Busy | PeerError::NotLeading => {
                     tracing::debug!(%process, %error, "a peer does not say whom it has heard");
-                    PeerAnswer::NoAnswer
+                    PeerAnswer::Refuses
                 }
+                PeerError::NoAnswer => PeerAnswer::NoAnswer,
             })
         };
         let answer = timeout(LINK_ASK_MAX, asked).await;
         answer.unwrap_or(PeerAnswer::NoAnswer)
     }
 
-    /// Whether a process answers that is registered, whatever it says.
-    pub async fn answers(&self, process: Fingerprint) -> bool {
+    /// Whether a process lives that is registered: it answers, whatever it says.
+    pub async fn look_after(&self, process: Fingerprint) -> Probed {
         match self.clone().ask_one(process, None).await {
             PeerAnswer::Heard { .. }
             | PeerAnswer::NotHeard
             | PeerAnswer::Refuses
-            | PeerAnswer::Unregistered => true,
-            PeerAnswer::Refused | PeerAnswer::NoAnswer => false,
+            | PeerAnswer::Unregistered => Probed::Answers,
+            PeerAnswer::Refused => Probed::Refused,
+            PeerAnswer::NoAnswer => Probed::Silent,
         }
     }
 
@@ -205,7 +207,7 @@ impl Peers for LinkPeers {
                     return Probed::Silent;
                 };
                 match timeout(LINK_PROBE_MAX, peers.ask(to)).await {
-                    Ok(Ok(_)) => Probed::Answers,
+                    Ok(Ok(_) | Err(PeerError::Busy)) => Probed::Answers,
                     Ok(Err(PeerError::Refused)) => Probed::Refused,
                     Ok(Err(_)) | Err(_) => Probed::Silent,
                 }

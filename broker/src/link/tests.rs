@@ -140,14 +140,14 @@ async fn calls_on_a_link_that_breaks_may_or_may_not_have_happened() {
         let waits = tokio::spawn(link.call(leave(9)));
         let _asked = told.asked.recv().await.unwrap();
         drop(open);
-        assert_eq!(link.next().await, Err(PeerError::NoAnswer));
+        assert_eq!(link.next().await, Err(PeerError::Busy));
         for lost in [waits.await.unwrap(), link.call(leave(9)).await] {
             let Err(CoordinatorError::NotLeader(reason)) = lost else {
                 panic!("{lost:?}");
             };
             assert!(reason.contains("may or may not"), "{reason}");
         }
-        assert_eq!(link.next().await, Err(PeerError::NoAnswer), "and stays so");
+        assert_eq!(link.next().await, Err(PeerError::Busy), "and stays so");
     }
 }
 
@@ -353,7 +353,11 @@ async fn one_process_has_only_so_many_links() {
             links.push(opened(&two, one.at()).await.unwrap());
         }
         let refused = opened(&two, one.at()).await;
-        assert_eq!(refused.err(), Some(PeerError::NoAnswer));
+        assert_eq!(refused.err(), Some(PeerError::Busy));
+        let peers = two.peers();
+        let asked = peers.look_after(one.at().fingerprint).await;
+        assert_eq!(asked, Probed::Answers, "it lives");
+        assert_eq!(peers.ask_all(Vec::new()).await, [PeerAnswer::Refuses]);
         drop(links);
         let three = world.process(3).await;
         assert!(three.peers().follow(one.card(), EPOCH).await.is_ok());
@@ -420,7 +424,8 @@ async fn a_process_in_whose_place_another_one_answers_is_dead() {
         let link = before.link.clone();
         one.registry.register(&before).await.unwrap();
         let peers = one.peers();
-        assert!(!peers.answers(link.fingerprint).await);
+        let asked = peers.look_after(link.fingerprint).await;
+        assert_eq!(asked, Probed::Refused);
         let asked = peers.ask_all(Vec::new()).await;
         assert!(asked.contains(&PeerAnswer::Refused), "{asked:?}");
         assert!(asked.contains(&PeerAnswer::NotHeard), "{asked:?}");
@@ -454,6 +459,8 @@ async fn a_peer_whose_kafka_port_is_closed_is_dead_now() {
     let peers = one.peers();
     assert_eq!(peers.probe(Arc::clone(&broker)).await, Probed::Silent);
     assert_eq!(peers.ask_all(Vec::new()).await, [PeerAnswer::NoAnswer]);
+    let asked = peers.look_after(two.at().fingerprint).await;
+    assert_eq!(asked, Probed::Silent, "it may come back");
     let told = FakeLeading::told();
     let open = two.open(&told.leading);
     assert_eq!(peers.probe(Arc::clone(&broker)).await, Probed::Answers);

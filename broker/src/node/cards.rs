@@ -4,10 +4,10 @@
 //!
 //! May not touch: the card of this process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use firn_coordinator::Coordinator;
+use firn_coordinator::{Coordinator, Probed};
 use firn_proto::cluster::ClusterImage;
 use firn_proto::ids::Fingerprint;
 use firn_proto::limits::{CARD_SWEEP_INTERVAL, LINK_ASKED_AT_ONCE};
@@ -42,20 +42,18 @@ impl Cards {
                     let live = links(&image.borrow_and_update());
                     let gone: Vec<Fingerprint> = known.difference(&live).copied().collect();
                     known = live;
-                    if self.coordinator.leads().is_some() {
-                        self.forget(&gone).await;
-                    }
+                    self.forget(&gone).await;
                 }
                 _ = ticks.tick() => match self.coordinator.leads() {
-                    Some(_) => self.sweep(&known, &mut orphans).await,
+                    Some(_) => self.sweep(&mut orphans).await,
                     None => orphans = Orphans::default(),
                 },
             }
         }
     }
 
-    /// Deletes the cards that no broker has for long, and whose processes do not answer.
-    async fn sweep(&self, live: &BTreeSet<Fingerprint>, orphans: &mut Orphans) {
+    /// Deletes the cards that no broker has for long, and whose processes are gone or do not answer.
+    async fn sweep(&self, orphans: &mut Orphans) {
         let registered = match self.registry.registered().await {
             Ok(registered) => registered,
             Err(error) => {
@@ -63,30 +61,46 @@ impl Cards {
                 return;
             }
         };
-        let others = registered.into_iter().filter(|card| *card != self.own);
-        let due = orphans.next(others.collect(), live);
-        let asked = due.into_iter().map(|process| async move {
-            let answers = self.peers.answers(process).await;
-            (!answers).then_some(process)
+        let live = self.live();
+        let others = registered.into_iter();
+        let others = others.filter(|card| *card != self.own && !live.contains(card));
+        let asked = others.map(|process| async move {
+            let said = self.peers.look_after(process).await;
+            (process, said)
         });
-        let dead = stream::iter(asked).buffer_unordered(LINK_ASKED_AT_ONCE);
-        let dead: Vec<Fingerprint> = dead.filter_map(std::future::ready).collect().await;
-        if !dead.is_empty() {
-            tracing::info!(
-                cards = dead.len(),
-                "cards of processes are deleted that have ended"
-            );
-        }
+        let asked = stream::iter(asked).buffer_unordered(LINK_ASKED_AT_ONCE);
+        let dead = orphans.next(asked.collect().await);
         self.forget(&dead).await;
     }
 
+    /// By what the live processes are known, as far as is known now.
+    fn live(&self) -> BTreeSet<Fingerprint> {
+        links(&self.coordinator.image().borrow())
+    }
+
+    /// Deletes cards, unless it is known by now that this would be wrong: to ask others takes time.
     async fn forget(&self, gone: &[Fingerprint]) {
-        if !gone.is_empty()
-            && let Err(error) = self.registry.forget(gone).await
-        {
-            tracing::warn!(%error, "cards of dead processes stay in the bucket for now");
+        let leads = self.coordinator.leads().is_some();
+        let gone = still_gone(gone, leads, &self.live());
+        if gone.is_empty() {
+            return;
+        }
+        match self.registry.forget(&gone).await {
+            Ok(()) => tracing::info!(
+                cards = gone.len(),
+                "cards of processes are deleted that have ended"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "cards of dead processes stay in the bucket for now");
+            }
         }
     }
+}
+
+/// Those of `gone` whose cards this process may delete, if it `leads` and these have brokers.
+fn still_gone(gone: &[Fingerprint], leads: bool, live: &BTreeSet<Fingerprint>) -> Vec<Fingerprint> {
+    let gone = gone.iter().filter(|card| leads && !live.contains(*card));
+    gone.copied().collect()
 }
 
 /// By what the live processes are known.
@@ -99,21 +113,26 @@ fn links(image: &ClusterImage) -> BTreeSet<Fingerprint> {
 /// Cards that no broker has. A process that starts has one for a while. Pure.
 #[derive(Debug, Default)]
 struct Orphans {
-    /// Those of the last look.
-    before: BTreeSet<Fingerprint>,
+    /// Those of the last look, and what their processes said.
+    before: BTreeMap<Fingerprint, Probed>,
 }
 
 impl Orphans {
-    /// Those of this look that were there in the last one too.
-    fn next(
-        &mut self,
-        registered: BTreeSet<Fingerprint>,
-        live: &BTreeSet<Fingerprint>,
-    ) -> Vec<Fingerprint> {
-        let now: BTreeSet<_> = registered.difference(live).copied().collect();
-        let due = now.intersection(&self.before).copied().collect();
+    /// What the processes of all such cards say in this look. Whose cards are to go: of processes
+    /// that are gone, and were orphans in the last look too; and of those that have said nothing in
+    /// both. One that stands still, or is out of reach for a moment, lives.
+    fn next(&mut self, now: BTreeMap<Fingerprint, Probed>) -> Vec<Fingerprint> {
+        let is_dead = |(card, said): &(&Fingerprint, &Probed)| match said {
+            Probed::Answers => false,
+            Probed::Refused => self.before.contains_key(*card),
+            Probed::Silent => {
+                let before = self.before.get(*card);
+                before.is_some_and(|before| *before != Probed::Answers)
+            }
+        };
+        let dead = now.iter().filter(is_dead).map(|(card, _)| *card).collect();
         self.before = now;
-        due
+        dead
     }
 }
 
@@ -121,23 +140,41 @@ impl Orphans {
 mod tests {
     use super::*;
 
-    fn set(cards: &[u8]) -> BTreeSet<Fingerprint> {
-        let cards = cards.iter().map(|card| Fingerprint([*card; 32]));
-        cards.collect()
+    fn card(card: u8) -> Fingerprint {
+        Fingerprint([card; 32])
+    }
+
+    fn said<const N: usize>(said: [(u8, Probed); N]) -> BTreeMap<Fingerprint, Probed> {
+        said.into_iter()
+            .map(|(of, said)| (card(of), said))
+            .collect()
     }
 
     #[test]
-    fn a_card_is_an_orphan_once_two_looks_have_found_it_without_a_broker() {
+    fn a_card_goes_whose_process_is_gone_and_had_no_broker_in_two_looks() {
         let mut orphans = Orphans::default();
-        let live = set(&[1]);
-        assert_eq!(orphans.next(set(&[1, 2, 3]), &live), []);
-        // The third has a broker by now, and the fourth has just come.
-        let live = set(&[1, 3]);
-        let due = orphans.next(set(&[1, 2, 3, 4]), &live);
-        assert_eq!(due, [Fingerprint([2; 32])]);
-        // It answered, and is asked again.
-        let due = orphans.next(set(&[1, 2, 3, 4]), &live);
-        assert_eq!(due, [Fingerprint([2; 32]), Fingerprint([4; 32])]);
-        assert_eq!(orphans.next(set(&[1]), &live), []);
+        assert_eq!(orphans.next(said([(2, Probed::Refused)])), []);
+        let now = said([(2, Probed::Refused), (3, Probed::Refused)]);
+        assert_eq!(orphans.next(now), [card(2)]);
+        // Now it has a broker.
+        assert_eq!(orphans.next(said([])), []);
+        assert_eq!(orphans.next(said([(3, Probed::Refused)])), []);
+    }
+
+    #[test]
+    fn a_card_goes_whose_process_says_nothing_in_two_looks_one_after_the_other() {
+        let mut orphans = Orphans::default();
+        for said_now in [Probed::Answers, Probed::Silent, Probed::Answers] {
+            assert_eq!(orphans.next(said([(2, said_now)])), [], "{said_now:?}");
+        }
+        assert_eq!(orphans.next(said([(2, Probed::Silent)])), []);
+        assert_eq!(orphans.next(said([(2, Probed::Silent)])), [card(2)]);
+    }
+
+    #[test]
+    fn a_card_stays_whose_process_has_got_a_broker_or_if_another_process_leads() {
+        let (gone, live) = ([card(2), card(3)], BTreeSet::from([card(3)]));
+        assert_eq!(still_gone(&gone, true, &live), [card(2)]);
+        assert_eq!(still_gone(&gone, false, &live), []);
     }
 }
