@@ -582,6 +582,34 @@ async fn an_id_goes_from_a_process_that_is_dead_and_from_no_other() {
     assert!(freed.is_ok(), "{freed:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_id_goes_to_one_of_those_who_wait_for_it() {
+    for dies in [true, false] {
+        let mut world = World::new(false);
+        world.start_many(4).await;
+        let id = Some(BrokerId(7));
+        world.ask(1, register(world.link(1), id)).await.unwrap();
+        world.cut_links(1, true);
+        sleep(Duration::from_secs(1)).await;
+        let wants = |process| world.spawn_ask(process, register(world.link(process), id));
+        let waiting = [wants(2), wants(3)];
+        sleep(Duration::from_secs(1)).await;
+        assert!(waiting.iter().all(|asked| !asked.is_finished()));
+        if dies {
+            world.kill(1);
+        }
+        let mut given = 0;
+        for asked in waiting {
+            match asked.await.unwrap() {
+                Ok(Reply::RegisterBroker(_)) => given += 1,
+                Err(CoordinatorError::Refused(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(given, 1, "dies: {dies}");
+    }
+}
+
 /// Whatever is acknowledged is seen by every read that is answered later, wherever that is asked.
 #[tokio::test(start_paused = true)]
 async fn no_read_is_older_than_what_was_acknowledged_before() {

@@ -181,7 +181,7 @@ impl Leader {
         self.brokers.registrations = others;
         for wants in asked {
             match probed {
-                Probed::Refused => self.register_now(wants.call, wants.body),
+                Probed::Refused => self.register_waiting(wants),
                 Probed::Answers => self.refuse_registration(&wants),
                 Probed::Silent => self.brokers.registrations.push(wants),
             }
@@ -217,6 +217,18 @@ impl Leader {
             self.brokers.registrations.push(wants);
         } else {
             self.refuse_registration(&wants);
+        }
+    }
+
+    /// Gives a process its place whose id a dead one has, unless another process that waited for the
+    /// id has it by now.
+    fn register_waiting(&mut self, wants: Registration) {
+        let id = wants.body.broker;
+        let holder = id.and_then(|id| self.state.brokers().get(&id));
+        if holder.is_some_and(|holder| holder.incarnation == wants.holder) {
+            self.register_now(wants.call, wants.body);
+        } else {
+            self.register(wants.call, wants.body);
         }
     }
 
@@ -297,7 +309,7 @@ impl Leader {
     fn retry_registrations(&mut self, now: Mono) {
         for wants in std::mem::take(&mut self.brokers.registrations) {
             if self.live(wants.holder).is_none() {
-                self.register_now(wants.call, wants.body);
+                self.register(wants.call, wants.body);
             } else if self.brokers.probes.is_empty()
                 && self.brokers.members.is_heard(wants.holder, now)
             {
