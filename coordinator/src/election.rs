@@ -124,6 +124,7 @@ impl Election {
             // It may be dead, cut off from this process alone, taking over just now, or another
             // process that has its place: the others know, and itself, if it lives.
             PeerError::Refused
+            | PeerError::Another
             | PeerError::NoAnswer
             | PeerError::NotLeading
             | PeerError::Busy

@@ -120,9 +120,12 @@ impl Peers for Alone {
 /// Why there is no link to a process.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PeerError {
-    /// Nobody listens there, or another process in its place: it is dead.
-    #[error("nobody listens there, or another process in its place")]
+    /// Nobody listens there: it is dead.
+    #[error("nobody listens there")]
     Refused,
+    /// Another process answers its links: it is dead, unless the two have one address.
+    #[error("another process answers there")]
+    Another,
     /// It does not answer, or no longer.
     #[error("it does not answer")]
     NoAnswer,
@@ -167,9 +170,9 @@ pub enum PeerAnswer {
 /// What a probe of a broker that is silent brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probed {
-    /// Nobody listens there, or another process does, or its process is gone: it is dead now.
+    /// Nobody listens there, or another process has its place, or its process is gone: it is dead now.
     Refused,
-    /// No answer.
+    /// No answer, or it is not clear whose.
     Silent,
     /// It takes connections.
     Answers,

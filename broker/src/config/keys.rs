@@ -216,7 +216,7 @@ pub static KEYS: &[Key] = &[
     Key {
         name: "link.advertise",
         default: "auto",
-        about: "HOST:PORT at which other brokers reach the link; auto is the host of the first Kafka listener, and the port of the link",
+        about: "HOST:PORT at which other brokers reach the link of this process, and of no other one; auto is the host of the first Kafka listener, and the port of the link",
         set: |c, v| {
             let told = match v {
                 "auto" | "" => None,

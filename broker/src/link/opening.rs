@@ -58,8 +58,8 @@ pub(super) async fn open(
 ) -> Result<Opened, PeerError> {
     let connected = transport.connect(to.clone()).await;
     let (reader, writer) = connected.map_err(|error| match error {
-        // Another one there has its place: it has ended.
-        ConnectError::Refused | ConnectError::Another(_) => PeerError::Refused,
+        ConnectError::Refused => PeerError::Refused,
+        ConnectError::Another(_) => PeerError::Another,
         ConnectError::NoAnswer(_) => PeerError::NoAnswer,
         ConnectError::Rejected(reason) => PeerError::Rejected(reason),
     })?;

@@ -105,20 +105,24 @@ impl LinkPeers {
             let Some(to) = card.map(|card| card.link.clone()).or(known) else {
                 return PeerAnswer::NoAnswer;
             };
-            let asked = unless_refused(self.clone().ask(to), listener).await;
-            asked.unwrap_or_else(|error| match error {
-                PeerError::Refused => PeerAnswer::Refused,
-                PeerError::Unregistered => PeerAnswer::Unregistered,
-                PeerError::Rejected(reason) => {
+            match unless_refused(self.clone().ask(to), listener.clone()).await {
+                Ok(answer) => answer,
+                Err(PeerError::Refused) => PeerAnswer::Refused,
+                Err(PeerError::Another) => match in_its_place(over_tcp(listener.as_ref()).await) {
+                    Probed::Refused => PeerAnswer::Refused,
+                    Probed::Silent | Probed::Answers => PeerAnswer::NoAnswer,
+                },
+                Err(PeerError::Unregistered) => PeerAnswer::Unregistered,
+                Err(PeerError::Rejected(reason)) => {
                     self.log_refusal(process, &reason);
                     PeerAnswer::Refuses
                 }
-                PeerError::Busy | PeerError::NotLeading => {
+                Err(error @ (PeerError::Busy | PeerError::NotLeading)) => {
                     tracing::debug!(%process, %error, "a peer does not say whom it has heard");
                     PeerAnswer::Refuses
                 }
-                PeerError::NoAnswer => PeerAnswer::NoAnswer,
-            })
+                Err(PeerError::NoAnswer) => PeerAnswer::NoAnswer,
+            }
         };
         let answer = timeout(LINK_ASK_MAX, asked).await;
         answer.unwrap_or(PeerAnswer::NoAnswer)
@@ -196,23 +200,18 @@ impl Peers for LinkPeers {
             if card.is_some_and(|card| process::is_gone(&card.process)) {
                 return Probed::Refused;
             }
-            let over_tcp = async {
-                match broker.listeners.first() {
-                    Some(listener) => probe::probe(listener).await,
-                    None => Probed::Silent,
-                }
-            };
             let over_link = async {
                 let Some(to) = link else {
-                    return Probed::Silent;
+                    return OverLink::Says(Probed::Silent);
                 };
                 match timeout(LINK_PROBE_MAX, peers.ask(to)).await {
-                    Ok(Ok(_) | Err(PeerError::Busy)) => Probed::Answers,
-                    Ok(Err(PeerError::Refused)) => Probed::Refused,
-                    Ok(Err(_)) | Err(_) => Probed::Silent,
+                    Ok(Ok(_) | Err(PeerError::Busy)) => OverLink::Says(Probed::Answers),
+                    Ok(Err(PeerError::Refused)) => OverLink::Says(Probed::Refused),
+                    Ok(Err(PeerError::Another)) => OverLink::Another,
+                    Ok(Err(_)) | Err(_) => OverLink::Says(Probed::Silent),
                 }
             };
-            both_say(over_tcp, over_link).await
+            both_say(over_tcp(broker.listeners.first()), over_link).await
         }
         .boxed()
     }
@@ -236,25 +235,51 @@ impl Peers for LinkPeers {
     }
 }
 
+/// What a probe over the link brought.
+enum OverLink {
+    Says(Probed),
+    /// Another process answers there.
+    Another,
+}
+
 /// What both say together. Over TCP another process may answer that has taken the place of the one
 /// that is meant; over the link nobody else can.
 async fn both_say(
     over_tcp: impl Future<Output = Probed>,
-    over_link: impl Future<Output = Probed>,
+    over_link: impl Future<Output = OverLink>,
 ) -> Probed {
     tokio::pin!(over_tcp, over_link);
     tokio::select! {
         linked = &mut over_link => match linked {
-            Probed::Silent => over_tcp.await,
-            said => said,
+            OverLink::Says(Probed::Silent) => over_tcp.await,
+            OverLink::Says(said) => said,
+            OverLink::Another => in_its_place(over_tcp.await),
         },
         said = &mut over_tcp => match said {
             Probed::Refused => Probed::Refused,
             said => match over_link.await {
-                Probed::Silent => said,
-                linked => linked,
+                OverLink::Says(Probed::Silent) => said,
+                OverLink::Says(linked) => linked,
+                OverLink::Another => in_its_place(said),
             },
         },
+    }
+}
+
+/// What it means that another process answers the links of one: that has ended. If somebody answers
+/// its clients, that may be it all the same: several may have been told one address for their links.
+fn in_its_place(over_tcp: Probed) -> Probed {
+    match over_tcp {
+        Probed::Answers => Probed::Silent,
+        Probed::Refused | Probed::Silent => Probed::Refused,
+    }
+}
+
+/// What whoever listens there says to clients.
+async fn over_tcp(listener: Option<&Listener>) -> Probed {
+    match listener {
+        Some(listener) => probe::probe(listener).await,
+        None => Probed::Silent,
     }
 }
 

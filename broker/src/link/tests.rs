@@ -432,7 +432,46 @@ async fn a_process_in_whose_place_another_one_answers_is_dead() {
         let dead = broker(link, before.listeners.clone());
         assert_eq!(peers.probe(dead).await, Probed::Refused);
         let followed = peers.follow(before, EPOCH).await;
-        assert_eq!(followed.err(), Some(PeerError::Refused));
+        assert_eq!(followed.err(), Some(PeerError::Another));
+    }
+}
+
+/// Answers every request for the versions of the APIs.
+async fn answer_clients(socket: tokio::net::TcpListener) {
+    while let Ok((mut stream, _)) = socket.accept().await {
+        tokio::spawn(async move {
+            let mut request = [0; 14];
+            if stream.read_exact(&mut request).await.is_ok() {
+                let answer = [&10_i32.to_be_bytes()[..], &request[8..12], &[0; 6]].concat();
+                // Who has asked may have gone.
+                drop(stream.write_all(&answer).await);
+            }
+        });
+    }
+}
+
+/// Two processes have been told one address for their links.
+#[tokio::test]
+async fn a_process_that_answers_clients_may_live_though_another_one_answers_its_links() {
+    for over in Over::both() {
+        let world = World::new(over);
+        let (one, next) = (world.process(1).await, world.process(2).await);
+        let told = FakeLeading::told();
+        let _open = next.open(&told.leading);
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut other = next.card();
+        other.link.fingerprint = Fingerprint([0xdd; 32]);
+        other.listeners = vec![listener(&socket)];
+        let clients = tokio::spawn(answer_clients(socket));
+        one.registry.register(&other).await.unwrap();
+        let peers = one.peers();
+        let asked = peers.look_after(other.link.fingerprint).await;
+        assert_eq!(asked, Probed::Silent);
+        let asked = peers.ask_all(Vec::new()).await;
+        assert!(!asked.contains(&PeerAnswer::Refused), "{asked:?}");
+        let probed = peers.probe(broker(other.link, other.listeners)).await;
+        assert_eq!(probed, Probed::Silent);
+        clients.abort();
     }
 }
 

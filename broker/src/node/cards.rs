@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use firn_coordinator::{Coordinator, Probed};
+use firn_coordinator::{Coordinator, Peers, Probed, ProcessCard};
 use firn_proto::cluster::ClusterImage;
 use firn_proto::ids::Fingerprint;
 use firn_proto::limits::{CARD_SWEEP_INTERVAL, LINK_ASKED_AT_ONCE};
@@ -21,7 +21,7 @@ pub(super) struct Cards {
     pub(super) registry: Arc<Registry>,
     pub(super) peers: LinkPeers,
     /// Of this process.
-    pub(super) own: Fingerprint,
+    pub(super) own: Arc<ProcessCard>,
     pub(super) coordinator: Coordinator,
 }
 
@@ -33,6 +33,7 @@ impl Cards {
         let mut orphans = Orphans::default();
         let mut ticks = interval(CARD_SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.look_for_namesakes().await;
         loop {
             tokio::select! {
                 changed = image.changed() => {
@@ -63,7 +64,8 @@ impl Cards {
         };
         let live = self.live();
         let others = registered.into_iter();
-        let others = others.filter(|card| *card != self.own && !live.contains(card));
+        let others =
+            others.filter(|card| *card != self.own.link.fingerprint && !live.contains(card));
         let asked = others.map(|process| async move {
             let said = self.peers.look_after(process).await;
             (process, said)
@@ -71,6 +73,34 @@ impl Cards {
         let asked = stream::iter(asked).buffer_unordered(LINK_ASKED_AT_ONCE);
         let dead = orphans.next(asked.collect().await);
         self.forget(&dead).await;
+    }
+
+    /// Says so if another process is to be reached where this one is: links lead to one of the two,
+    /// and the other may be taken for dead.
+    async fn look_for_namesakes(&self) {
+        let registered = match self.registry.registered().await {
+            Ok(registered) => registered,
+            Err(error) => {
+                tracing::debug!(%error, "it is not known whether others have the address of this one");
+                return;
+            }
+        };
+        let cards = registered
+            .into_iter()
+            .map(|process| self.registry.card(process));
+        let cards = stream::iter(cards).buffer_unordered(LINK_ASKED_AT_ONCE);
+        let cards: Vec<_> = cards.collect().await;
+        for card in cards.into_iter().flatten().flatten() {
+            if is_namesake(&self.own, &card) && !self.peers.is_gone(&card.process) {
+                tracing::warn!(
+                    other = %card.shown,
+                    host = %card.link.host,
+                    port = card.link.port,
+                    "another process says that its broker link is where that of this one is: set \
+                     link.advertise of each to an address that leads to it alone"
+                );
+            }
+        }
     }
 
     /// By what the live processes are known, as far as is known now.
@@ -101,6 +131,15 @@ impl Cards {
 fn still_gone(gone: &[Fingerprint], leads: bool, live: &BTreeSet<Fingerprint>) -> Vec<Fingerprint> {
     let gone = gone.iter().filter(|card| leads && !live.contains(*card));
     gone.copied().collect()
+}
+
+/// Whether `other` takes links where this process does, and clients elsewhere: else it is the process
+/// that was here before.
+fn is_namesake(own: &ProcessCard, other: &ProcessCard) -> bool {
+    let (link, others) = (&own.link, &other.link);
+    let is_there = (&link.host, link.port) == (&others.host, others.port);
+    let is_other = link.fingerprint != others.fingerprint;
+    is_there && is_other && own.listeners != other.listeners
 }
 
 /// By what the live processes are known.
@@ -138,7 +177,10 @@ impl Orphans {
 
 #[cfg(test)]
 mod tests {
+    use firn_proto::cluster::{LinkAddress, Listener, SecurityProtocol};
+
     use super::*;
+    use crate::link::own_proof;
 
     fn card(card: u8) -> Fingerprint {
         Fingerprint([card; 32])
@@ -148,6 +190,33 @@ mod tests {
         said.into_iter()
             .map(|(of, said)| (card(of), said))
             .collect()
+    }
+
+    #[test]
+    fn a_process_with_the_address_of_this_one_is_told_from_the_one_before_it() {
+        let process = |certificate, port| ProcessCard {
+            broker: None,
+            link: LinkAddress {
+                host: "lb".to_owned(),
+                port: 9092,
+                fingerprint: card(certificate),
+            },
+            listeners: vec![Listener {
+                name: "KAFKA".to_owned(),
+                security: SecurityProtocol::Plaintext,
+                host: "broker".to_owned(),
+                port,
+            }],
+            process: own_proof(),
+            shown: String::new(),
+        };
+        let own = process(1, 9092);
+        assert!(!is_namesake(&own, &own));
+        assert!(!is_namesake(&own, &process(2, 9092)), "it was here before");
+        assert!(is_namesake(&own, &process(2, 9093)));
+        let mut elsewhere = process(2, 9093);
+        elsewhere.link.port = 9093;
+        assert!(!is_namesake(&own, &elsewhere));
     }
 
     #[test]

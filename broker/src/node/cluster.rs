@@ -167,7 +167,7 @@ impl Cluster {
         Cards {
             registry: Arc::clone(&self.registry),
             peers: self.peers.clone(),
-            own: self.card.link.fingerprint,
+            own: Arc::clone(&self.card),
             coordinator,
         }
     }
