@@ -633,7 +633,6 @@ impl Starting {
         keepers.spawn(self.retainer(bucket, parts, archive).run());
         keepers.spawn(self.collector(bucket, parts).run());
         keepers.spawn(self.seal_watch(bucket, parts).run());
-        keepers.spawn(parts.cluster.cards(parts.coordinator.clone()).run());
         keepers
     }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use firn_coordinator::{Coordinator, Peers, Probed, ProcessCard};
 use firn_proto::cluster::ClusterImage;
-use firn_proto::ids::Fingerprint;
-use firn_proto::limits::{CARD_SWEEP_INTERVAL, LINK_ASKED_AT_ONCE};
+use firn_proto::ids::{CoordinatorEpoch, Fingerprint};
+use firn_proto::limits::{CARD_SWEEP_SOON, CARD_SWEEPS_APART, LINK_ASKED_AT_ONCE};
 use futures::{StreamExt, stream};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -31,7 +31,8 @@ impl Cards {
         let mut image = self.coordinator.image();
         let mut known = links(&image.borrow_and_update());
         let mut orphans = Orphans::default();
-        let mut ticks = interval(CARD_SWEEP_INTERVAL);
+        let mut sweeps = Sweeps::default();
+        let mut ticks = interval(CARD_SWEEP_SOON);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.look_for_namesakes().await;
         loop {
@@ -45,9 +46,13 @@ impl Cards {
                     known = live;
                     self.forget(&gone).await;
                 }
-                _ = ticks.tick() => match self.coordinator.leads() {
-                    Some(_) => self.sweep(&mut orphans).await,
-                    None => orphans = Orphans::default(),
+                _ = ticks.tick() => match sweeps.on_tick(self.coordinator.leads()) {
+                    Sweep::First => {
+                        orphans = Orphans::default();
+                        self.sweep(&mut orphans).await;
+                    }
+                    Sweep::Next => self.sweep(&mut orphans).await,
+                    Sweep::None => {}
                 },
             }
         }
@@ -62,11 +67,10 @@ impl Cards {
                 return;
             }
         };
+        let mut others: BTreeSet<_> = registered.into_iter().collect();
         let live = self.live();
-        let others = registered.into_iter();
-        let others =
-            others.filter(|card| *card != self.own.link.fingerprint && !live.contains(card));
-        let asked = others.map(|process| async move {
+        others.retain(|card| *card != self.own.link.fingerprint && !live.contains(card));
+        let asked = others.into_iter().map(|process| async move {
             let said = self.peers.look_after(process).await;
             (process, said)
         });
@@ -149,6 +153,42 @@ fn links(image: &ClusterImage) -> BTreeSet<Fingerprint> {
     links.map(|link| link.fingerprint).collect()
 }
 
+/// When a leader sweeps: as soon as it leads and once more soon, for the leader before may have been
+/// about to delete the card of a process that waits to take its place; then now and then. Pure.
+#[derive(Debug, Default)]
+struct Sweeps {
+    leads: Option<CoordinatorEpoch>,
+    /// Ticks since it does.
+    ticks: u32,
+}
+
+/// What to do at a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sweep {
+    /// Sweep, and forget what was found before.
+    First,
+    /// Sweep.
+    Next,
+    /// Nothing.
+    None,
+}
+
+impl Sweeps {
+    fn on_tick(&mut self, leads: Option<CoordinatorEpoch>) -> Sweep {
+        if self.leads != leads {
+            *self = Self { leads, ticks: 0 };
+        }
+        let tick = self.ticks;
+        self.ticks = tick.wrapping_add(1);
+        match tick {
+            _ if leads.is_none() => Sweep::None,
+            0 => Sweep::First,
+            tick if (tick - 1).is_multiple_of(CARD_SWEEPS_APART) => Sweep::Next,
+            _ => Sweep::None,
+        }
+    }
+}
+
 /// Cards that no broker has. A process that starts has one for a while. Pure.
 #[derive(Debug, Default)]
 struct Orphans {
@@ -190,6 +230,20 @@ mod tests {
         said.into_iter()
             .map(|(of, said)| (card(of), said))
             .collect()
+    }
+
+    #[test]
+    fn a_leader_sweeps_at_once_and_again_soon_and_then_now_and_then() {
+        let mut sweeps = Sweeps::default();
+        assert_eq!(sweeps.on_tick(None), Sweep::None);
+        for epoch in [3, 5] {
+            let leads = Some(CoordinatorEpoch(epoch));
+            let ticks: Vec<_> = (0..8).map(|_| sweeps.on_tick(leads)).collect();
+            let swept: Vec<_> = (0..8).filter(|at| ticks[*at] != Sweep::None).collect();
+            assert_eq!(swept, [0, 1, 4, 7]);
+            let first = ticks.iter().filter(|tick| **tick == Sweep::First);
+            assert_eq!((ticks[0], first.count()), (Sweep::First, 1));
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use firn_storage::bucket::Bucket;
 use firn_storage::journal::BucketJournal;
 use firn_storage::stream::StreamEnv;
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -36,13 +36,15 @@ use crate::link::{
 pub(super) struct Cluster {
     card: Arc<ProcessCard>,
     registry: Arc<Registry>,
-    peers: LinkPeers,
     transport: Arc<dyn Transport>,
     owners: Arc<dyn Owners>,
     owned: Owned,
     close_door: CancellationToken,
     _close_door: DropGuard,
     door: Mutex<JoinHandle<()>>,
+    /// Looks after the cards of others for as long as the process may lead, also while it starts or
+    /// stops: others count on that.
+    _cards: JoinSet<()>,
 }
 
 /// The card of this process in the bucket.
@@ -128,16 +130,24 @@ impl Cluster {
         .with_owned(Arc::clone(&owned));
         let close = CancellationToken::new();
         let door = tokio::spawn(Arc::new(door).serve(close.clone()));
+        let mut cards = JoinSet::new();
+        let others = Cards {
+            registry: Arc::clone(&registry),
+            peers: peers.clone(),
+            own: Arc::clone(&card),
+            coordinator: coordinator.clone(),
+        };
+        cards.spawn(others.run());
         let cluster = Self {
             card,
             registry,
-            peers: peers.clone(),
             transport,
             owners: Arc::new(owners),
             owned,
             close_door: close.clone(),
             _close_door: close.drop_guard(),
             door: Mutex::new(door),
+            _cards: cards,
         };
         let opener = Arc::new(BucketJournal::new(bucket.clone(), env.clone()));
         let settings = cluster.settings(config, bucket)?;
@@ -160,16 +170,6 @@ impl Cluster {
             start_timeout: config.bucket.start_timeout,
             ..parts::coordinator_config(config, bucket)
         })
-    }
-
-    /// What deletes the cards of others.
-    pub(super) fn cards(&self, coordinator: Coordinator) -> Cards {
-        Cards {
-            registry: Arc::clone(&self.registry),
-            peers: self.peers.clone(),
-            own: Arc::clone(&self.card),
-            coordinator,
-        }
     }
 
     /// Other processes, to be asked what may be read of their partitions.
