@@ -19,7 +19,7 @@ use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
 use firn_proto::limits::{
     BEAT_SILENCE, ELECTION_LONE_WAIT, ELECTION_RETRY_MAX, ELECTION_RETRY_MIN, ELECTION_TIE_WAIT,
-    FENCE_LOOK_AGAIN,
+    FENCE_LOOK_AGAIN, TAKE_OVER_DOUBLED_MAX, TAKE_OVER_STEP_MAX,
 };
 
 use crate::peers::{PeerAnswer, PeerError};
@@ -65,6 +65,8 @@ pub(crate) enum Step {
 pub(crate) struct Election {
     step: Step,
     newest: CoordinatorEpoch,
+    /// The newest claim when it began.
+    first: Option<CoordinatorEpoch>,
     began: Mono,
     retries: u32,
     /// For how long a leader waits for a broker that it does not hear.
@@ -81,6 +83,7 @@ impl Election {
         Self {
             step: Step::Look,
             newest: CoordinatorEpoch(0),
+            first: None,
             began: now,
             retries: 0,
             session,
@@ -102,12 +105,23 @@ impl Election {
             self.retries = 0;
         }
         self.newest = newest;
+        self.first.get_or_insert(newest);
         self.is_refused = false;
         self.step = match claim {
             None | Some((_, Holder::Own | Holder::Gone)) => self.campaign(),
             Some((_, Holder::Other)) => Step::Follow,
             Some((_, Holder::Unknown)) => Step::AskAll,
         };
+    }
+
+    /// How long others wait for each step of this process if it takes over: as often as one was given
+    /// up that had claimed an epoch, twice as long. Else a bucket, or a journal, that takes longer for a
+    /// step than anybody waits would have one winner after the other, and no leader.
+    pub(crate) fn patience(&self) -> Duration {
+        let first = self.first.unwrap_or(self.newest);
+        let given_up = self.newest.0.saturating_sub(first.0);
+        let doubled = u32::try_from(given_up).unwrap_or(u32::MAX);
+        TAKE_OVER_STEP_MAX * (1 << doubled.min(TAKE_OVER_DOUBLED_MAX))
     }
 
     /// The bucket does not say what the newest claim is, or does not take one.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use firn_proto::env::Mono;
 use firn_proto::ids::{CoordinatorEpoch, Incarnation};
 use firn_proto::journal::JournalPosition;
-use firn_proto::limits::{BEATS_KEPT_MAX, LEADER_STALL_MAX, TAKE_OVER_STEP_MAX};
+use firn_proto::limits::{BEATS_KEPT_MAX, LEADER_STALL_MAX};
 use tokio::sync::watch;
 
 use crate::feed::Feed;
@@ -29,14 +29,24 @@ pub(crate) struct Standing {
 struct Held {
     /// The leader that was followed last, and when it was heard.
     heard: Option<(CoordinatorEpoch, Mono)>,
-    /// The epoch that this process is taking, and when it got on with that last.
-    takes: Option<(CoordinatorEpoch, Mono)>,
+    takes: Option<Takes>,
     /// How far the journal of the leader is followed.
     followed: Option<FollowedTo>,
     /// Since the leader last looked at them.
     beats: BTreeMap<Incarnation, Mono>,
     /// Somebody waits for a look.
     reads: bool,
+}
+
+/// A take-over that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Takes {
+    /// The epoch that this process is taking.
+    pub(crate) epoch: CoordinatorEpoch,
+    /// When it got on with that last.
+    pub(crate) step: Mono,
+    /// How long one step may take.
+    pub(crate) patience: Duration,
 }
 
 /// How far a process follows the journal of its leader.
@@ -101,8 +111,15 @@ impl Standing {
     }
 
     /// This process has claimed that epoch and goes on to take it over, or is done with that.
-    pub(crate) fn set_takes(&self, takes: Option<(CoordinatorEpoch, Mono)>) {
+    pub(crate) fn set_takes(&self, takes: Option<Takes>) {
         self.held().takes = takes;
+    }
+
+    /// It gets on with that.
+    pub(crate) fn on_step(&self, now: Mono) {
+        if let Some(takes) = &mut self.held().takes {
+            takes.step = now;
+        }
     }
 
     /// The leader of that epoch lives.
@@ -127,8 +144,8 @@ impl Standing {
         let held = self.held();
         let takes = held
             .takes
-            .filter(|(_, step)| now.since(*step) < TAKE_OVER_STEP_MAX);
-        let takes = takes.map(|(epoch, _)| epoch);
+            .filter(|takes| now.since(takes.step) < takes.patience);
+        let takes = takes.map(|takes| takes.epoch);
         let heard = held.heard.map(|(epoch, at)| (epoch, now.since(at)));
         let leads = leads.map(|epoch| (epoch, self.stalled(now).unwrap_or_default()));
         let takes = takes.map(|epoch| (epoch, Duration::ZERO));
@@ -157,6 +174,27 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_takes_over_is_waited_for_as_long_as_it_gets_on_with_it() {
+        let standing = Standing::new();
+        let epoch = CoordinatorEpoch(3);
+        let patience = Duration::from_secs(20);
+        let (begun, on) = (Mono(1_000_000), Mono(15_000_000));
+        let takes = |step| Takes {
+            epoch,
+            step,
+            patience,
+        };
+        standing.set_takes(Some(takes(begun)));
+        standing.on_step(on);
+        let last = on.after(patience - Duration::from_millis(1));
+        assert_eq!(standing.heard(last), Some((epoch, Duration::ZERO)));
+        assert_eq!(standing.heard(on.after(patience)), None);
+        standing.set_takes(None);
+        standing.on_step(on);
+        assert_eq!(standing.heard(on), None);
+    }
 
     #[test]
     fn a_leader_whose_loop_is_stuck_says_for_how_long_nobody_has_heard_it() {

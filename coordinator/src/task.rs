@@ -186,7 +186,9 @@ impl Leader {
             led_at,
             ..
         } = seated;
-        let replayed = replay(&opened, seated.known.take())?;
+        let known = seated.known.take();
+        let on_step = || seated.standing.on_step(environment.clock.mono());
+        let replayed = replay(&opened, known, on_step)?;
         let Replayed {
             state, log_bytes, ..
         } = replayed;
@@ -632,7 +634,12 @@ struct Replayed {
     log_bytes: usize,
 }
 
-fn replay(opened: &OpenedJournal, known: Option<Known>) -> Result<Replayed, EndReason> {
+/// Says by `on_step` that it gets on.
+fn replay(
+    opened: &OpenedJournal,
+    known: Option<Known>,
+    on_step: impl Fn(),
+) -> Result<Replayed, EndReason> {
     let replayed = match (&opened.snapshot, known) {
         (_, Some(known)) => Replayed {
             state: known.state,
@@ -664,6 +671,7 @@ fn replay(opened: &OpenedJournal, known: Option<Known>) -> Result<Replayed, EndR
         ..
     } = replayed;
     for (position, body) in &opened.entries {
+        on_step();
         let commands = decode_slot(body).map_err(|error| EndReason::Replay {
             at: position.to_string(),
             error,

@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::handle::Environment;
 
-/// How long a bucket that is slow takes for each thing.
+/// How long a bucket that is slow takes for each thing, unless it is told.
 const STEP: Duration = Duration::from_secs(1);
 
 type Outcome = oneshot::Sender<Result<(), JournalError>>;
@@ -40,6 +40,7 @@ struct Held {
     is_away: bool,
     is_refusing: bool,
     opening_lasts: Duration,
+    step_lasts: Option<Duration>,
     is_stuck: bool,
     looking_lasts: Duration,
     /// Slots that the last opener read.
@@ -170,6 +171,11 @@ impl MemoryBucket {
         self.held().opening_lasts = opening_lasts;
     }
 
+    /// Each step of an opening takes so long from now on.
+    pub(crate) fn set_step_lasts(&self, step_lasts: Duration) {
+        self.held().step_lasts = Some(step_lasts);
+    }
+
     /// Each request of a look, or of who made the newest claim, takes so long from now on.
     pub(crate) fn set_looking_lasts(&self, looking_lasts: Duration) {
         self.held().looking_lasts = looking_lasts;
@@ -286,9 +292,10 @@ impl JournalOpener for MemoryBucket {
         async move {
             let on_step = Arc::clone(&taking.on_step);
             self.reached().await;
-            let (is_away, lasts) = {
+            let (is_away, lasts, step_lasts) = {
                 let held = self.held();
-                (held.is_away && !held.is_refusing, held.opening_lasts)
+                let is_away = held.is_away && !held.is_refusing;
+                (is_away, held.opening_lasts, held.step_lasts.unwrap_or(STEP))
             };
             if is_away {
                 return std::future::pending().await;
@@ -301,7 +308,7 @@ impl JournalOpener for MemoryBucket {
             }
             let mut left = lasts;
             while !left.is_zero() {
-                let step = left.min(STEP);
+                let step = left.min(step_lasts);
                 tokio::time::sleep(step).await;
                 left -= step;
                 on_step();

@@ -3,11 +3,13 @@
 //! What a user may set has its default beside its key in the configuration, and here what it must
 //! at least or at most be; a limit that only protects the process stands here alone.
 
+mod election;
 mod link;
 mod looks;
 
 use std::time::Duration;
 
+pub use election::*;
 pub use link::*;
 pub use looks::*;
 
@@ -355,6 +357,8 @@ pub const STANDBY_LOG_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const STANDBY_STATE_PAUSE: Duration = Duration::from_secs(10);
 /// Largest snapshot of the cluster's state that is read back, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// It is read in pieces of so many, so that whoever takes over can say that it gets on.
+pub const SNAPSHOT_PIECE_BYTES: u64 = 16 * 1024 * 1024;
 /// How often a leader looks for a claim to a later epoch. On S3 1,440 GETs an hour, which cost
 /// 0.0006 dollars; an idle cluster may make one request a second.
 pub const FENCE_LOOK_INTERVAL: Duration = Duration::from_millis(2500);
@@ -386,40 +390,6 @@ pub const BEAT_SILENCE: Duration = Duration::from_millis(600);
 pub const BROKER_SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(6);
 /// Beats that are kept until the leader's loop sees to them, of as many brokers.
 pub const BEATS_KEPT_MAX: usize = 10_000;
-/// Longest wait for who made the newest claim: two LISTs and a GET, each of which may take as long as
-/// a look.
-pub const CLAIM_LOOK_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for a link to the leader.
-pub const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Longest wait for what all other processes have heard, each of which is waited for less long.
-pub const ASK_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How soon a process without a leader tries again, at first and at last. Somewhat earlier each time,
-/// lest several do so at once.
-pub const ELECTION_RETRY_MIN: Duration = Duration::from_millis(200);
-/// See [`ELECTION_RETRY_MIN`].
-pub const ELECTION_RETRY_MAX: Duration = Duration::from_millis(500);
-/// How often it looks meanwhile whether the process that it waits for is gone.
-pub const ELECTION_GONE_LOOK: Duration = Duration::from_millis(100);
-/// After so long without a leader half of the processes may elect one: of two, the other may have
-/// been taken off the network with its machine.
-pub const ELECTION_TIE_WAIT: Duration = Duration::from_secs(10);
-/// After so long without a leader, and as long as a leader waits for a silent broker, a process whose
-/// card lies in the bucket elects one with however few: a leader would have deleted the card.
-pub const ELECTION_LONE_WAIT: Duration = Duration::from_secs(180);
-/// How soon after a take-over a leader looks for cards in the bucket that no broker has, and looks again:
-/// it deletes those that it finds twice and whose processes are gone, or answer neither time.
-pub const CARD_SWEEP_SOON: Duration = Duration::from_secs(20);
-/// Then it looks once in so many times as long. On S3 1,440 LISTs a day, which cost 0.007 dollars.
-pub const CARD_SWEEPS_APART: u32 = 3;
-/// A leader whose loop has not come round for so long is not heard, and its word that it leads counts
-/// no more.
-pub const LEADER_STALL_MAX: Duration = Duration::from_secs(3);
-/// A process that claimed an epoch is waited for while it reads the journal, but no longer than this
-/// for each thing that it reads: how many they are depends on the journal, and only one that the
-/// bucket does not serve stands still.
-pub const TAKE_OVER_STEP_MAX: Duration = Duration::from_secs(10);
-/// Claims before the own that are looked into, in order to serve without waiting for a read lease.
-pub const PREDECESSORS_MAX: usize = 8;
 /// How long a call waits for the next leader while there is none.
 pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Calls that one process forwards to the leader at a time. Members that join a group wait in one

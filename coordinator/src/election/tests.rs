@@ -31,6 +31,18 @@ const CAMPAIGN: Step = Step::Campaign {
 };
 
 #[test]
+fn each_claim_that_comes_to_nothing_is_followed_by_one_that_may_take_longer() {
+    let mut election = Election::new(second(0), SESSION);
+    let mut patience_at = |epoch| {
+        election.on_claim(Some((CoordinatorEpoch(epoch), Holder::Other)));
+        election.patience()
+    };
+    for (epoch, times) in [(7, 1), (8, 2), (9, 4), (100, 32)] {
+        assert_eq!(patience_at(epoch), times * TAKE_OVER_STEP_MAX, "{epoch}");
+    }
+}
+
+#[test]
 fn whoever_has_nobody_to_follow_campaigns_at_once() {
     let holders = [(None, 0), (Some(Holder::Own), 3), (Some(Holder::Gone), 3)];
     for (holder, epoch) in holders {

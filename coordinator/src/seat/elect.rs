@@ -148,7 +148,7 @@ impl Sitter {
         after: CoordinatorEpoch,
         election: &mut Election,
     ) -> Result<Option<Elected>, EndReason> {
-        match self.take_next(after).await {
+        match self.take_next(after, election.patience()).await {
             None => return Ok(Some(Elected::Stopped)),
             Some(Ok(leader)) => return Ok(Some(Elected::Leads(leader))),
             Some(Err(error)) => self.on_beaten(error, election)?,

@@ -1,6 +1,7 @@
 //! Taking the next epoch, and waiting until nobody is read any more who led before.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use firn_proto::env::Mono;
@@ -14,16 +15,18 @@ use crate::fence::Seen;
 use crate::handle::EndReason;
 use crate::peers::Peers;
 use crate::standby::Standby;
+use crate::standing::Takes;
 use crate::task::{Leader, Seated};
 
 impl Sitter {
     /// Takes the epoch after that and with it the journal, and waits until nobody can be read any
-    /// more who led before. `None`: it was told to stop.
+    /// more who led before. Others wait as long as that for each step. `None`: it was told to stop.
     pub(super) async fn take_next(
         &mut self,
         after: CoordinatorEpoch,
+        patience: Duration,
     ) -> Option<Result<Box<Leader>, EndReason>> {
-        let taken = self.open_and_take_over(after).await;
+        let taken = self.open_and_take_over(after, patience).await;
         // Not before it says that it leads: others that hear neither would depose it.
         self.standing.set_takes(None);
         taken
@@ -32,11 +35,12 @@ impl Sitter {
     async fn open_and_take_over(
         &mut self,
         after: CoordinatorEpoch,
+        patience: Duration,
     ) -> Option<Result<Box<Leader>, EndReason>> {
         // Its own first slot becomes durable, so nobody has sealed it before now. Somebody may have
         // since it was sent.
         let led_at = self.environment.clock.mono();
-        let (opener, taking) = (Arc::clone(&self.opener), self.taking(after));
+        let (opener, taking) = (Arc::clone(&self.opener), self.taking(after, patience));
         let opened = self.wait_for(async move { opener.open(taking).await });
         let opened = match opened.await? {
             Ok(opened) => opened,
@@ -50,7 +54,7 @@ impl Sitter {
     }
 
     /// What it takes, and how others hear of it.
-    fn taking(&self, after: CoordinatorEpoch) -> Taking {
+    fn taking(&self, after: CoordinatorEpoch, patience: Duration) -> Taking {
         let identity = self.config.identity.clone();
         if self.peers.is_alone() {
             return Taking::next_free(identity);
@@ -64,7 +68,13 @@ impl Sitter {
             identity,
             after: Some(after),
             known: self.standby.as_ref().and_then(Standby::known_slot),
-            on_step: Arc::new(move || standing.set_takes(Some((wanted, clock.mono())))),
+            on_step: Arc::new(move || {
+                standing.set_takes(Some(Takes {
+                    epoch: wanted,
+                    step: clock.mono(),
+                    patience,
+                }));
+            }),
         }
     }
 
@@ -114,6 +124,8 @@ impl Sitter {
             led_at,
             above: self.publish.image.borrow().version,
         };
+        // Much of it may have to be decoded.
+        self.standing.on_step(self.environment.clock.mono());
         let leader = match Leader::new(opened, seated) {
             Ok(leader) => leader,
             Err(reason) => return Some(Err(reason)),

@@ -241,6 +241,27 @@ async fn a_winner_that_the_bucket_serves_no_more_is_passed_over() {
     assert!(world.ask(3 - stuck, create("a")).await.is_ok());
 }
 
+/// A snapshot may be of gigabytes, and a bucket slow.
+#[tokio::test(start_paused = true)]
+async fn a_journal_of_long_steps_is_taken_over_in_the_end() {
+    let mut world = World::new(false);
+    world.start_many(3).await;
+    world.ask(0, create("a")).await.unwrap();
+    let step = 3 * TAKE_OVER_STEP_MAX;
+    world.bucket.set_step_lasts(step);
+    world.bucket.set_opening_lasts(step);
+    world.kill(0);
+    sleep(20 * TAKE_OVER_STEP_MAX).await;
+    assert!(world.leader().is_some());
+    assert!(
+        world.bucket.claims() <= 4,
+        "{} claims",
+        world.bucket.claims()
+    );
+    assert!(world.ask(1, create("b")).await.is_ok());
+    assert!(has_topic(&world.at(1), "a"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_winner_that_dies_is_not_waited_for() {
     let mut world = World::new(true);

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use firn_proto::ids::{ClusterId, CoordinatorEpoch, Slot};
 use firn_proto::journal::{JournalError, JournalPosition, KnownSlot};
-use firn_proto::limits::{JOURNAL_READS_MAX, JOURNAL_STREAMS_READ_MAX};
+use firn_proto::limits::{JOURNAL_READS_MAX, JOURNAL_STREAMS_READ_MAX, SNAPSHOT_PIECE_BYTES};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::record::{JournalIndex, Opening, RecordFault, Snapshot};
@@ -16,6 +16,7 @@ use super::{
     corrupt, newest_epoch, read_failed, seal_failed, snapshot_key, snapshots, unavailable,
 };
 use crate::bucket::{Bucket, Purpose};
+use crate::layout::Key;
 use crate::stream::{
     Nonce, SealSpec, SlotObject, StreamEnv, StreamName, read_index, read_object, read_objects, seal,
 };
@@ -185,15 +186,9 @@ impl Walk<'_> {
     ) -> Result<Option<(JournalPosition, Bytes)>, JournalError> {
         for covers in listed.iter().rev() {
             let key = snapshot_key(*covers);
-            let Some(bytes) = self
-                .bucket
-                .get(Purpose::Snapshot, &key)
-                .await
-                .map_err(unavailable)?
-            else {
+            let Some(bytes) = self.snapshot(&key).await? else {
                 continue;
             };
-            (self.on_step)();
             match Snapshot::decode(&bytes) {
                 Ok(snapshot) if snapshot.cluster != self.cluster || snapshot.covers != *covers => {
                     let fault = RecordFault::Field("it belongs under another key".to_owned());
@@ -207,6 +202,28 @@ impl Walk<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The bytes of a snapshot, of which there may be so many that each piece is a step.
+    async fn snapshot(&self, key: &Key) -> Result<Option<Bytes>, JournalError> {
+        let mut whole = BytesMut::new();
+        loop {
+            let from = whole.len() as u64;
+            let range = from..from + SNAPSHOT_PIECE_BYTES;
+            let piece = self.bucket.get_range(Purpose::Snapshot, key, range).await;
+            let Some(piece) = piece.map_err(unavailable)? else {
+                return Ok(None);
+            };
+            (self.on_step)();
+            let is_last = (piece.len() as u64) < SNAPSHOT_PIECE_BYTES;
+            if is_last && whole.is_empty() {
+                return Ok(Some(piece));
+            }
+            whole.extend_from_slice(&piece);
+            if is_last {
+                return Ok(Some(whole.freeze()));
+            }
+        }
     }
 
     /// What the newest leader after `first` wrote down about the ends of its predecessors.
