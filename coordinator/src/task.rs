@@ -35,7 +35,8 @@ use firn_proto::ids::{ClusterId, CoordinatorEpoch, Fingerprint};
 use firn_proto::journal::{Journal, JournalError, JournalPosition, OpenedJournal};
 use firn_proto::limits::{
     COORDINATOR_PARKED_MAX, FENCE_LOOK_MAX, JOURNAL_SLOT_BYTES_TARGET, JOURNAL_SNAPSHOT_BYTES_MIN,
-    JOURNAL_SNAPSHOT_BYTES_PER_SLOT, JOURNAL_SNAPSHOT_SLOTS_MIN, SLOTS_IN_FLIGHT_MAX,
+    JOURNAL_SNAPSHOT_BYTES_PER_SLOT, JOURNAL_SNAPSHOT_SLOTS_MIN, LEADER_TURN_MAX,
+    SLOTS_IN_FLIGHT_MAX,
 };
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
@@ -308,14 +309,15 @@ impl Leader {
         }
     }
 
-    /// Takes the message and those that wait behind it, up to the end of the queue. Some: it is to
-    /// stop.
+    /// Takes the message and those that wait behind it, up to the end of the queue, for a bounded
+    /// time. Some: it is to stop.
     fn take_messages(
         &mut self,
         first: Option<Message>,
         inbox: &mut mpsc::Receiver<Message>,
     ) -> Option<Option<oneshot::Sender<()>>> {
         let mut next = first;
+        let began = self.environment.clock.mono();
         for _ in 0..inbox.max_capacity() {
             match next {
                 Some(Message::Call(call)) => self.take_call(call),
@@ -323,7 +325,8 @@ impl Leader {
                 Some(Message::Stop(done)) => return Some(Some(done)),
                 None => return Some(None),
             }
-            if self.slot.len() >= JOURNAL_SLOT_BYTES_TARGET {
+            let passed = self.environment.clock.mono().since(began);
+            if self.slot.len() >= JOURNAL_SLOT_BYTES_TARGET || passed >= LEADER_TURN_MAX {
                 break;
             }
             match inbox.try_recv() {

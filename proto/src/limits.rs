@@ -555,6 +555,7 @@ const _: () = assert!(
 const _: () = assert!(
     FENCE_LOOK_INTERVAL.as_millis() < LEADER_STALL_MAX.as_millis()
         && FENCE_LOOK_MAX.as_millis() < LEADER_STALL_MAX.as_millis()
+        && LEADER_TURN_MAX.as_millis() < BEAT_INTERVAL.as_millis()
         && COORDINATOR_READ_LEASE.as_millis() < LEADER_STALL_MAX.as_millis()
         && BEAT_SILENCE.as_millis() < LEADER_STALL_MAX.as_millis(),
     "a loop that has nothing to do comes round often enough"

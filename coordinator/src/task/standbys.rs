@@ -2,6 +2,7 @@
 //! one of them wants it.
 
 use bytes::Bytes;
+use firn_proto::limits::STANDBY_STATE_BYTES_MAX;
 use tracing::warn;
 
 use super::Leader;
@@ -13,6 +14,11 @@ impl Leader {
         let feed = self.brokers.feed();
         let on_its_way = self.flights.iter().any(|flight| flight.snapshot.is_some());
         if !feed.wants_state() || on_its_way {
+            return None;
+        }
+        if self.snapshot_bytes > STANDBY_STATE_BYTES_MAX {
+            // It has just become that long, or was before: that takes seconds to find out again.
+            feed.show_none();
             return None;
         }
         match encode_snapshot(&self.state) {

@@ -1,6 +1,7 @@
 mod archive;
 mod consumer_groups;
 mod moves;
+mod turns;
 
 use firn_proto::cluster::{
     CommitTopic, CommittedOffset, ConfirmDeleted, FetchOffsets, GroupError, Heartbeat, JoinedGroup,

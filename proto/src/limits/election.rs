@@ -30,6 +30,9 @@ pub const CARD_SWEEPS_APART: u32 = 3;
 /// A leader whose loop has not come round for so long is not heard, and its word that it leads counts
 /// no more.
 pub const LEADER_STALL_MAX: Duration = Duration::from_secs(3);
+/// A leader's loop takes messages for so long at most before it comes round: one that has much to do
+/// is not stuck.
+pub const LEADER_TURN_MAX: Duration = Duration::from_millis(100);
 /// A process that claimed an epoch is waited for while it reads the journal, but no longer than this
 /// for each thing that it reads: how many they are depends on the journal, and only one that the
 /// bucket does not serve stands still.
