@@ -74,6 +74,12 @@ pub(crate) enum Misfit {
     },
     #[error("a part of {came:?} comes where one of {begun:?} should")]
     Mixed { begun: Piece, came: Piece },
+    #[error("time goes back in slot {at}, from {from_ms} to {to_ms}")]
+    Time {
+        at: JournalPosition,
+        from_ms: i64,
+        to_ms: i64,
+    },
     #[error("{piece:?} has {len} bytes, more than are taken")]
     TooLong { piece: Piece, len: u64 },
     #[error(transparent)]
@@ -233,8 +239,12 @@ impl Standby {
 }
 
 impl Known {
-    fn apply(&mut self, at: JournalPosition, body: Bytes) -> Result<(), CommandError> {
+    fn apply(&mut self, at: JournalPosition, body: Bytes) -> Result<(), Misfit> {
         for stamped in &decode_slot(&body)? {
+            let (from_ms, to_ms) = (self.state.at_ms(), stamped.at_ms);
+            if to_ms < from_ms {
+                return Err(Misfit::Time { at, from_ms, to_ms });
+            }
             self.state.apply(stamped);
         }
         self.at = at;

@@ -146,9 +146,8 @@ impl Sitter {
             return Ok(());
         };
         leader.picture = image.version;
-        // Leaders count their pictures each for itself; here versions rise.
-        let last = self.publish.image.borrow().version;
-        let version = image.version.max(last + 1);
+        // Leaders count their pictures each for itself, and so does this process.
+        let version = self.publish.image.borrow().version + 1;
         self.publish.image.send_replace(Arc::new(ClusterImage {
             version,
             ..image.clone()
@@ -318,17 +317,8 @@ mod tests {
 
     type CallResult = Result<Reply, CoordinatorError>;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_follower_that_is_told_much_says_all_the_same_that_it_lives() {
-        let (coordinator, seat) = Coordinator::vacant(environment());
-        let opener = MemoryBucket::default().opener();
-        let mut sitter = seat.sit(opener, CoordinatorConfig::default(), Arc::new(Alone));
-        let beats = Arc::new(AtomicU32::new(0));
-        let link = Talkative {
-            left: 1_000,
-            beats: Arc::clone(&beats),
-        };
-        let card = ProcessCard {
+    fn card() -> ProcessCard {
+        ProcessCard {
             broker: None,
             link: LinkAddress {
                 host: String::new(),
@@ -343,9 +333,58 @@ mod tests {
                 started: 1,
             },
             shown: String::new(),
+        }
+    }
+
+    /// Says these things one after the other, and ends.
+    struct Scripted(std::vec::IntoIter<FromLeader>);
+
+    impl LeaderLink for Scripted {
+        fn call(&self, _: firn_proto::cluster::Request) -> BoxFuture<'static, CallResult> {
+            std::future::pending().boxed()
+        }
+
+        fn beat(&self, _: Beat) {}
+
+        fn next(&mut self) -> BoxFuture<'_, Result<FromLeader, PeerError>> {
+            async { self.0.next().ok_or(PeerError::NoAnswer) }.boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_picture_of_the_last_version_there_is_ends_nothing() {
+        let (coordinator, seat) = Coordinator::vacant(environment());
+        let opener = MemoryBucket::default().opener();
+        let mut sitter = seat.sit(opener, CoordinatorConfig::default(), Arc::new(Alone));
+        let last = ClusterImage {
+            version: u64::MAX,
+            ..ClusterImage::default()
+        };
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            let parts = ImageUpdate::between(None, &last).unwrap();
+            told.extend(parts.into_iter().map(FromLeader::Image));
+        }
+        let link = Scripted(told.into_iter());
+        sitter
+            .follow(Box::new(link), &card(), CoordinatorEpoch(1))
+            .await;
+        // If this process leads next, its own pictures come after that.
+        assert_eq!(coordinator.image().borrow().version, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_that_is_told_much_says_all_the_same_that_it_lives() {
+        let (coordinator, seat) = Coordinator::vacant(environment());
+        let opener = MemoryBucket::default().opener();
+        let mut sitter = seat.sit(opener, CoordinatorConfig::default(), Arc::new(Alone));
+        let beats = Arc::new(AtomicU32::new(0));
+        let link = Talkative {
+            left: 1_000,
+            beats: Arc::clone(&beats),
         };
         sitter
-            .follow(Box::new(link), &card, CoordinatorEpoch(1))
+            .follow(Box::new(link), &card(), CoordinatorEpoch(1))
             .await;
         assert!(beats.load(Ordering::Relaxed) > 0);
         drop(coordinator);

@@ -14,9 +14,13 @@ fn at(slot: u64) -> JournalPosition {
 
 /// The body of a slot after which that epoch has resigned.
 fn body(epoch: u64) -> Bytes {
+    body_at(epoch, 1)
+}
+
+fn body_at(epoch: u64, at_ms: i64) -> Bytes {
     let mut slot = SlotBuilder::new();
     let command = Command::Resign(CoordinatorEpoch(epoch));
-    slot.push(&Stamped { at_ms: 1, command }).unwrap();
+    slot.push(&Stamped { at_ms, command }).unwrap();
     slot.take()
 }
 
@@ -136,6 +140,10 @@ fn what_does_not_fit_is_dropped_with_all_the_rest_and_asked_for_anew() {
         (
             "no slot",
             parts(Piece::Slot { after, at: slot_at }, b"nonsense"),
+        ),
+        (
+            "time that goes back",
+            parts(Piece::Slot { after, at: slot_at }, &body_at(2, 0)),
         ),
         (
             "an empty slot",
