@@ -3,7 +3,7 @@
 //!
 //! The state after some slot, and each slot after that, come in parts. What does not fit is dropped
 //! with all the rest, and the leader is asked anew. So it is when much has come since the state did,
-//! for what this takes in memory can be told from a snapshot alone.
+//! for what this takes in memory can be told from a snapshot alone; but what is known stays until then.
 
 use bytes::Bytes;
 use firn_proto::cluster::{JournalAsk, JournalPart, Part, PartFault, Parts};
@@ -25,6 +25,8 @@ pub(crate) struct Standby {
     taken: u64,
     gathering: Option<Gathering>,
     known: Option<Known>,
+    /// It wants the state anew, and keeps the one that it has until that has come.
+    renews: bool,
 }
 
 /// The state after a position.
@@ -130,7 +132,7 @@ impl Standby {
     pub(crate) fn ask(&self) -> JournalAsk {
         JournalAsk {
             number: self.number,
-            after: self.known.as_ref().map(|known| known.at),
+            after: self.followed_to().filter(|_| !self.renews).map(|to| to.at),
             taken: self.taken,
         }
     }
@@ -163,6 +165,7 @@ impl Standby {
     /// Gives away what is known.
     pub(crate) fn take_known(&mut self) -> Option<Known> {
         self.gathering = None;
+        self.renews = false;
         self.known.take()
     }
 
@@ -173,8 +176,13 @@ impl Standby {
     pub(crate) fn take(&mut self, told: &JournalPart) -> Result<(), Misfit> {
         let taken = self.take_part(told);
         let bytes = self.followed_to().map_or(0, |followed| followed.bytes);
-        if taken.is_err() || bytes > STANDBY_BYTES_MAX {
+        if taken.is_err() {
             self.known = None;
+            self.renews = false;
+            self.ask_anew();
+        } else if bytes > STANDBY_BYTES_MAX && !self.renews {
+            // All standbys come to that at about the same time: none of them is to be without a state.
+            self.renews = true;
             self.ask_anew();
         }
         taken
@@ -211,6 +219,7 @@ impl Standby {
                     state_bytes: whole.len(),
                     log_bytes: 0,
                 });
+                self.renews = false;
             }
             Piece::Slot { at, .. } => {
                 if let Some(known) = &mut self.known {

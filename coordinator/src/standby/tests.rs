@@ -207,6 +207,20 @@ fn when_much_has_come_the_state_is_asked_for_anew() {
     let before = standby.ask();
     standby.known.as_mut().unwrap().log_bytes = STANDBY_BYTES_MAX;
     take_all(&mut standby, slot(11, 2));
-    assert_eq!(standby.known_slot(), None);
-    assert_ne!(standby.ask().number, before.number);
+    let asks = standby.ask();
+    assert_ne!(asks.number, before.number);
+    assert_eq!(asks.after, None, "the state and nothing else");
+    // Meanwhile it could take over.
+    take_all(&mut standby, slot(12, 3));
+    assert_eq!(standby.ask().number, asks.number, "once will do");
+    assert_eq!(standby.known_slot().unwrap().at, at(12));
+    let mut again = state(at(20), &[1, 2, 3, 4]);
+    let last = again.pop().unwrap();
+    take_all(&mut standby, again);
+    assert_eq!(standby.known_slot().unwrap().at, at(12));
+    standby.take(&last).unwrap();
+    assert_eq!(standby.ask().after, Some(at(20)));
+    take_all(&mut standby, slot(21, 5));
+    let known = standby.take_known().unwrap();
+    assert_eq!(known.state, state_after(&[1, 2, 3, 4, 5]));
 }
