@@ -18,8 +18,9 @@ use std::time::Duration;
 use firn_proto::env::Mono;
 use firn_proto::ids::CoordinatorEpoch;
 use firn_proto::limits::{
-    BEAT_SILENCE, ELECTION_LONE_WAIT, ELECTION_RETRY_MAX, ELECTION_RETRY_MIN, ELECTION_TIE_WAIT,
-    FENCE_LOOK_AGAIN, TAKE_OVER_DOUBLED_MAX, TAKE_OVER_STEP_MAX,
+    BEAT_SILENCE, ELECTION_LONE_WAIT, ELECTION_RETRY_LED_MAX, ELECTION_RETRY_MAX,
+    ELECTION_RETRY_MIN, ELECTION_TIE_WAIT, FENCE_LOOK_AGAIN, TAKE_OVER_DOUBLED_MAX,
+    TAKE_OVER_STEP_MAX,
 };
 
 use crate::peers::{PeerAnswer, PeerError};
@@ -153,13 +154,23 @@ impl Election {
             _ => None,
         });
         let is_led = heard.any(|heard| heard >= self.newest);
+        // Who leads, or is about to, has heard itself just now; who follows, a while ago.
+        let follows = |answer: &PeerAnswer| match answer {
+            PeerAnswer::Heard { epoch, ago } => {
+                *epoch == self.newest && !ago.is_zero() && *ago <= BEAT_SILENCE
+            }
+            _ => false,
+        };
+        let is_followed = answers.iter().any(follows);
         let refuses = |answer: &PeerAnswer| matches!(answer, PeerAnswer::Refuses);
         let lone_at = self.began.after(ELECTION_LONE_WAIT + self.session);
         self.is_lone = now >= lone_at && !answers.iter().any(refuses);
         if answers.contains(&PeerAnswer::Unregistered) {
             self.is_lone = false;
             self.step = Step::LookForCard;
-        } else if is_led || self.is_refused {
+        } else if is_followed || self.is_refused {
+            self.retry_within(ELECTION_RETRY_LED_MAX, now, random);
+        } else if is_led {
             self.retry(now, random);
         } else if self.may_campaign(answers, now) {
             self.step = self.campaign();
@@ -216,9 +227,13 @@ impl Election {
     }
 
     fn retry(&mut self, now: Mono, random: u64) {
+        self.retry_within(ELECTION_RETRY_MAX, now, random);
+    }
+
+    fn retry_within(&mut self, longest: Duration, now: Mono, random: u64) {
         let wait = ELECTION_RETRY_MIN * (1 << self.retries.min(5));
         self.retries += 1;
-        self.wait(wait.min(ELECTION_RETRY_MAX), now, random);
+        self.wait(wait.min(longest), now, random);
     }
 
     /// Waits for so long, or up to a third less.

@@ -61,8 +61,8 @@ impl FollowerBeats {
 }
 
 impl Followed {
-    /// For `peer`, a follower of the epoch that this process leads; `None` if it does not lead, or its loop
-    /// is stuck: whoever linked to it again and again would never ask the others.
+    /// For `peer`, a follower of the epoch that this process leads; `None` if it does not lead, or
+    /// its loop is stuck: whoever linked to it again and again would never ask the others.
     pub(crate) fn new(
         peer: Fingerprint,
         standing: &Arc<Standing>,

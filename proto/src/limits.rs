@@ -563,7 +563,8 @@ const _: () = assert!(
 const _: () = assert!(
     ELECTION_GONE_LOOK.as_millis() < ELECTION_RETRY_MIN.as_millis()
         && ELECTION_RETRY_MIN.as_millis() <= ELECTION_RETRY_MAX.as_millis()
-        && ELECTION_RETRY_MAX.as_millis() <= BEAT_SILENCE.as_millis(),
+        && ELECTION_RETRY_MAX.as_millis() <= BEAT_SILENCE.as_millis()
+        && ELECTION_RETRY_MAX.as_millis() < ELECTION_RETRY_LED_MAX.as_millis(),
     "a process must not wait for a leader that is long there"
 );
 const _: () = assert!(

@@ -14,6 +14,9 @@ pub const ASK_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const ELECTION_RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`ELECTION_RETRY_MIN`].
 pub const ELECTION_RETRY_MAX: Duration = Duration::from_millis(500);
+/// And at last if others hear a leader that this process cannot link to: three requests to the bucket
+/// each time find out nothing new.
+pub const ELECTION_RETRY_LED_MAX: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile whether the process that it waits for is gone.
 pub const ELECTION_GONE_LOOK: Duration = Duration::from_millis(100);
 /// After so long without a leader half of the processes may elect one: of two, the other may have
@@ -22,8 +25,8 @@ pub const ELECTION_TIE_WAIT: Duration = Duration::from_secs(10);
 /// After so long without a leader, and as long as a leader waits for a silent broker, a process whose
 /// card lies in the bucket elects one with however few: a leader would have deleted the card.
 pub const ELECTION_LONE_WAIT: Duration = Duration::from_secs(180);
-/// How soon after a take-over a leader looks for cards in the bucket that no broker has, and looks again:
-/// it deletes those that it finds twice and whose processes are gone, or answer neither time.
+/// How soon after a take-over a leader looks for cards in the bucket that no broker has, and looks
+/// again: it deletes those that it finds twice and whose processes are gone, or answer neither time.
 pub const CARD_SWEEP_SOON: Duration = Duration::from_secs(20);
 /// Then it looks once in so many times as long. On S3 1,440 LISTs a day, which cost 0.007 dollars.
 pub const CARD_SWEEPS_APART: u32 = 3;
