@@ -87,13 +87,16 @@ impl LinkPeers {
     /// Asks one of those who may be there.
     async fn ask_one(self, process: Fingerprint, known: Option<LinkAddress>) -> PeerAnswer {
         let asked = async {
-            let card = match self.registry.card(process).await {
-                Ok(None) => return PeerAnswer::Refused,
-                Ok(card) => card,
-                Err(error) => {
+            // A slow bucket is not to take all the time there is.
+            let card = timeout(LINK_ASK_MAX / 2, self.registry.card(process)).await;
+            let card = match card {
+                Ok(Ok(None)) => return PeerAnswer::Refused,
+                Ok(Ok(card)) => card,
+                Ok(Err(error)) => {
                     tracing::debug!(%process, %error, "a peer is asked without its card");
                     self.registry.known(process)
                 }
+                Err(_) => self.registry.known(process),
             };
             let listener = card.as_ref().and_then(|card| card.listeners.first());
             let listener = listener.cloned();

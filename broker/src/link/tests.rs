@@ -11,6 +11,8 @@ use firn_proto::limits::{
     LINK_ACCEPT_MAX, LINK_PART_BYTES_MAX, LINK_SILENCE_MAX, LINK_STALL_MAX, LINKS_PER_PEER_MAX,
 };
 use firn_proto::link::{Message, PROTOCOL_VERSION, Refusal, RefusalReason};
+use firn_storage::bucket::Bucket;
+use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -392,6 +394,24 @@ async fn all_others_are_asked_for_the_leader_and_each_gives_one_answer() {
         // The one that has no card has left, or was declared dead.
         assert_eq!(answers, [heard, PeerAnswer::NotHeard, PeerAnswer::Refused]);
     }
+}
+
+/// As after the death of a leader, over a bucket that takes seconds for a request.
+#[tokio::test(start_paused = true)]
+async fn peers_whose_addresses_are_known_are_asked_though_the_bucket_does_not_answer() {
+    let [memory, _] = Over::both();
+    let mut world = World::new(memory);
+    let store = FaultStore::in_memory();
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    world.bucket = Bucket::from_store(Arc::new(store.clone()), clock, entropy);
+    let (one, two) = (world.process(1).await, world.process(2).await);
+    let told = FakeLeading::told();
+    let _open = two.open(&told.leading);
+    // From then on it knows the other one.
+    drop(opened(&one, two.at()).await.unwrap());
+    store.inject(Rule::new(On::Get, Fault::Hang).times(u64::MAX));
+    let answers = one.peers().ask_all(vec![two.at()]).await;
+    assert_eq!(answers, [PeerAnswer::NotHeard]);
 }
 
 fn broker(link: LinkAddress, listeners: Vec<Listener>) -> Arc<BrokerImage> {
