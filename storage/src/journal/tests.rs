@@ -5,6 +5,7 @@ use std::time::Duration;
 use firn_proto::env::{Clock, Entropy};
 use firn_proto::ids::Slot;
 use firn_proto::journal::{Journal, KnownSlot, Taking};
+use firn_proto::limits::SNAPSHOT_PIECE_BYTES;
 
 use super::record::Snapshot;
 use super::*;
@@ -321,6 +322,32 @@ async fn whoever_takes_over_says_how_it_goes_on_and_how_much_the_snapshot_left_t
     );
     let steps = steps.load(Ordering::Relaxed);
     assert!(steps > opened.log_slots, "{steps} steps");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_any_length_is_read_in_pieces_and_comes_back_whole() {
+    let piece = usize::try_from(SNAPSHOT_PIECE_BYTES).unwrap();
+    let mut around = 0;
+    for (length, pieces) in [(0, 1), (piece - 1, 1), (piece, 2), (2 * piece + 1, 3)] {
+        let world = world();
+        let journal = world.open().await.journal;
+        let covers = append(&*journal, "1").await.unwrap();
+        let state = Bytes::from(vec![b's'; length - around]);
+        journal.put_snapshot(covers, state.clone()).await.unwrap();
+        let key = snapshot_key(covers);
+        let size = world.bucket.size(Purpose::Meta, &key).await.unwrap();
+        let size = usize::try_from(size.unwrap()).unwrap();
+        match length {
+            // What a snapshot has beside the state.
+            0 => around = size,
+            length => assert_eq!(size, length),
+        }
+        let opened = world.open().await;
+        let read = (world.bucket.usage().rows.into_iter())
+            .find(|row| (row.purpose, row.operation) == (Purpose::Snapshot, Operation::Get));
+        assert_eq!(read.unwrap().requests, pieces, "{length}");
+        assert!(opened.snapshot.unwrap().1 == state, "{length}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
