@@ -63,6 +63,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The steps that decide who waits for which disk.
+fn disk_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..3u8, proptest::option::of(0..2u8)).prop_map(|(b, d)| Step::Register(b, d)),
+        (0..3u8).prop_map(Step::Fence),
+        (0..3u8).prop_map(Step::End),
+        (any::<u8>(), 0..4u8).prop_map(|(s, e)| Step::Seal(s, e)),
+        (0..5u8).prop_map(Step::AssignAll),
+        (any::<u8>(), 0..4u8).prop_map(|(p, e)| Step::Release(p, e)),
+        any::<u8>().prop_map(Step::ResumeAll),
+        any::<bool>().prop_map(|is_local| Step::Durability(0, is_local)),
+        (any::<u8>(), any::<bool>()).prop_map(|(p, is_late)| Step::Force(p, is_late)),
+    ]
+}
+
 impl World {
     fn topic_ids(&self) -> Vec<TopicId> {
         self.state.topics.iter().map(|(id, _)| id).collect()
@@ -97,9 +112,10 @@ impl World {
             }
             Step::AssignAll(by) => {
                 let ended = self.folded_ends(by);
+                let to = pick(&self.brokers(), by).filter(|_| by.is_multiple_of(2));
                 self.apply(Command::AssignPartitions(AssignPartitions {
                     ended,
-                    to: None,
+                    to: to.map(|to| to.broker),
                 }));
             }
             Step::Release(partition, by) => self.step_release(partition, by),
@@ -341,26 +357,49 @@ proptest! {
     fn epochs_begin_where_the_ones_before_ended(
         steps in proptest::collection::vec(step(), 1..80),
     ) {
+        World::default().run_checked(&steps);
+    }
+
+    #[test]
+    fn what_counted_by_a_disk_goes_on_with_that_disk(
+        steps in proptest::collection::vec(disk_step(), 1..60),
+    ) {
         let mut world = World::default();
-        for step in &steps {
-            let before = world.state.clone();
-            let commands = world.journal.len();
-            world.step(step);
-            for (id, stream) in before.streams.iter() {
-                prop_assert!(stream.floor <= world.state.streams.find(id).unwrap().floor);
-            }
-            for tp in world.all_partitions() {
-                world.check_partition(tp);
-                if let Some((was, _)) = before.topics.partition(tp) {
-                    world.check_succession(tp, was, commands);
-                }
-            }
-            world.check_counts();
-        }
+        world.register(0, Some(0));
+        world.register(1, Some(1));
+        world.create("t0", 2).unwrap();
+        world.run_checked(&steps);
     }
 }
 
 impl World {
+    /// Checks all that must hold after each step.
+    fn run_checked(mut self, steps: &[Step]) {
+        // epochs in which the topic was local at some time
+        let mut local = BTreeSet::new();
+        for step in steps {
+            let before = self.state.clone();
+            let commands = self.journal.len();
+            self.step(step);
+            for (id, stream) in before.streams.iter() {
+                assert!(stream.floor <= self.state.streams.find(id).unwrap().floor);
+            }
+            for tp in self.all_partitions() {
+                self.check_partition(tp);
+                if let Some((was, _)) = before.topics.partition(tp) {
+                    self.check_succession(tp, was, commands);
+                    if local.contains(&(tp, was.epoch)) {
+                        self.check_disk(tp, was);
+                    }
+                }
+                if self.state.topics.find(tp.topic).unwrap().image.is_local() {
+                    local.insert((tp, self.partition(tp).epoch));
+                }
+            }
+            self.check_counts();
+        }
+    }
+
     fn check_partition(&self, tp: TopicPartition) {
         let now = self.partition(tp);
         let rise =
@@ -423,14 +462,48 @@ impl World {
             "I4: {begun:?} begins where no command said that {ended:?} ended"
         );
         let is_sealed = self.state.streams.sealed_end(ended.stream).is_some();
-        let is_released = self.journal.iter().any(|stamped| match &stamped.command {
+        assert!(
+            is_sealed || self.is_released(tp, ended.epoch),
+            "I4: {ended:?} has no end"
+        );
+    }
+
+    fn is_released(&self, tp: TopicPartition, epoch: LeaderEpoch) -> bool {
+        self.journal.iter().any(|stamped| match &stamped.command {
             Command::ReleasePartitions(body) => body
                 .released
                 .iter()
-                .any(|released| released.end.tp == tp && released.end.epoch == ended.epoch),
+                .any(|released| released.end.tp == tp && released.end.epoch == epoch),
+            _ => false,
+        })
+    }
+
+    /// An epoch in which the topic was local at some time is followed at a broker that shows its disk,
+    /// if it was not released, its last owner crashed, and nobody gave that disk up.
+    fn check_disk(&self, tp: TopicPartition, was: &PartitionImage) {
+        let now = self.partition(tp);
+        let Some(ended) = was.windows.last().filter(|_| now.epoch != was.epoch) else {
+            return;
+        };
+        let stream = self.state.streams.find(ended.stream).unwrap();
+        let Some(disk) = stream.disk.filter(|_| !stream.is_whole) else {
+            return;
+        };
+        let is_forced = self.journal.iter().any(|stamped| match &stamped.command {
+            Command::ForceMove(moves) => {
+                let given_up = (tp, ended.epoch, disk);
+                let mut moves = moves.iter();
+                moves.any(|asked| (asked.tp, asked.epoch, asked.disk) == given_up)
+            }
             _ => false,
         });
-        assert!(is_sealed || is_released, "I4: {ended:?} has no end");
+        let shown = now
+            .owner
+            .and_then(|owner| self.state.brokers[&owner.broker].disk);
+        assert!(
+            is_forced || self.is_released(tp, ended.epoch) || shown == Some(disk),
+            "{tp} goes on in {now:?} without {disk}, behind {ended:?}"
+        );
     }
 
     /// What is counted is what there is.
