@@ -127,6 +127,19 @@ fn a_leader_that_refuses_this_process_lives_and_is_left_to_however_long_that_las
 }
 
 #[test]
+fn a_refusal_counts_until_the_leader_is_asked_again_and_no_longer() {
+    let mut election = refused_by_the_leader();
+    election.on_answers(&[PeerAnswer::NotHeard; 2], second(1), 0);
+    election.on_waited();
+    assert_eq!(election.step(), Step::Look);
+    election.on_claim(Some((CoordinatorEpoch(3), Holder::Other)));
+    assert_eq!(election.step(), Step::Follow, "its reason may have gone");
+    election.on_no_link(&PeerError::NoAnswer);
+    election.on_answers(&[PeerAnswer::NotHeard; 2], second(2), 0);
+    assert_eq!(election.step(), CAMPAIGN, "and the leader");
+}
+
+#[test]
 fn whoever_is_not_known_to_others_looks_for_its_own_card_before_anything_else() {
     let mut by_leader = Election::new(second(0), SESSION);
     by_leader.on_claim(Some((CoordinatorEpoch(3), Holder::Other)));
