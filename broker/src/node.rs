@@ -663,6 +663,7 @@ impl Starting {
                 next: AtomicU64::new(0),
             },
             image: parts.coordinator.image(),
+            clock: Arc::clone(&self.world.clock),
             every: self.config.retention_check_interval,
         }
     }

@@ -5,8 +5,8 @@
 //! - `page_out.rs`: keeps what the coordinator remembers of the runs that stay small
 //! - this file: looks at each partition now and then
 //!
-//! How old a record is, is told by the time of the cluster's leader, which comes with each look: an
-//! owner whose clock is wrong deletes nothing early.
+//! A record is old once it is by two clocks: that of the cluster's leader, which comes with each look,
+//! and this broker's. One that is wrong, or was, deletes nothing early.
 //!
 //! Architecture invariant: deletes nothing. What lies below a log start leaves the segment map with
 //! it and the WAL with the floor; what has left is collected elsewhere.
@@ -18,13 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_proto::cluster::{ArchivedRun, ClusterImage, MapPart, RunsFrom};
+use firn_proto::env::Clock;
 use firn_proto::ids::TopicPartition;
 use firn_proto::limits::{LOG_STARTS_MOVED_MAX, RETENTION_LOOK_BYTES};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 pub use page_out::{PageOutError, PageWriter};
-pub use pick::{Held, Pick, Retention};
+pub use pick::{Clocks, Held, Pick, Retention};
 
 use crate::kafka::data::topic_rules::TopicRules;
 use crate::log_starts::LogStarts;
@@ -43,6 +44,8 @@ pub struct Retainer {
     pub pages: PageWriter,
     /// The topics and their configs.
     pub image: watch::Receiver<Arc<ClusterImage>>,
+    /// The clock of this broker.
+    pub clock: Arc<dyn Clock>,
     /// How often it looks (`log.retention.check.interval.ms`).
     pub every: Duration,
 }
@@ -130,7 +133,11 @@ impl Retainer {
             // What was archived just now would count twice.
             retention.bytes = None;
         }
-        let mut pick = Pick::new(retention, bytes, found.now_ms);
+        let clocks = Clocks {
+            leader_ms: found.leader_ms,
+            owner_ms: self.clock.wall_ms(),
+        };
+        let mut pick = Pick::new(retention, bytes, clocks);
         if pick.is_idle() {
             return Ok(None);
         }

@@ -2,7 +2,8 @@
 //!
 //! As in Kafka, whole runs go, from the oldest on: one whose largest timestamp lies further back than
 //! `retention.ms`, and one without which the partition still has `retention.bytes`. The first run
-//! that may stay ends it, whatever lies behind.
+//! that may stay ends it, whatever lies behind. How far back is told by two clocks, and the earlier one
+//! decides: what is deleted too late can still be deleted.
 
 /// What a topic keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,15 @@ pub struct Held {
     pub has_batches: bool,
 }
 
+/// What two clocks say now, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// That of the cluster's leader.
+    pub leader_ms: i64,
+    /// That of the partition's owner.
+    pub owner_ms: i64,
+}
+
 /// Goes through the runs of a partition from the oldest on.
 #[derive(Clone, Copy, Debug)]
 pub struct Pick {
@@ -37,8 +47,9 @@ pub struct Pick {
 }
 
 impl Pick {
-    /// Begins with a partition that takes `bytes` in the bucket. `now_ms` is the time of the cluster.
-    pub fn new(retention: Retention, bytes: u64, now_ms: i64) -> Self {
+    /// Begins with a partition that takes `bytes` in the bucket.
+    pub fn new(retention: Retention, bytes: u64, clocks: Clocks) -> Self {
+        let now_ms = clocks.leader_ms.min(clocks.owner_ms);
         Self {
             keep_from_ms: retention.ms.map(|ms| now_ms.saturating_sub(ms)),
             surplus: retention.bytes.map_or(0, |kept| bytes.saturating_sub(kept)),
@@ -82,6 +93,10 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_000_000;
+    const BOTH_NOW: Clocks = Clocks {
+        leader_ms: NOW,
+        owner_ms: NOW,
+    };
 
     fn run(last_offset: i64, age_ms: i64, bytes: u64) -> Held {
         Held {
@@ -93,8 +108,12 @@ mod tests {
     }
 
     fn pick(ms: Option<i64>, bytes: Option<u64>, runs: &[Held]) -> Option<i64> {
+        pick_at(BOTH_NOW, ms, bytes, runs)
+    }
+
+    fn pick_at(clocks: Clocks, ms: Option<i64>, bytes: Option<u64>, runs: &[Held]) -> Option<i64> {
         let total = runs.iter().map(|run| run.bytes).sum();
-        let mut pick = Pick::new(Retention { ms, bytes }, total, NOW);
+        let mut pick = Pick::new(Retention { ms, bytes }, total, clocks);
         assert_eq!(
             pick.is_idle(),
             ms.is_none() && bytes.is_none_or(|b| total <= b)
@@ -119,6 +138,27 @@ mod tests {
         assert_eq!(pick(Some(301), None, &runs), None);
         assert_eq!(pick(Some(0), None, &runs), Some(40));
         assert_eq!(pick(None, None, &runs), None);
+    }
+
+    #[test]
+    fn a_run_goes_once_it_is_too_old_by_both_clocks() {
+        let runs = [run(9, 300, 1), run(19, 101, 1), run(29, 0, 1)];
+        for (leader_off, owner_off, log_start) in [
+            (0, 0, Some(20)),
+            (1000, 0, Some(20)),
+            (0, 1000, Some(20)),
+            (-100, 0, Some(10)),
+            (0, -100, Some(10)),
+            (1000, -1000, None),
+            (1000, 1000, Some(30)),
+        ] {
+            let clocks = Clocks {
+                leader_ms: NOW + leader_off,
+                owner_ms: NOW + owner_off,
+            };
+            let picked = pick_at(clocks, Some(100), None, &runs);
+            assert_eq!(picked, log_start, "{leader_off} and {owner_off}");
+        }
     }
 
     #[test]
@@ -167,7 +207,11 @@ mod tests {
             ms: Some(i64::MAX),
             bytes: None,
         };
-        let mut pick = Pick::new(retention, 0, i64::MIN);
+        let clocks = Clocks {
+            leader_ms: i64::MIN,
+            owner_ms: i64::MAX,
+        };
+        let mut pick = Pick::new(retention, 0, clocks);
         assert!(!pick.goes(&run(9, 0, 1)));
     }
 }

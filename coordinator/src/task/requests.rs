@@ -109,7 +109,10 @@ impl Leader {
             Request::RaiseLogStarts(body) => self.raise_log_starts(call, body),
             Request::PageOutRuns(body) => self.command(call, Command::PageOutRuns(body)),
             Request::FindRuns(wanted) => {
-                let reply = Reply::Runs(self.state.find_runs(&wanted, self.now_ms()));
+                // Its clock as it is: the time of the commands stays ahead for ever once a leader's
+                // clock was, and would make everything older than it is.
+                let leader_ms = self.environment.clock.wall_ms();
+                let reply = Reply::Runs(self.state.find_runs(&wanted, leader_ms));
                 self.answer(call, reply);
             }
             Request::DescribeArchive(topic) => {

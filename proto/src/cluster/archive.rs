@@ -273,9 +273,9 @@ pub enum RunsFrom {
 /// What the segment map says of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct FoundRuns {
-    /// The time of the cluster: the leader's, which never goes back. How old a record is, is told by
-    /// this clock and no other, whoever owns the partition.
-    pub now_ms: i64,
+    /// What the leader's clock says now, in milliseconds. It may go back. What is old by this clock
+    /// and by the owner's has reached its age.
+    pub leader_ms: i64,
     /// The log start that is journalled.
     pub log_start: i64,
     /// Records below are in segments or deleted.

@@ -1,6 +1,6 @@
-//! A broker whose clock is an hour off, follower or leader. What is old is told by the leader's
-//! clock; who lives is told by monotonic ones; and a store that checks the time of signatures takes
-//! nothing of such a broker, which makes room.
+//! A broker whose clock is an hour off, follower or leader. What is old is told by the clocks of the
+//! leader and of the owner, which must agree; who lives is told by monotonic ones; and a store that
+//! checks the time of signatures takes nothing of such a broker, which makes room.
 
 use firn_tests::client::{EARLIEST, code};
 use firn_tests::cluster::{BROKERS, Brokers, Cluster, ClusterPlan};
@@ -16,9 +16,13 @@ use crate::{FIRN, folder, minio_for};
 const WITNESS: &str = "witness";
 /// Its records are stamped by the clocks of their brokers.
 const STAMPED: &str = "stamped";
+/// Records of it are new, and kept for half an hour.
+const FRESH: &str = "fresh";
 
 const HOUR_SECONDS: i64 = 3600;
 const MINUTE_MS: i64 = 60_000;
+/// How old the records of [`WITNESS`] are: by a clock that is an hour behind, too, they are to go.
+const AGE_MS: i64 = 120 * MINUTE_MS;
 /// The one whose clock is off.
 const WRONG: usize = 2;
 
@@ -29,12 +33,13 @@ fn a_follower_whose_clock_is_an_hour_ahead_deletes_nothing_early() {
 }
 
 #[test]
-fn a_follower_whose_clock_is_an_hour_behind_deletes_as_the_others_do() {
-    let test = "a_follower_whose_clock_is_an_hour_behind_deletes_as_the_others_do";
+fn a_follower_whose_clock_is_an_hour_behind_deletes_an_hour_late() {
+    let test = "a_follower_whose_clock_is_an_hour_behind_deletes_an_hour_late";
     an_hour_off(test, 0, -HOUR_SECONDS, 30 * MINUTE_MS);
 }
 
-/// To this cluster everything is an hour older than it is: what is kept for longer is kept.
+/// To itself everything is an hour older than it is: of what it owns that is kept which is to be kept
+/// for longer. To the others nothing is, and to nobody once its clock is right.
 #[test]
 fn a_leader_whose_clock_is_an_hour_ahead_loses_nothing() {
     let test = "a_leader_whose_clock_is_an_hour_ahead_loses_nothing";
@@ -69,6 +74,7 @@ fn an_hour_off(test: &str, leader: usize, seconds: i64, retention_ms: i64) {
     let soon = [("retention.ms", half_an_hour.as_str())];
     brokers.any().create_topic(TOPIC, PARTITIONS, &kept);
     brokers.any().create_topic(WITNESS, PARTITIONS, &soon);
+    brokers.any().create_topic(FRESH, PARTITIONS, &soon);
     let by_broker = [("message.timestamp.type", "LogAppendTime")];
     brokers.any().create_topic(STAMPED, PARTITIONS, &by_broker);
     assert_eq!(brokers.controller(TOPIC), leader);
@@ -76,17 +82,16 @@ fn an_hour_off(test: &str, leader: usize, seconds: i64, retention_ms: i64) {
 
     let load = Load::start(&brokers, &mut seed);
     load.wait_progress_everywhere("progress while the clock is off");
-    // So old that they go by the leader's clock, and by that of a follower that is behind they do not.
-    let age_ms = if leader == WRONG { 120 } else { 80 } * MINUTE_MS;
-    // Two passes of retention: one of them has begun after what is written above.
-    witness_goes(&brokers, age_ms, 1);
-    witness_goes(&brokers, age_ms, 2);
+    let others = (0..BROKERS).filter(|at| *at != WRONG);
+    let owned = others.flat_map(|at| brokers.led_by(FRESH, PARTITIONS, at));
+    fresh_stays(&brokers, owned, 1);
     cluster.kill(WRONG);
     load.wait_progress_everywhere("progress without the one whose clock is off");
-    witness_goes(&brokers, age_ms, 3);
+    witness_goes(&brokers, 3);
     clock.set(0);
     cluster.revive();
     load.wait_progress_everywhere("progress once all clocks are right");
+    fresh_stays(&brokers, 0..PARTITIONS, 4);
     let producers = load.stop();
     for partition in 0..PARTITIONS {
         assert_eq!(log_start(&brokers, TOPIC, partition), 0, "deleted early");
@@ -183,20 +188,41 @@ fn assert_clock_is_off(brokers: &Brokers, seconds: i64) {
     }
 }
 
-/// Appends a record of that age to each partition of [`WITNESS`], and waits until each is gone:
-/// `round` counts from 1.
-fn witness_goes(brokers: &Brokers, age_ms: i64, round: i64) {
+/// Appends a record to each of those partitions of [`FRESH`]: each stays, through two passes of
+/// retention, of which one has begun after it was written. The passes are the rounds of [`WITNESS`]
+/// from `round` on.
+fn fresh_stays(brokers: &Brokers, partitions: impl IntoIterator<Item = i32>, round: i64) {
+    let fresh = Record::new("key", "fresh");
+    let append = |partition| (partition, append(brokers, FRESH, partition, &fresh));
+    let written: Vec<_> = partitions.into_iter().map(append).collect();
+    assert!(!written.is_empty());
+    witness_goes(brokers, round);
+    witness_goes(brokers, round + 1);
+    for (partition, offset) in written {
+        let log_start = log_start(brokers, FRESH, partition);
+        assert!(log_start <= offset, "{log_start} in {FRESH}-{partition}");
+    }
+}
+
+/// Appends a record to a partition, wherever it is led, and says at which offset.
+fn append(brokers: &Brokers, topic: &str, partition: i32, record: &Record) -> i64 {
+    wait::until("a record to be taken", wait::PATIENCE, || {
+        let mut client = brokers.leader(topic, partition)?;
+        let batch = encode_batch(std::slice::from_ref(record), ProducerFields::NONE);
+        let produced = client.produce(topic, partition, batch).ok()?;
+        (produced.error == code::NONE).then_some(produced.base_offset)
+    })
+}
+
+/// Appends an old record to each partition of [`WITNESS`], and waits until each is gone: `round`
+/// counts from 1.
+fn witness_goes(brokers: &Brokers, round: i64) {
     for partition in 0..PARTITIONS {
         let old = Record {
-            timestamp: wait::record_time_ms() - age_ms,
+            timestamp: wait::record_time_ms() - AGE_MS,
             ..Record::new("key", "old")
         };
-        wait::until("an old record to be taken", wait::PATIENCE, || {
-            let mut client = brokers.leader(WITNESS, partition)?;
-            let batch = encode_batch(std::slice::from_ref(&old), ProducerFields::NONE);
-            let produced = client.produce(WITNESS, partition, batch).ok()?;
-            (produced.error == code::NONE).then_some(())
-        });
+        append(brokers, WITNESS, partition, &old);
     }
     for partition in 0..PARTITIONS {
         wait::until("old records to be deleted", wait::PATIENCE, || {

@@ -76,13 +76,13 @@ impl State {
         &self.archive
     }
 
-    /// Looks for runs of a partition, at `now_ms`; `None` if there is no such partition.
-    pub fn find_runs(&self, wanted: &FindRuns, now_ms: i64) -> Option<FoundRuns> {
+    /// Looks for runs of a partition, at `leader_ms`; `None` if there is no such partition.
+    pub fn find_runs(&self, wanted: &FindRuns, leader_ms: i64) -> Option<FoundRuns> {
         let (_, marks) = self.topics.partition(wanted.tp)?;
         let nothing = PartitionMap::default();
         let map = self.archive.maps.get(&wanted.tp).unwrap_or(&nothing);
         Some(FoundRuns {
-            now_ms,
+            leader_ms,
             log_start: marks.log_start,
             archived_to: marks.archived_to,
             released_to: map.released().to,

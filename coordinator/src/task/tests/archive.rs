@@ -151,6 +151,29 @@ async fn time_goes_on_from_where_it_was_after_a_restart_with_an_earlier_clock() 
     assert!(*stamps.last().unwrap() > left_at_ms);
 }
 
+/// A leader whose clock was a day ahead has left its mark on the time of the commands, for ever; how
+/// old records are is told without it, or all of them would go a day early.
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_runs_is_said_by_the_leaders_clock_as_it_is() {
+    let bucket = MemoryBucket::default();
+    let (ahead, mut task, _) = start_with_clock(&bucket).await;
+    tokio::time::advance(Duration::from_secs(86_400)).await;
+    let tp = created(&ahead).await;
+    ahead.close().await;
+    task.ended().await.unwrap();
+
+    let (coordinator, _task, clock) = start_with_clock(&bucket).await;
+    let from = RunsFrom::Offset(0);
+    let reply = coordinator
+        .call(Request::FindRuns(FindRuns { tp, from }))
+        .await;
+    let Ok(Reply::Runs(Some(found))) = reply else {
+        panic!("{reply:?}")
+    };
+    let behind_ms = clock.wall_ms() - found.leader_ms;
+    assert!((0..60_000).contains(&behind_ms), "{behind_ms}");
+}
+
 /// What is written to the journal must be read back, and there a thing takes far more memory than
 /// bytes.
 #[tokio::test(start_paused = true)]
