@@ -33,6 +33,8 @@ pub(super) struct Driver {
     submitted: Submitted,
     next_slot: Slot,
     checkpoint: Checkpointing,
+    /// That one goes without put tokens.
+    hurries: bool,
 }
 
 /// The slots that are submitted and not durable, oldest first.
@@ -89,6 +91,7 @@ impl Driver {
             submitted,
             next_slot: Slot(0),
             checkpoint: Checkpointing::None,
+            hurries: false,
         }
     }
 
@@ -129,19 +132,19 @@ impl Driver {
                 if matches!(self.checkpoint, Checkpointing::None)
                     && let Some(pending) = state.checkpoints.pop_front()
                 {
+                    self.hurries = pending.at_once;
                     self.checkpoint = self.begin_checkpoint(pending);
                 }
                 let is_ready = matches!(self.checkpoint, Checkpointing::Ready(..));
                 if is_ready {
                     state.buffer.want_slot();
                 }
-                if state.closing || (is_ready && state.hurried) {
+                let mut waiting = state.checkpoints.iter();
+                let hurries = self.hurries || waiting.any(|pending| pending.at_once);
+                if state.closing || (is_ready && hurries) {
                     state.buffer.force();
                 }
-                let closed = state.buffer.close_slot(now);
-                let takes_last = is_ready && closed.is_some() && state.checkpoints.is_empty();
-                state.hurried &= !takes_last;
-                closed
+                state.buffer.close_slot(now)
             };
             let Some(closed) = closed else {
                 return Ok(());
@@ -204,6 +207,7 @@ impl Driver {
             rows,
             as_object,
             done,
+            ..
         } = pending;
         if rows.len() <= checkpoint::INLINE_MAX && !as_object {
             return Checkpointing::Ready(CheckpointRef::Inline(rows), done);

@@ -104,8 +104,6 @@ type Ended = watch::Sender<Option<WalError>>;
 pub(super) struct State {
     pub(super) buffer: WalBuffer<Held>,
     pub(super) checkpoints: VecDeque<PendingCheckpoint>,
-    /// Somebody waits for a checkpoint who holds up others: those that wait go without put tokens.
-    pub(super) hurried: bool,
     pub(super) closing: bool,
     slab: Slab,
     next_sequence: u64,
@@ -126,6 +124,8 @@ pub(super) struct PendingCheckpoint {
     pub(super) rows: Bytes,
     /// Whether it must become an object.
     pub(super) as_object: bool,
+    /// Whoever waits for it holds up others: it goes without put tokens, and so do those before it.
+    pub(super) at_once: bool,
     pub(super) done: oneshot::Sender<CheckpointAt>,
 }
 
@@ -226,7 +226,6 @@ impl Wal {
             state: Mutex::new(State {
                 buffer: WalBuffer::new(policy, env.clock.mono()),
                 checkpoints: VecDeque::new(),
-                hurried: false,
                 closing: false,
                 slab: Slab::default(),
                 next_sequence: first_sequence,
@@ -315,6 +314,27 @@ impl Wal {
     ///
     /// Why nothing is taken any more, or [`WalError::Closed`] if this checkpoint failed.
     pub async fn push_checkpoint(&self, rows: &[StateRow]) -> Result<DurableCheckpoint, WalError> {
+        self.push_rows(rows, false).await
+    }
+
+    /// [`Self::push_checkpoint`] without waiting for put tokens: until it is durable nobody serves
+    /// the partitions of the rows.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn push_checkpoint_at_once(
+        &self,
+        rows: &[StateRow],
+    ) -> Result<DurableCheckpoint, WalError> {
+        self.push_rows(rows, true).await
+    }
+
+    async fn push_rows(
+        &self,
+        rows: &[StateRow],
+        at_once: bool,
+    ) -> Result<DurableCheckpoint, WalError> {
         let next = self.next_durable();
         for after in rows.iter().filter_map(|row| row.after) {
             assert!(
@@ -323,7 +343,8 @@ impl Wal {
             );
         }
         let EncodedCheckpoint { bytes, pages } = checkpoint::encode(next.stream, rows);
-        let at = self.push_checkpoint_bytes(bytes, !pages.is_empty()).await?;
+        let as_object = !pages.is_empty();
+        let at = (self.push_checkpoint_bytes(bytes, as_object, at_once)).await?;
         let place = |page: WrittenPage| {
             let place = PagePlace {
                 stream: next.stream,
@@ -340,20 +361,6 @@ impl Wal {
         })
     }
 
-    /// [`Self::push_checkpoint`] without waiting for put tokens: until it is durable nobody serves
-    /// the partitions of the rows.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub async fn push_checkpoint_at_once(
-        &self,
-        rows: &[StateRow],
-    ) -> Result<DurableCheckpoint, WalError> {
-        self.shared.lock().hurried = true;
-        self.push_checkpoint(rows).await
-    }
-
     /// Puts an encoded checkpoint into the next slot, or into an object that the slot names.
     /// Resolves with that slot once it is durable.
     ///
@@ -362,6 +369,7 @@ impl Wal {
         &self,
         rows: Bytes,
         as_object: bool,
+        at_once: bool,
     ) -> Result<CheckpointAt, WalError> {
         let Ok(_room) = self.shared.checkpoint_room.acquire().await else {
             return Err(WalError::Closed);
@@ -375,6 +383,7 @@ impl Wal {
             state.checkpoints.push_back(PendingCheckpoint {
                 rows,
                 as_object,
+                at_once,
                 done,
             });
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use firn_proto::env::{Clock, Entropy, Mono, SystemClock};
 use firn_proto::ids::{BrokerId, LeaderEpoch, TopicPartition};
 use futures::FutureExt;
+use futures::future::join_all;
 use tempfile::TempDir;
 
 use super::*;
@@ -387,7 +388,7 @@ async fn a_closed_wal_takes_nothing() {
     ));
     let checkpoint = world
         .wal
-        .push_checkpoint_bytes(Bytes::from_static(b"rows"), false)
+        .push_checkpoint_bytes(Bytes::from_static(b"rows"), false, false)
         .await;
     assert!(matches!(checkpoint, Err(WalError::Closed)));
 }
@@ -411,11 +412,29 @@ async fn a_checkpoint_that_others_wait_for_needs_no_token() {
     assert!(waits.is_err(), "the periodic ones have time");
 }
 
+/// It may have to wait for room among others, which go meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_others_wait_for_needs_no_token_however_long_it_waited_for_room() {
+    let mut spec = spec();
+    spec.policy.puts_per_second = Some(1);
+    let world = world(spec);
+    let rows = [StateRow::new(tp(0), LeaderEpoch(0))];
+    let periodic = (0..CHECKPOINTS_WAITING_MAX).map(|_| world.wal.push_checkpoint(&rows));
+    let hurried = world.wal.push_checkpoint_at_once(&rows);
+    // the first of the others may wait for a token, and then there is room
+    let hurried = tokio::time::timeout(Duration::from_secs(2), hurried);
+    let (_, hurried) = tokio::join!(join_all(periodic), hurried);
+    assert!(hurried.is_ok(), "it waits for tokens");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_small_checkpoint_stands_in_its_slot() {
     let world = world(spec());
     let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX]);
-    let at = world.wal.push_checkpoint_bytes(rows.clone(), false).await;
+    let at = world
+        .wal
+        .push_checkpoint_bytes(rows.clone(), false, false)
+        .await;
     let slot = SlotPosition {
         stream: STREAM,
         slot: Slot(0),
@@ -434,7 +453,7 @@ async fn a_large_checkpoint_is_put_before_the_slot_that_names_it() {
             .inject(Rule::new(On::Put, fault).key("checkpoint"));
     }
     let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX + 1]);
-    let mut push = Box::pin(world.wal.push_checkpoint_bytes(rows.clone(), false));
+    let mut push = Box::pin(world.wal.push_checkpoint_bytes(rows.clone(), false, false));
     assert!(push.as_mut().now_or_never().is_none());
     // entries do not wait for it
     world.push(entry(0, 0, 0, 10)).await;
@@ -466,9 +485,9 @@ async fn checkpoints_never_share_a_slot_or_an_object() {
             number;
             checkpoint::INLINE_MAX + usize::from(number % 2)
         ]);
-        world.wal.push_checkpoint_bytes(rows, false)
+        world.wal.push_checkpoint_bytes(rows, false, false)
     });
-    let positions = futures::future::join_all(pushes).await;
+    let positions = join_all(pushes).await;
     let mut slots: Vec<_> = positions
         .into_iter()
         .map(|at| at.unwrap().slot.slot)
@@ -487,8 +506,8 @@ async fn an_object_lies_behind_the_slot_that_names_the_one_before() {
         let lost = Rule::new(On::Put, Fault::RequestLost).key("checkpoint");
         world.store.inject(lost.times(number + 1));
         let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX + 1]);
-        let first = world.wal.push_checkpoint_bytes(rows.clone(), false);
-        let second = world.wal.push_checkpoint_bytes(rows, false);
+        let first = world.wal.push_checkpoint_bytes(rows.clone(), false, false);
+        let second = world.wal.push_checkpoint_bytes(rows, false, false);
         let entries = async {
             let base = i64::try_from(number).unwrap();
             world.push(entry(0, base, base, 10)).await;
@@ -510,9 +529,9 @@ async fn whoever_waits_for_a_checkpoint_is_told_when_the_task_panics() {
         .store
         .inject(Rule::new(On::Put, Fault::Hang).key("checkpoint"));
     let rows = Bytes::from(vec![5; checkpoint::INLINE_MAX + 1]);
-    let mut on_its_way = Box::pin(world.wal.push_checkpoint_bytes(rows.clone(), false));
+    let mut on_its_way = Box::pin(world.wal.push_checkpoint_bytes(rows.clone(), false, false));
     assert!(on_its_way.as_mut().now_or_never().is_none());
-    let mut queued = Box::pin(world.wal.push_checkpoint_bytes(rows, false));
+    let mut queued = Box::pin(world.wal.push_checkpoint_bytes(rows, false, false));
     assert!(queued.as_mut().now_or_never().is_none());
     // the sink panics when it is told of a slot after this
     world.sink.0.lock().unwrap().fenced = Some(Slot(0));
