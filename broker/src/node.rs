@@ -508,6 +508,7 @@ impl Starting {
             known: Arc::clone(&parts.known),
             disks: DiskWaits::new(self.config.recovery_disk_wait),
             damaged: BTreeSet::new(),
+            unplaced: Vec::new(),
         };
         let movers = Movers {
             bucket: bucket.clone(),
@@ -539,6 +540,7 @@ impl Starting {
                 };
                 let taken_up = recovery.run(recovered).await?;
                 follower.on_ended(taken_up.ended);
+                driver.unplaced = taken_up.unplaced;
                 own_disk = taken_up.own.map(|own| OwnDiskWatch {
                     bucket: bucket.clone(),
                     coordinator: parts.coordinator.clone(),
@@ -548,9 +550,9 @@ impl Starting {
                     own,
                 });
             }
-            if parts.coordinator.leads().is_some()
-                && let Err(error) = driver.pass().await
-            {
+            if parts.coordinator.leads().is_none() {
+                driver.hold_at_leader().await;
+            } else if let Err(error) = driver.pass().await {
                 tracing::error!(%error, "some partitions of ended processes wait, the others go on");
             }
             follower.settle(&parts.coordinator.image()).await;

@@ -24,6 +24,7 @@ use firn_broker::node::{Node, World};
 use firn_coordinator::ProcessProof;
 use firn_storage::bucket::Bucket;
 use firn_storage::bucket::testing::{Fault, FaultStore, On, Rule};
+use firn_storage::stream::slot::HEADER_LEN;
 use firn_tests::client::Client;
 use firn_tests::disk::crash_image;
 use firn_tests::records::{ProducerFields, Record, encode_batch};
@@ -448,6 +449,76 @@ fn a_start_serves_what_is_whole() {
         assert_holds(&mut client, partition, in_bucket + 1);
     }
     assert!(process.stop());
+}
+
+/// What is in slots cannot be read, and where their streams end can be found.
+fn damage_records(bucket: &FaultStore) {
+    let damage = Rule::new(On::Get, Fault::BitFlipBehind(HEADER_LEN)).key(WAL_PUTS);
+    bucket.inject(damage.times(u64::MAX));
+}
+
+/// What the bucket holds is damaged while a process comes that has the disk: it keeps what it cannot
+/// place, and nobody goes on without that. The next start, on a bucket that is whole again, has all.
+#[test]
+fn what_a_disk_has_of_damaged_partitions_waits_on_it_until_they_are_whole() {
+    let (bucket, wal) = crashed_process();
+    damage_records(&bucket);
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let mut client = process.client();
+    client.create_topic("whole", 1, &[]);
+    assert_eq!(client.append("whole", 0, &[Record::new("key", "value")]), 0);
+    bucket.clear();
+    // of this one the disk has nothing that only acks=1 acknowledged
+    let mut written = WRITTEN.map(|(in_bucket, local)| in_bucket + local);
+    assert_eq!(WRITTEN[1].1, 0);
+    produce(&mut client, 1, written[1], -1);
+    written[1] += 1;
+    let metadata = client.metadata(TOPIC).unwrap();
+    for partition in &metadata.topics[0].partitions {
+        let waits = WRITTEN[partition.partition_index as usize].1 > 0;
+        assert_eq!(partition.leader_id.0 == -1, waits, "{partition:?}");
+    }
+    assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
+    assert!(process.stop());
+
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let mut client = process.client();
+    client.wait_leaders(TOPIC, PARTITIONS);
+    for (partition, records) in (0..).zip(written) {
+        assert_holds(&mut client, partition, records);
+        produce(&mut client, partition, records, -1);
+    }
+    assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
+    assert!(process.stop());
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
+    assert!(!wal.path().join("quarantine").exists());
+    assert!(process.stop());
+}
+
+/// The same while another process leads, to which nobody had told that the disk holds anything: it
+/// waits as long as the process lives that does, and then for its disk.
+#[test]
+fn a_leader_goes_on_with_nothing_that_another_process_could_not_place() {
+    let (bucket, wal) = crashed_process();
+    damage_records(&bucket);
+    let leader = Process::start_leader(&bucket);
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    bucket.clear();
+    let mut client = leader.client();
+    let (in_bucket, _) = WRITTEN[1];
+    append(&[leader.address(), process.address()], 1, in_bucket);
+    let metadata = client.metadata(TOPIC).unwrap();
+    assert_eq!(metadata.topics[0].partitions[0].leader_id.0, -1);
+    assert!(process.stop());
+
+    let process = Process::start(&bucket, Some(wal.path()), None);
+    let members = [leader.address(), process.address()];
+    let (in_bucket, local) = WRITTEN[0];
+    append(&members, 0, in_bucket + local);
+    assert_eq!(process.metric("firn_wal_local_lost_records_total"), 0);
+    assert!(process.stop());
+    assert!(leader.stop());
 }
 
 /// A start without the disk cannot know what acks=1 had promised: it goes on without, as after the

@@ -1,7 +1,8 @@
 //! What a start does about its own disk, before anything is served: streams of earlier processes of
 //! which the local WAL may hold more than the bucket are sealed and folded, what only the disk has is
 //! put again, and the next epochs begin here (I4). Everything else that dead processes left is taken
-//! over by the process that holds the coordinator (`recovery/`).
+//! over by the process that holds the coordinator (`recovery/`). What the disk has of partitions that
+//! are damaged in the bucket stays on it, and they wait, until a start can say what is missing.
 //!
 //! Every step may be repeated after a crash: what is done is found in the journal.
 
@@ -20,7 +21,7 @@ use firn_storage::bucket::Bucket;
 use firn_storage::state::StateRow;
 use firn_storage::stream::StreamEnv;
 use firn_storage::wal::local::{EpochEnd, LocalRow, Missing, MissingEpoch, Recovered};
-use firn_storage::wal::{FairKey, Wal};
+use firn_storage::wal::{Acks, FairKey, Wal};
 
 use super::lost::{report_held_back, report_lost, report_settled};
 use super::own_disk::OwnDisk;
@@ -53,21 +54,24 @@ pub(super) struct Recovery<'a> {
 /// An epoch of a partition.
 pub(super) type Epoch = (TopicPartition, LeaderEpoch);
 
-/// What became of the local disk.
-pub(super) struct TakenUp {
-    /// Epochs that were taken up again and ended: nothing may be appended in them any more, though a
-    /// picture of before says that they are this process's.
-    pub(super) ended: Vec<Epoch>,
-    /// The disk, unless it is damaged: then it cannot say that it held nothing of an epoch.
-    pub(super) own: Option<OwnDisk>,
-}
-
 /// What the disk holds something of.
 struct Settled {
     /// Epochs that have ended and have no next one.
     folds: Vec<PartitionFold>,
     /// Says what followed all the others.
     image: Arc<ClusterImage>,
+}
+
+/// What has become of all that the disk holds something of.
+pub(super) struct TakenUp {
+    /// Epochs that were taken up again and ended: nothing may be appended in them any more, though a
+    /// picture of before says that they are this process's.
+    pub(super) ended: Vec<Epoch>,
+    /// Epochs that are damaged in the bucket, of which the disk has what acks=1 acknowledged: nobody
+    /// may begin the next ones without it.
+    pub(super) unplaced: Vec<Epoch>,
+    /// The disk, unless it is damaged: then it cannot say that it held nothing of an epoch.
+    pub(super) own: Option<OwnDisk>,
 }
 
 /// What was put again, and what was not.
@@ -82,12 +86,13 @@ impl Recovery<'_> {
     /// leave their states in `known`.
     pub(super) async fn run(&self, local: Recovered) -> Result<TakenUp, FirnError> {
         let Settled { folds, image } = self.settled(&local).await?;
-        let (folds, mut held_back) = hold_back(folds, &image, &local);
+        let (folds, held_back) = hold_back(folds, &image, &local);
         report_held_back(&held_back.partitions, local.disk());
-        let waiting = waiting_in(&folds, &image, local.disk());
         let (folded, damaged) = self.fold(folds).await?;
-        let wait_on = damaged.iter().filter_map(|tp| waiting.get(tp));
-        held_back.streams.extend(wait_on.flatten());
+        let unplaced = rows_of(&damaged, &local);
+        let waiting = unplaced.iter().filter(|row| row.entry.acks == Acks::Local);
+        let waiting: BTreeSet<_> = waiting.map(epoch_of).collect();
+        report_waiting(&waiting);
         let missing = missing(&local, &folded, &image);
         let PutAgain {
             folded,
@@ -105,19 +110,17 @@ impl Recovery<'_> {
             known: self.known,
         };
         beginner.begin(folded, Some(self.registered.broker)).await?;
-        let is_damaged = |row: &&LocalRow| damaged.contains(&row.entry.tp);
-        let mut kept: Vec<_> = local.rows().iter().filter(is_damaged).cloned().collect();
-        kept.extend(lost);
         let rows = local.rows().iter();
         let own = OwnDisk {
             disk: local.disk(),
-            held: rows.map(|row| (row.entry.tp, row.entry.epoch)).collect(),
+            held: rows.map(epoch_of).collect(),
         };
         let is_whole = local.damaged().is_empty();
-        forget(local, kept, held_back.streams).await?;
+        forget(local, lost, unplaced, held_back.streams).await?;
         Ok(TakenUp {
             ended: resumed,
             own: is_whole.then_some(own),
+            unplaced: waiting.into_iter().collect(),
         })
     }
 
@@ -127,7 +130,7 @@ impl Recovery<'_> {
     /// it could be taken for lost, and so is that process, whose partitions may count on this disk.
     async fn settled(&self, local: &Recovered) -> Result<Settled, FirnError> {
         let rows = local.rows().iter();
-        let held: BTreeSet<Epoch> = rows.map(|row| (row.entry.tp, row.entry.epoch)).collect();
+        let held: BTreeSet<Epoch> = rows.map(epoch_of).collect();
         let mut streams: BTreeSet<StreamId> = local.rows().iter().map(|row| row.stream).collect();
         let pictures = self.coordinator.image();
         let until = self.env.clock.mono().after(SETTLES_MAX);
@@ -185,27 +188,27 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Learns where partitions ended, and which of them are damaged in the bucket: what the disk
-    /// holds of those is kept.
+    /// Learns where partitions ended, and which of them are damaged in the bucket: where those
+    /// ended is not known.
     async fn fold(
         &self,
         folds: Vec<PartitionFold>,
-    ) -> Result<(Vec<Folded>, BTreeSet<TopicPartition>), FirnError> {
+    ) -> Result<(Vec<Folded>, BTreeSet<Epoch>), FirnError> {
         if folds.is_empty() {
             return Ok((Vec::new(), BTreeSet::new()));
         }
         let partitions = folds.len();
         tracing::info!(partitions, "folding partitions of the local wal");
+        let epochs: BTreeMap<_, _> = folds.iter().map(|fold| (fold.tp, fold.epoch)).collect();
         let now_ms = self.env.clock.wall_ms();
         let folds = fold_each(self.bucket, self.registered.cluster, folds, now_ms).await;
         let (folded, damaged) = folds.map_err(RecoveryError::from)?.ended();
-        let damaged = damaged.into_iter().map(|(tp, error)| {
+        let damaged = damaged.into_iter().filter_map(|(tp, error)| {
             tracing::error!(
                 partition = %tp, %error,
-                "a partition cannot be served; what the local wal holds of it is kept: in place if the \
-                 partition waits for this disk (firn.durability=local), else in quarantine"
+                "a partition cannot be served; what the local wal holds of it stays there"
             );
-            tp
+            Some((tp, *epochs.get(&tp)?))
         });
         Ok((folded, damaged.collect()))
     }
@@ -365,6 +368,32 @@ impl Recovery<'_> {
     }
 }
 
+/// The epoch that an entry was appended in.
+fn epoch_of(row: &LocalRow) -> Epoch {
+    (row.entry.tp, row.entry.epoch)
+}
+
+/// What the disk holds of these epochs.
+fn rows_of(epochs: &BTreeSet<Epoch>, local: &Recovered) -> Vec<LocalRow> {
+    let rows = local.rows().iter();
+    let rows = rows.filter(|row| epochs.contains(&epoch_of(row)));
+    rows.cloned().collect()
+}
+
+/// Says what is to be done about epochs that cannot go on without this disk.
+fn report_waiting(epochs: &BTreeSet<Epoch>) {
+    for (tp, epoch) in epochs {
+        tracing::error!(
+            partition = %tp, %epoch,
+            "the local wal holds records of a partition that acks=1 acknowledged, and what the bucket \
+             has of it is damaged: nobody goes on with it while this process lives. Once the bucket \
+             is whole, start this broker again with this directory, which puts there what is \
+             missing; with another directory the partition goes on without, or waits for this one if \
+             it is of a topic with firn.durability=local"
+        );
+    }
+}
+
 /// What is not begun here, though it waits for this disk.
 #[derive(Default)]
 struct HeldBack {
@@ -402,18 +431,6 @@ fn hold_back(
     });
     let whole = whole.collect();
     (whole, held_back)
-}
-
-/// The streams of the last epochs of what waits for this disk. Of those whose end cannot be learnt it
-/// may have more than the bucket: the segments stay until it can be.
-fn waiting_in(
-    folds: &[PartitionFold],
-    image: &ClusterImage,
-    disk: DiskId,
-) -> BTreeMap<TopicPartition, BTreeSet<StreamId>> {
-    let waiting = folds.iter().filter(|fold| fold.waits_for == Some(disk));
-    let streams = waiting.map(|fold| (fold.tp, streams_of(image, fold)));
-    streams.collect()
 }
 
 /// The streams that hold records of the epoch that is folded: several if it was taken up again.
@@ -497,15 +514,17 @@ fn unsettled(open: Option<&Epoch>, other: Option<BrokerId>) -> FirnError {
     }
 }
 
-/// Empties the local directory of what is in the bucket now. What is lost is kept aside, what is of
-/// the streams `held_back` is left.
+/// Empties the local directory of what is in the bucket now. What is lost is kept aside; what is
+/// unplaced, and what is of the streams `held_back`, stays.
 async fn forget(
     local: Recovered,
     lost: Vec<LocalRow>,
+    unplaced: Vec<LocalRow>,
     held_back: BTreeSet<StreamId>,
 ) -> Result<(), FirnError> {
     let what = "cannot clean the local wal";
-    match tokio::task::spawn_blocking(move || local.forget(&lost, &held_back)).await {
+    let forget = move || local.forget(&lost, &unplaced, &held_back);
+    match tokio::task::spawn_blocking(forget).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(FirnError::disk(what, error)),
         Err(error) => Err(FirnError::failed(what, error)),

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use firn_coordinator::Coordinator;
 use firn_proto::cluster::{
-    ClusterImage, PartitionFold, PartitionImage, Reply, Request, SealStream, StreamToSeal,
-    TopicImage,
+    ClusterImage, HoldEpochs, PartitionFold, PartitionImage, Reply, Request, SealStream,
+    StreamToSeal, TopicImage,
 };
 use firn_proto::env::Mono;
-use firn_proto::ids::{ClusterId, DiskId, Incarnation, StreamId, TopicPartition};
+use firn_proto::ids::{ClusterId, DiskId, Incarnation, LeaderEpoch, StreamId, TopicPartition};
 use firn_storage::bucket::{Bucket, backoff};
 use firn_storage::stream::{SealSpec, StreamEnv, StreamName, seal};
 use futures::StreamExt;
@@ -22,6 +22,8 @@ use crate::insist::insist;
 
 /// Streams that are sealed at the same time.
 const SEALS_AT_ONCE: usize = 8;
+/// Longest wait for the leader to take note of what is to wait. It is told again.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether this process has become the leader.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -43,6 +45,9 @@ pub struct RecoveryDriver {
     pub disks: DiskWaits,
     /// Partitions of which it was said that they are damaged.
     pub damaged: BTreeSet<TopicPartition>,
+    /// Epochs that no leader is to go on from while this process lives: its own disk has records of
+    /// them, and it could not say which of those the bucket lacks.
+    pub unplaced: Vec<(TopicPartition, LeaderEpoch)>,
 }
 
 /// What is left when a pass is over.
@@ -65,6 +70,9 @@ impl RecoveryDriver {
             let is_due = due.is_some_and(|due| due <= now)
                 || !seen.is_some_and(|seen| is_settled(&seen, &latest));
             seen = leads.then_some(latest);
+            if !leads {
+                self.hold_at_leader().await;
+            }
             if leads && is_due {
                 due = match self.pass().await {
                     Ok(waits) => {
@@ -95,6 +103,7 @@ impl RecoveryDriver {
     /// The first that stood in the way; everything else is done.
     pub async fn pass(&mut self) -> Result<Option<Mono>, RecoveryError> {
         let mut failed = None;
+        self.hold_unplaced().await?;
         let left = self.left().await?;
         let pending: BTreeSet<StreamId> = left
             .seals
@@ -124,6 +133,30 @@ impl RecoveryDriver {
             failed = self.take_over(some).await.err().or(failed);
         }
         failed.map_or(Ok(waits), Err)
+    }
+
+    /// Lets what is unplaced wait.
+    async fn hold_unplaced(&self) -> Result<(), RecoveryError> {
+        if self.unplaced.is_empty() {
+            return Ok(());
+        }
+        let hold = Request::HoldEpochs(HoldEpochs {
+            incarnation: self.incarnation,
+            epochs: self.unplaced.clone(),
+        });
+        match self.coordinator.call(hold).await? {
+            Reply::Done => Ok(()),
+            _ => Err(RecoveryError::wrong_reply("HoldEpochs")),
+        }
+    }
+
+    /// Lets another leader wait, which may be another one than before.
+    pub async fn hold_at_leader(&self) {
+        match tokio::time::timeout(HOLD_MAX, self.hold_unplaced()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the leader is told again to wait"),
+            Err(_) => tracing::debug!("the leader did not answer, and is told again to wait"),
+        }
     }
 
     async fn left(&self) -> Result<Left, RecoveryError> {

@@ -1,14 +1,15 @@
 //! The leader's view of the brokers: who is silent or dead, whose id is taken, and which partitions
 //! should move.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use firn_proto::cluster::{
-    BrokerImage, CoordinatorError, MovePartition, RegisterBroker, RegisteredBroker, Reply,
+    BrokerImage, CoordinatorError, HoldEpochs, MovePartition, PartitionFold, RegisterBroker,
+    RegisteredBroker, Reply,
 };
 use firn_proto::env::Mono;
-use firn_proto::ids::{BrokerId, Fingerprint, Incarnation};
+use firn_proto::ids::{BrokerId, DiskId, Fingerprint, Incarnation, LeaderEpoch, TopicPartition};
 use firn_proto::limits::{BALANCE_INTERVAL, BEAT_INTERVAL, MOVES_MAX};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -35,9 +36,17 @@ pub(super) struct Brokers {
     registrations: Vec<Registration>,
     /// Processes that were registered and have not said yet that they serve.
     starting: BTreeSet<Incarnation>,
+    /// What processes hold, or held when they ended.
+    held: BTreeMap<Incarnation, Held>,
     /// When beats are seen to next, and when partitions are.
     beats_at: Mono,
     balance_at: Mono,
+}
+
+/// Epochs of which a disk may have more than the bucket, where they are damaged.
+struct Held {
+    disk: Option<DiskId>,
+    epochs: BTreeSet<(TopicPartition, LeaderEpoch)>,
 }
 
 /// Wants an id that another process has, as far as it is known.
@@ -58,6 +67,7 @@ impl Brokers {
             probes: FuturesUnordered::new(),
             registrations: Vec::new(),
             starting: BTreeSet::new(),
+            held: BTreeMap::new(),
             beats_at: now,
             balance_at: now.after(BALANCE_INTERVAL),
         }
@@ -288,6 +298,75 @@ impl Leader {
         let found = self.state.topics().partition(asked.tp);
         let owner = found.and_then(|(partition, _)| partition.owner);
         owner.is_some_and(|owner| self.brokers.starting.contains(&owner.incarnation))
+    }
+
+    /// A process says which partitions nobody shall take over while it lives: one for each that has
+    /// no owner, at most.
+    pub(super) fn hold_epochs(&mut self, call: CallId, body: HoldEpochs) {
+        let HoldEpochs {
+            incarnation,
+            epochs,
+        } = body;
+        let Some(broker) = self.live(incarnation) else {
+            self.refuse_ended(call, incarnation);
+            return;
+        };
+        let topics = self.state.topics();
+        let has_ended = |(tp, epoch): &(TopicPartition, LeaderEpoch)| {
+            let partition = topics.partition(*tp).map(|(partition, _)| partition);
+            partition.is_some_and(|found| found.epoch == *epoch && found.owner.is_none())
+        };
+        let held = Held {
+            disk: broker.disk,
+            epochs: epochs.into_iter().filter(has_ended).collect(),
+        };
+        // it says all at once, or again what it has said, or what the last one said with its disk
+        let others = &mut self.brokers.held;
+        others.retain(|_, other| other.disk.is_none() || other.disk != held.disk);
+        others.insert(incarnation, held);
+        self.answer(call, Reply::Done);
+    }
+
+    /// The partitions that wait for a fold, without those that a process holds which lives. Those of
+    /// one that has ended are to wait for its disk, as if it had told of what that holds. What counted
+    /// by a disk alone waits for that in any case, or was given up.
+    pub(super) fn free_folds(&mut self) -> Vec<PartitionFold> {
+        let mut folds = self.state.pending_folds();
+        let pending: BTreeSet<_> = folds.iter().map(|fold| (fold.tp, fold.epoch)).collect();
+        let topics = self.state.topics();
+        let counts_locally = |tp: TopicPartition| {
+            let partition = topics.partition(tp);
+            partition.is_some_and(|(partition, _)| partition.counts_locally)
+        };
+        self.brokers.held.retain(|_, held| {
+            let epochs = &mut held.epochs;
+            epochs.retain(|epoch| pending.contains(epoch) && !counts_locally(epoch.0));
+            !epochs.is_empty()
+        });
+        let live = self.state.brokers().values();
+        let live: BTreeSet<_> = live.map(|broker| broker.incarnation).collect();
+        folds.retain_mut(|fold| {
+            let epoch = (fold.tp, fold.epoch);
+            for (holder, held) in &self.brokers.held {
+                if held.epochs.contains(&epoch) {
+                    if live.contains(holder) {
+                        return false;
+                    }
+                    fold.disk = fold.disk.or(held.disk);
+                }
+            }
+            true
+        });
+        folds
+    }
+
+    /// Tells a process that the cluster has ended.
+    fn refuse_ended(&mut self, call: CallId, incarnation: Incarnation) {
+        let reason = format!(
+            "incarnation {incarnation} is not alive: the process was taken for dead, or another one \
+             has its broker id"
+        );
+        self.send(call, Err(CoordinatorError::Refused(reason)));
     }
 
     fn refuse_registration(&mut self, wants: &Registration) {

@@ -23,6 +23,7 @@ pub(super) fn bytes_max_before(request: &Request) -> Option<usize> {
         | Request::DrainBroker { .. }
         | Request::FoldsOf(_)
         | Request::Heartbeat(_)
+        | Request::HoldEpochs(_)
         | Request::LeaveBroker(_)
         | Request::MovePartitions(_)
         | Request::PendingRecovery

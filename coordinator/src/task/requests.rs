@@ -36,7 +36,7 @@ impl Leader {
             Request::PendingRecovery => {
                 let reply = Reply::PendingRecovery {
                     seals: self.state.pending_seals(),
-                    folds: self.state.pending_folds(),
+                    folds: self.free_folds(),
                 };
                 self.answer(call, reply);
             }
@@ -121,6 +121,7 @@ impl Leader {
             }
             Request::ListGarbage => self.list_garbage(call),
             Request::ReportCollected(body) => self.report_collected(call, body),
+            Request::HoldEpochs(body) => self.hold_epochs(call, body),
         }
     }
 

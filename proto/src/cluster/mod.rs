@@ -50,10 +50,10 @@ pub use image::{
     TopicImage, Window,
 };
 pub use ownership::{
-    AssignPartitions, Assigned, AssignmentError, FoldRange, ForceMove, ForcedMove, LinkAddress,
-    MovePartition, PartitionEnd, PartitionFold, ProgressReport, RegisterBroker, RegisteredBroker,
-    ReleasePartition, ReleasePartitions, ResumePartition, ResumePartitions, RowReport, SealStream,
-    StreamError, StreamToSeal,
+    AssignPartitions, Assigned, AssignmentError, FoldRange, ForceMove, ForcedMove, HoldEpochs,
+    LinkAddress, MovePartition, PartitionEnd, PartitionFold, ProgressReport, RegisterBroker,
+    RegisteredBroker, ReleasePartition, ReleasePartitions, ResumePartition, ResumePartitions,
+    RowReport, SealStream, StreamError, StreamToSeal,
 };
 pub use topics::{
     AlterConfigs, ConfigChange, ConfirmDeleted, CreatedTopic, DeletedTopic, GrowTopic, NewTopic,
@@ -170,6 +170,8 @@ pub enum Request {
     ListGarbage,
     /// What was deleted from the bucket.
     ReportCollected(Collected),
+    /// Partitions wait, though nobody owns them, for as long as a process lives.
+    HoldEpochs(HoldEpochs),
 }
 
 /// What the coordinator answers; the variant is that of the request.
@@ -179,7 +181,7 @@ pub enum Reply {
     RegisterBroker(RegisteredBroker),
     /// To requests that have nothing to tell but that they are durable:
     /// [`Request::LeaveBroker`], [`Request::DrainBroker`], [`Request::ConfirmDeleted`],
-    /// [`Request::ReportCollected`].
+    /// [`Request::ReportCollected`], [`Request::HoldEpochs`].
     Done,
     /// To [`Request::StreamSealed`] and [`Request::ReportProgress`].
     Stream(Result<(), StreamError>),

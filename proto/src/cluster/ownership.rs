@@ -236,6 +236,17 @@ pub struct ForcedMove {
     pub known_end: i64,
 }
 
+/// Epochs that have ended, of which the local WAL of a process may hold more than the bucket, and
+/// which are damaged there: no next ones are to begin before a process shows that disk again, and can
+/// say what is missing. Only the leader's memory knows, so that it is said again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct HoldEpochs {
+    /// The process. Once it is gone its disk is waited for as if it had told of what that holds.
+    pub incarnation: Incarnation,
+    /// The partitions and their last epochs.
+    pub epochs: Vec<(TopicPartition, LeaderEpoch)>,
+}
+
 /// What an owner tells about its stream, about once a second while it writes.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ProgressReport {

@@ -50,6 +50,8 @@ pub enum Fault {
     ConditionIgnored,
     /// A GET gives a body with one bit flipped.
     BitFlip,
+    /// The same for a GET of more than so many bytes: what begins an object can be read.
+    BitFlipBehind(usize),
     /// A GET gives only the first half of its body.
     Truncated,
     /// A GET or LIST does not see what is there.
@@ -289,7 +291,7 @@ impl FaultStore {
                 path: location.to_string(),
                 source: "not seen".into(),
             }),
-            Some(spoil @ (Fault::BitFlip | Fault::Truncated)) => {
+            Some(spoil @ (Fault::BitFlip | Fault::BitFlipBehind(_) | Fault::Truncated)) => {
                 spoiled(self.inner.get_opts(&location, options).await?, spoil).await
             }
             _ => {
@@ -375,6 +377,7 @@ async fn spoiled(answer: GetResult, fault: Fault) -> Result<GetResult> {
     let mut body = answer.bytes().await?.to_vec();
     match fault {
         Fault::Truncated => body.truncate(body.len() / 2),
+        Fault::BitFlipBehind(whole) if body.len() <= whole => {}
         _ => {
             let middle = body.len() / 2;
             if let Some(byte) = body.get_mut(middle) {

@@ -1,7 +1,9 @@
 //! Drains and moves through the coordinator's loop.
 
-use firn_proto::cluster::{AssignmentError, ForceMove, LinkAddress, MovePartition};
-use firn_proto::ids::{DiskId, Fingerprint, TopicPartition};
+use firn_proto::cluster::{
+    AssignmentError, ForceMove, HoldEpochs, LinkAddress, MovePartition, SealStream,
+};
+use firn_proto::ids::{DiskId, Fingerprint, Slot, TopicPartition};
 
 use super::*;
 
@@ -52,6 +54,72 @@ async fn brokers_drain_and_partitions_are_asked_for_one_by_one() {
     let refused = Err(AssignmentError::NotCurrent);
     assert_eq!(forced, Ok(Reply::Forced(vec![refused])));
     assert_eq!(bucket.slots(), slots, "refusals are not journalled");
+}
+
+/// A process whose disk may have more of a partition than the bucket lets nobody go on with it, for as
+/// long as it lives. Then its disk is waited for.
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_a_live_process_holds_is_not_taken_over() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    let first = registered(&coordinator).await;
+    let reply = coordinator.call(create("a", 2)).await;
+    let Ok(Reply::CreateTopics(created)) = reply else {
+        panic!("{reply:?}")
+    };
+    let tp = |index| TopicPartition {
+        topic: created[0].as_ref().unwrap().id,
+        partition: PartitionIndex(index),
+    };
+    let come = async |disk: u8| {
+        let Request::RegisterBroker(mut body) = register() else {
+            unreachable!()
+        };
+        body.disk = Some(DiskId([disk; 16]));
+        let reply = coordinator.call(Request::RegisterBroker(body)).await;
+        let Ok(Reply::RegisterBroker(registered)) = reply else {
+            panic!("{reply:?}")
+        };
+        registered
+    };
+    let second = come(2).await;
+    let sealed = Request::StreamSealed(SealStream {
+        stream: first.stream,
+        end: Slot(0),
+    });
+    assert_eq!(coordinator.call(sealed).await, Ok(Reply::Stream(Ok(()))));
+    let pending = async || {
+        let reply = coordinator.call(Request::PendingRecovery).await;
+        let Ok(Reply::PendingRecovery { folds, .. }) = reply else {
+            panic!("{reply:?}")
+        };
+        let folds = folds.iter().map(|fold| (fold.tp.partition.0, fold.disk));
+        folds.collect::<Vec<_>>()
+    };
+    let both: [(i32, Option<DiskId>); 2] = [(0, None), (1, None)];
+    assert_eq!(pending().await, both);
+    let hold = |incarnation, epoch| {
+        coordinator.call(Request::HoldEpochs(HoldEpochs {
+            incarnation,
+            epochs: vec![(tp(1), LeaderEpoch(epoch))],
+        }))
+    };
+    let slots = bucket.slots();
+    assert_eq!(hold(second.incarnation, 7).await, Ok(Reply::Done));
+    assert_eq!(pending().await, both, "that is another epoch");
+    assert_eq!(hold(second.incarnation, 0).await, Ok(Reply::Done));
+    assert_eq!(pending().await, both[..1]);
+    let dead = hold(first.incarnation, 0).await;
+    assert!(
+        matches!(dead, Err(CoordinatorError::Refused(_))),
+        "{dead:?}"
+    );
+    assert_eq!(bucket.slots(), slots, "this is not journalled");
+    let third = come(3).await;
+    let waits = [(0, None), (1, Some(DiskId([2; 16])))];
+    assert_eq!(pending().await, waits, "who held it is gone");
+    assert_eq!(hold(third.incarnation, 0).await, Ok(Reply::Done));
+    assert_eq!(pending().await, both[..1]);
 }
 
 /// It may have to look after its own disk before it serves anybody.

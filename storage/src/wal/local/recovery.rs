@@ -1,5 +1,6 @@
-//! What a local WAL directory holds at start. Reads, never writes, until it is told to forget; and
-//! what is neither in the bucket nor can get there any more is not forgotten but kept aside.
+//! What a local WAL directory holds at start. Reads, never writes, until it is told to forget; what
+//! is neither in the bucket nor can get there any more is not forgotten but kept aside, and what may
+//! still have to get there is left where it is.
 //!
 //! A torn tail is where the last write was cut off by a crash: nothing of it was acknowledged, it
 //! is left out. A bad entry below a place that a later entry knows to have been fsynced is
@@ -166,9 +167,10 @@ impl Recovered {
     }
 
     /// Removes what was recovered, once every entry of it that was missing is durable in the
-    /// bucket. Segments that hold an entry of `lost`, and damaged ones, go to quarantine; those that
-    /// hold, or may have held, entries of the streams `held_back` stay, to be found as they are at the
-    /// next start. Blocks on the disk.
+    /// bucket. Segments that hold an entry of `unplaced`, of which it is not known yet whether the
+    /// bucket has it, and those that hold, or may have held, entries of the streams `held_back` stay,
+    /// to be found as they are at the next start. Of the others those that hold an entry of `lost`,
+    /// and damaged ones, go to quarantine. Blocks on the disk.
     ///
     /// # Errors
     ///
@@ -176,18 +178,19 @@ impl Recovered {
     pub fn forget(
         self,
         lost: &[LocalRow],
+        unplaced: &[LocalRow],
         held_back: &BTreeSet<StreamId>,
     ) -> Result<(), LocalWalError> {
         let quarantined = self.directory.quarantined()?;
-        let stay = self.segments_of(held_back);
-        for number in self
-            .segments
-            .iter()
-            .filter(|number| !stay.contains(*number))
-        {
-            let keep = self.damaged.iter().any(|damage| damage.segment == *number)
-                || lost.iter().any(|row| row.segment == *number);
-            let gone = if keep {
+        let with = |rows: &[LocalRow]| rows.iter().map(|row| row.segment).collect();
+        let (lost, mut stay): (BTreeSet<u64>, BTreeSet<u64>) = (with(lost), with(unplaced));
+        stay.extend(self.segments_of(held_back));
+        for number in &self.segments {
+            if stay.contains(number) {
+                continue;
+            }
+            let is_damaged = self.damaged.iter().any(|damage| damage.segment == *number);
+            let gone = if is_damaged || lost.contains(number) {
                 let moved = self.directory.quarantine(*number);
                 moved.map(|path| {
                     tracing::warn!(path = %path.display(), "local wal segment moved to quarantine");

@@ -299,7 +299,7 @@ fn what_is_forgotten_is_gone_and_damage_is_kept_in_quarantine() {
     write(dir.path(), &[vec![entry(1, 0, 0, 10)]]);
     let (local, recovered) = open(dir.path());
     assert_eq!(recovered.rows().len(), 6);
-    recovered.forget(&[], &BTreeSet::new()).unwrap();
+    recovered.forget(&[], &[], &BTreeSet::new()).unwrap();
     drop(local);
     assert!(dir.path().join("quarantine/0000000000000001.wal").exists());
     let (_, recovered) = open(dir.path());
@@ -359,13 +359,13 @@ fn what_is_held_back_stays_and_is_found_as_it_was() {
     for _ in 0..2 {
         let (local, recovered) = open(dir.path());
         assert_eq!(recovered.damaged().len(), 1);
-        recovered.forget(&[], &[StreamId(7)].into()).unwrap();
+        recovered.forget(&[], &[], &[StreamId(7)].into()).unwrap();
         drop(local);
         assert!(path.exists() && !segment(dir.path(), 2).exists());
     }
     let (_, recovered) = open(dir.path());
     assert_eq!(bases(&recovered), [1, 2, 3, 4, 5]);
-    recovered.forget(&[], &BTreeSet::new()).unwrap();
+    recovered.forget(&[], &[], &BTreeSet::new()).unwrap();
     assert!(!path.exists());
     assert!(dir.path().join("quarantine/0000000000000001.wal").exists());
 }
@@ -378,7 +378,7 @@ fn what_is_lost_is_kept_in_quarantine_under_a_number_of_its_own() {
         let (local, recovered) = open(dir.path());
         let lost = recovered.rows().to_vec();
         assert_eq!(bases(&recovered), [base]);
-        recovered.forget(&lost, &BTreeSet::new()).unwrap();
+        recovered.forget(&lost, &[], &BTreeSet::new()).unwrap();
         drop(local);
     }
     for (number, base) in [(1, 0), (2, 1)] {
@@ -393,6 +393,46 @@ fn what_is_lost_is_kept_in_quarantine_under_a_number_of_its_own() {
 }
 
 #[test]
+fn a_segment_with_something_that_has_no_place_yet_stays_until_it_has() {
+    let dir = TempDir::new().unwrap();
+    for partition in 0..3 {
+        write(dir.path(), &[vec![entry(partition, 0, 0, 10)]]);
+    }
+    let (local, recovered) = open(dir.path());
+    let rows = recovered.rows().to_vec();
+    recovered
+        .forget(&rows[..2], &rows[1..2], &BTreeSet::new())
+        .unwrap();
+    drop(local);
+    for _ in 0..2 {
+        write(dir.path(), &[vec![entry(0, 1, 1, 10)]]);
+        let (local, recovered) = open(dir.path());
+        let found: Vec<_> = recovered.rows().to_vec();
+        assert_eq!(found[0], rows[1]);
+        assert_eq!(
+            found.len(),
+            2,
+            "what is written meanwhile has a segment of its own"
+        );
+        assert_eq!(recovered.read(&found[0]).unwrap(), entry(1, 0, 0, 10));
+        recovered
+            .forget(&[], &found[..1], &BTreeSet::new())
+            .unwrap();
+        drop(local);
+    }
+    let kept = fs::read_dir(dir.path().join("quarantine")).unwrap();
+    assert_eq!(
+        kept.count(),
+        1,
+        "the lost one that shares its segment with none"
+    );
+    let (_, recovered) = open(dir.path());
+    recovered.forget(&[], &[], &BTreeSet::new()).unwrap();
+    let (_, recovered) = open(dir.path());
+    assert_eq!(recovered.rows(), []);
+}
+
+#[test]
 fn a_full_quarantine_lets_its_oldest_segment_go() {
     let dir = TempDir::new().unwrap();
     let lives = LOCAL_QUARANTINE_SEGMENTS_MAX + 2;
@@ -400,7 +440,7 @@ fn a_full_quarantine_lets_its_oldest_segment_go() {
         write(dir.path(), &[vec![entry(0, 0, 0, 10)]]);
         let (local, recovered) = open(dir.path());
         let lost = recovered.rows().to_vec();
-        recovered.forget(&lost, &BTreeSet::new()).unwrap();
+        recovered.forget(&lost, &[], &BTreeSet::new()).unwrap();
         drop(local);
     }
     let mut kept: Vec<_> = fs::read_dir(dir.path().join("quarantine"))
@@ -422,7 +462,7 @@ fn a_start_that_loses_more_than_the_quarantine_keeps_removes_none_of_it() {
     let (_, recovered) = open(dir.path());
     let lost = recovered.rows().to_vec();
     assert_eq!(lost.len(), lives);
-    recovered.forget(&lost, &BTreeSet::new()).unwrap();
+    recovered.forget(&lost, &[], &BTreeSet::new()).unwrap();
     let kept = fs::read_dir(dir.path().join("quarantine")).unwrap();
     assert_eq!(kept.count(), lives);
 }
