@@ -192,12 +192,7 @@ impl Node {
         let bucket = starting.open_bucket().await?;
         let assembled = match starting.assemble(&bucket, &doors).await {
             Ok(assembled) => assembled,
-            Err(error) => {
-                if let Some(card) = starting.card.get() {
-                    card.forget().await;
-                }
-                return Err(takeover::last_words(error, &config));
-            }
+            Err(error) => return Err(starting.give_up(error).await),
         };
         let stop_kafka = CancellationToken::new();
         let Assembled {
@@ -207,7 +202,9 @@ impl Node {
             archiver,
         } = assembled;
         let door = open_kafka(&config, context, &mut doors, &stop_kafka);
-        starting.take_part(&bucket, &parts).await?;
+        if let Err(error) = starting.take_part(&bucket, &parts).await {
+            return Err(starting.give_up(error).await);
+        }
         shown.health.serving();
         shown.metrics.ready.set(1);
         let start_took = starting.world.clock.mono().since(began);
@@ -571,13 +568,16 @@ impl Starting {
     /// Says that this process serves, so that it is given partitions: from now on it opens at once
     /// what it gets. Without the role of a broker it drains from the beginning.
     async fn take_part(&self, bucket: &Bucket, parts: &Parts) -> Result<(), FirnError> {
-        let serves = Request::DrainBroker {
-            broker: parts.registered.broker,
-            drain: !self.config.roles.broker,
-        };
-        let told = call_again(&parts.coordinator, &parts.entropy, serves);
-        let told = bucket::while_it_answers(&self.config.bucket, bucket, &self.world.clock, told);
-        told.await.map(drop)
+        let told = parts::take_part(&self.config, parts);
+        bucket::while_it_answers(&self.config.bucket, bucket, &self.world.clock, told).await
+    }
+
+    /// The end of a start that failed: nobody is to look for this process any more.
+    async fn give_up(&self, error: FirnError) -> FirnError {
+        if let Some(card) = self.card.get() {
+            card.forget().await;
+        }
+        takeover::last_words(error, &self.config)
     }
 
     /// Takes the journal over in a bucket that has proved itself. A local directory proves itself

@@ -224,7 +224,7 @@ impl Leader {
             journal: opened.journal,
             images: ImageBuilder::new(opened.cluster, seated.own, &state, seated.above),
             stamped: (state.at_ms(), now),
-            brokers: Brokers::new(&seated, now),
+            brokers: Brokers::new(&seated, &state, now),
             state,
             groups,
             calls: BTreeMap::new(),

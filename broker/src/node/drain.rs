@@ -15,11 +15,11 @@ pub(super) async fn drain(coordinator: &Coordinator, entropy: &Entropy, own: &Re
     if is_over(&image.borrow(), own) {
         return;
     }
-    let drain = Request::DrainBroker {
-        broker: own.broker,
-        drain: true,
+    let leaves = Request::TakePart {
+        incarnation: own.incarnation,
+        owns: false,
     };
-    if let Err(error) = insist(coordinator, entropy, drain).await {
+    if let Err(error) = insist(coordinator, entropy, leaves).await {
         tracing::warn!(%error, "partitions are not given to other brokers before the stop");
         return;
     }

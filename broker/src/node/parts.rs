@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use firn_coordinator::groups::GroupConfig;
 use firn_coordinator::{Coordinator, CoordinatorConfig, EndReason};
-use firn_proto::cluster::{LinkAddress, RegisterBroker, RegisteredBroker, Reply, Request};
+use firn_proto::cluster::{
+    CoordinatorError, LinkAddress, RegisterBroker, RegisteredBroker, Reply, Request,
+};
 use firn_proto::env::Entropy;
 use firn_proto::ids::{ClusterId, DiskId};
 use firn_proto::journal::JournalError;
@@ -17,6 +19,7 @@ use firn_storage::stream::StreamEnv;
 use firn_storage::wal::local::{LocalWal, LocalWalError, LocalWalOptions, Recovered};
 use firn_storage::wal::{FlushPolicy, Wal, WalError, WalSpec};
 
+use super::Parts;
 use super::doors::Doors;
 use super::reminder::Reminder;
 use super::sink::NodeSink;
@@ -133,6 +136,19 @@ pub(super) async fn register(
     match call_again(coordinator, entropy, Request::RegisterBroker(request)).await? {
         Reply::RegisterBroker(registered) => Ok(registered),
         _ => Err(unexpected("RegisterBroker")),
+    }
+}
+
+/// Says that this process serves, and whether it may own partitions.
+pub(super) async fn take_part(config: &Config, parts: &Parts) -> Result<(), FirnError> {
+    let serves = Request::TakePart {
+        incarnation: parts.registered.incarnation,
+        owns: config.roles.broker,
+    };
+    match insist(&parts.coordinator, &parts.entropy, serves).await {
+        Ok(_) => Ok(()),
+        Err(error @ CoordinatorError::Refused(_)) => Err(FirnError::Fenced(error.to_string())),
+        Err(error) => Err(FirnError::failed("the coordinator does not answer", error)),
     }
 }
 

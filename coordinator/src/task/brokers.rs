@@ -23,6 +23,7 @@ use crate::groups::CallId;
 use crate::members::{Finding, Members};
 use crate::peers::{Peers, Probed};
 use crate::standing::Standing;
+use crate::state::State;
 
 /// What a leader knows of brokers beside the state.
 pub(super) struct Brokers {
@@ -36,6 +37,9 @@ pub(super) struct Brokers {
     registrations: Vec<Registration>,
     /// Processes that were registered and have not said yet that they serve.
     starting: BTreeSet<Incarnation>,
+    /// Processes that owned nothing when this leader came: those that started then, for the leader
+    /// before, and those that an operator had drained.
+    may_start: BTreeSet<Incarnation>,
     /// What processes hold, or held when they ended.
     held: BTreeMap<Incarnation, Held>,
     /// When beats are seen to next, and when partitions are.
@@ -57,7 +61,9 @@ struct Registration {
 }
 
 impl Brokers {
-    pub(super) fn new(seated: &Seated<'_>, now: Mono) -> Self {
+    pub(super) fn new(seated: &Seated<'_>, state: &State, now: Mono) -> Self {
+        let live = state.brokers().values();
+        let drained = live.filter(|broker| broker.draining);
         Self {
             peers: Arc::clone(seated.peers),
             standing: Arc::clone(seated.standing),
@@ -67,6 +73,7 @@ impl Brokers {
             probes: FuturesUnordered::new(),
             registrations: Vec::new(),
             starting: BTreeSet::new(),
+            may_start: drained.map(|broker| broker.incarnation).collect(),
             held: BTreeMap::new(),
             beats_at: now,
             balance_at: now.after(BALANCE_INTERVAL),
@@ -100,6 +107,13 @@ impl Brokers {
     fn is_other(&self, broker: &BrokerImage) -> bool {
         let link = broker.link.as_ref();
         link.is_some_and(|link| Some(link.fingerprint) != self.own)
+    }
+
+    /// False: it did not start, as far as is known.
+    fn no_longer_starts(&mut self, incarnation: Incarnation) -> bool {
+        let is_known = self.starting.remove(&incarnation);
+        let is_likely = self.may_start.remove(&incarnation);
+        is_known || is_likely
     }
 
     fn probe(&mut self, broker: &Arc<BrokerImage>) {
@@ -286,11 +300,30 @@ impl Leader {
         }
     }
 
-    /// Whether that process shall own nothing has been said.
+    /// An operator has said whether that broker shall own nothing.
     pub(super) fn on_drain(&mut self, broker: BrokerId) {
         if let Some(broker) = self.state.brokers().get(&broker) {
-            self.brokers.starting.remove(&broker.incarnation);
+            self.brokers.no_longer_starts(broker.incarnation);
         }
+    }
+
+    /// A process says of itself whether it may own partitions. One that serves now may, if it was
+    /// only held back until then.
+    pub(super) fn take_part(&mut self, call: CallId, incarnation: Incarnation, owns: bool) {
+        let Some(broker) = self.live(incarnation) else {
+            self.refuse_ended(call, incarnation);
+            return;
+        };
+        let was_held_back = self.brokers.no_longer_starts(incarnation);
+        if owns && !was_held_back {
+            self.answer(call, Reply::Done);
+            return;
+        }
+        let body = DrainBroker {
+            broker: broker.broker,
+            drain: !owns,
+        };
+        self.command(call, Command::DrainBroker(body));
     }
 
     /// Whether a partition belongs to a process that starts: it has brought it back from its own disk.
@@ -409,6 +442,7 @@ impl Leader {
         let live = self.state.brokers().values();
         let live: BTreeSet<_> = live.map(|broker| broker.incarnation).collect();
         self.brokers.starting.retain(|starts| live.contains(starts));
+        (self.brokers.may_start).retain(|starts| live.contains(starts));
         let mut moves = balance::moves(&self.state, MOVES_MAX);
         moves.retain(|asked| !self.is_starting(asked));
         let wait = if moves.is_empty() {

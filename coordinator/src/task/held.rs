@@ -31,7 +31,8 @@ pub(super) fn bytes_max_before(request: &Request) -> Option<usize> {
         | Request::ReleasePartitions(_)
         | Request::ReportProgress(_)
         | Request::ResumePartitions(_)
-        | Request::StreamSealed(_) => None,
+        | Request::StreamSealed(_)
+        | Request::TakePart { .. } => None,
         Request::DescribeArchive(_)
         | Request::DescribeConsumerGroups(_)
         | Request::DescribeGroups(_)

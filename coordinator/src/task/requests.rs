@@ -122,6 +122,7 @@ impl Leader {
             Request::ListGarbage => self.list_garbage(call),
             Request::ReportCollected(body) => self.report_collected(call, body),
             Request::HoldEpochs(body) => self.hold_epochs(call, body),
+            Request::TakePart { incarnation, owns } => self.take_part(call, incarnation, owns),
         }
     }
 

@@ -81,7 +81,8 @@ pub enum Request {
     ReleasePartitions(ReleasePartitions),
     /// A restarted broker that kept its disk takes its last epochs up again (I4).
     ResumePartitions(ResumePartitions),
-    /// A broker shall own nothing any more, or may again.
+    /// A broker shall own nothing any more, or may again: an operator says so, to whichever process
+    /// has that id.
     DrainBroker {
         /// Which.
         broker: BrokerId,
@@ -172,6 +173,13 @@ pub enum Request {
     ReportCollected(Collected),
     /// Partitions wait, though nobody owns them, for as long as a process lives.
     HoldEpochs(HoldEpochs),
+    /// A process says of itself that it serves and may own partitions, or that it shall own none.
+    TakePart {
+        /// Which: no other that has its id by then.
+        incarnation: Incarnation,
+        /// Whether it may own partitions. What an operator has said since it came stands.
+        owns: bool,
+    },
 }
 
 /// What the coordinator answers; the variant is that of the request.
@@ -181,7 +189,7 @@ pub enum Reply {
     RegisterBroker(RegisteredBroker),
     /// To requests that have nothing to tell but that they are durable:
     /// [`Request::LeaveBroker`], [`Request::DrainBroker`], [`Request::ConfirmDeleted`],
-    /// [`Request::ReportCollected`], [`Request::HoldEpochs`].
+    /// [`Request::ReportCollected`], [`Request::HoldEpochs`], [`Request::TakePart`].
     Done,
     /// To [`Request::StreamSealed`] and [`Request::ReportProgress`].
     Stream(Result<(), StreamError>),

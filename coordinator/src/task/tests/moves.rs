@@ -128,21 +128,8 @@ async fn a_process_that_starts_is_given_nothing_that_others_can_own_until_it_ser
     let bucket = MemoryBucket::default();
     let (coordinator, _task) = start(&bucket).await;
     let image = coordinator.image();
-    for id in [1, 2] {
-        let linked = RegisterBroker {
-            broker: Some(BrokerId(id)),
-            listeners: Vec::new(),
-            rack: None,
-            disk: None,
-            link: Some(LinkAddress {
-                host: "host".to_owned(),
-                port: 9092,
-                fingerprint: Fingerprint([u8::try_from(id).unwrap(); 32]),
-            }),
-        };
-        let reply = coordinator.call(Request::RegisterBroker(linked)).await;
-        assert!(matches!(reply, Ok(Reply::RegisterBroker(_))), "{reply:?}");
-    }
+    linked(&coordinator, 1).await;
+    let second = linked(&coordinator, 2).await;
     let owners = |name: &str| {
         let image = image.borrow();
         let partitions = &image.topic_named(name).unwrap().partitions;
@@ -152,12 +139,98 @@ async fn a_process_that_starts_is_given_nothing_that_others_can_own_until_it_ser
     coordinator.call(create("before", 2)).await.unwrap();
     settle().await;
     assert_eq!(owners("before"), [1, 1]);
-    let serves = Request::DrainBroker {
-        broker: BrokerId(2),
-        drain: false,
-    };
-    assert_eq!(coordinator.call(serves).await, Ok(Reply::Done));
+    assert_eq!(serves(&coordinator, &second).await, Ok(Reply::Done));
     coordinator.call(create("after", 2)).await.unwrap();
     settle().await;
     assert_eq!(owners("after"), [2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_to_drain_a_process_that_starts_stands_when_it_serves() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    linked(&coordinator, 1).await;
+    let second = linked(&coordinator, 2).await;
+    for (drain, drains) in [(true, true), (false, false)] {
+        let broker = second.broker;
+        let ordered = Request::DrainBroker { broker, drain };
+        assert_eq!(coordinator.call(ordered).await, Ok(Reply::Done));
+        assert_eq!(serves(&coordinator, &second).await, Ok(Reply::Done));
+        settle().await;
+        assert_eq!(does_drain(&coordinator, 2), drains);
+    }
+}
+
+/// One that stood still says that it serves when another process has its id, which does not serve
+/// yet.
+#[tokio::test(start_paused = true)]
+async fn a_process_speaks_for_none_that_came_after_it() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, _task) = start(&bucket).await;
+    linked(&coordinator, 1).await;
+    let gone = linked(&coordinator, 2).await;
+    let second = linked(&coordinator, 2).await;
+    let slots = bucket.slots();
+    let refused = serves(&coordinator, &gone).await;
+    let Err(CoordinatorError::Refused(reason)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(reason.contains("is not alive"), "{reason}");
+    assert_eq!(bucket.slots(), slots);
+    assert!(does_drain(&coordinator, 2));
+    assert_eq!(serves(&coordinator, &second).await, Ok(Reply::Done));
+    settle().await;
+    assert!(!does_drain(&coordinator, 2));
+}
+
+/// Only the leader to which it came had in memory that it was just held back.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_under_one_leader_serves_under_the_next() {
+    let bucket = MemoryBucket::default();
+    let (coordinator, mut task) = start(&bucket).await;
+    linked(&coordinator, 1).await;
+    let second = linked(&coordinator, 2).await;
+    coordinator.close().await;
+    task.ended().await.unwrap();
+    let (coordinator, _task) = start(&bucket).await;
+    settle().await;
+    assert!(does_drain(&coordinator, 2));
+    assert_eq!(serves(&coordinator, &second).await, Ok(Reply::Done));
+    settle().await;
+    assert!(!does_drain(&coordinator, 2));
+}
+
+/// A process with a link comes as that broker.
+async fn linked(coordinator: &Coordinator, id: u8) -> RegisteredBroker {
+    let linked = RegisterBroker {
+        broker: Some(BrokerId(id.into())),
+        listeners: Vec::new(),
+        rack: None,
+        disk: None,
+        link: Some(LinkAddress {
+            host: "host".to_owned(),
+            port: 9092,
+            fingerprint: Fingerprint([id; 32]),
+        }),
+    };
+    match coordinator.call(Request::RegisterBroker(linked)).await {
+        Ok(Reply::RegisterBroker(registered)) => registered,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// It says that it serves.
+async fn serves(
+    coordinator: &Coordinator,
+    process: &RegisteredBroker,
+) -> Result<Reply, CoordinatorError> {
+    let serves = Request::TakePart {
+        incarnation: process.incarnation,
+        owns: true,
+    };
+    coordinator.call(serves).await
+}
+
+fn does_drain(coordinator: &Coordinator, id: i32) -> bool {
+    coordinator.image().borrow().brokers[&BrokerId(id)].draining
 }
