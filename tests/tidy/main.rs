@@ -208,28 +208,23 @@ fn bucket_keys_are_spelled_only_in_layout() {
 
 #[test]
 fn every_limit_is_kept_by_somebody() {
-    const LIMITS: &str = "proto/src/limits.rs";
+    let is_of_limits =
+        |file: &SourceFile| file.path == "proto/src/limits.rs" || file.path.starts_with(LIMITS);
     let (limits, others): (Vec<_>, Vec<_>) = product_files()
         .into_iter()
         .filter(|file| file.package() != "benches")
-        .partition(|file| file.path == LIMITS);
-    let [limits] = &limits[..] else {
-        panic!("{LIMITS} is not there");
-    };
-    let lines = limits.code.lines();
-    let declared = lines.filter_map(|line| line.strip_prefix("pub const "));
-    let declared = declared.map(|line| line.strip_prefix("fn ").unwrap_or(line));
-    let names: Vec<_> = declared
-        .filter_map(|line| line.split([':', '(']).next())
-        .collect();
-    assert!(names.len() > 50, "the limits were found");
-    let faults: Vec<_> = names
+        .partition(is_of_limits);
+    assert!(limits.len() > 1, "the limits are in several files");
+    let stated: String = limits.iter().map(stated).collect();
+    let declared: Vec<_> = limits.iter().flat_map(declared).collect();
+    assert!(declared.len() > 100, "the limits were found");
+    let faults: Vec<_> = declared
         .into_iter()
-        .filter(|name| {
+        .filter(|(_, name)| {
             let keeps = |file: &SourceFile| find_word(&file.code, name, 0).is_some();
-            !others.iter().any(keeps) && !builds_on(limits, name)
+            !others.iter().any(keeps) && !builds_on(&stated, name)
         })
-        .map(|name| format!("{LIMITS}: {name}"))
+        .map(|(path, name)| format!("{path}: {name}"))
         .collect();
     none(
         &faults,
@@ -237,12 +232,32 @@ fn every_limit_is_kept_by_somebody() {
     );
 }
 
-/// Whether something in the limits file besides its assertions, which come last, names a limit that
-/// it declares.
-fn builds_on(limits: &SourceFile, name: &str) -> bool {
-    let (limits, _) = limits.code.split_once("const _:").unwrap();
-    let declared = find_word(limits, name, 0).unwrap();
-    find_word(limits, name, declared + name.len()).is_some()
+/// The limits beside those in `limits.rs`.
+const LIMITS: &str = "proto/src/limits/";
+
+/// The limits that a file declares, and its path.
+fn declared(limits: &SourceFile) -> Vec<(&str, &str)> {
+    let lines = limits.code.lines();
+    let declared = lines.filter_map(|line| line.strip_prefix("pub const "));
+    let declared = declared.map(|line| line.strip_prefix("fn ").unwrap_or(line));
+    declared
+        .filter_map(|line| Some((&*limits.path, line.split([':', '(']).next()?)))
+        .collect()
+}
+
+/// What a file of limits states besides its assertions, which come last, and without what it names
+/// for them (`use`).
+fn stated(limits: &SourceFile) -> String {
+    let stated = limits.code.split("const _:").next().unwrap_or_default();
+    let items = stated.split_inclusive(';');
+    let is_use = |item: &&str| item.split_whitespace().any(|word| word == "use");
+    items.filter(|item| !is_use(item)).collect()
+}
+
+/// Whether something in `stated` besides its declaration names a limit.
+fn builds_on(stated: &str, name: &str) -> bool {
+    let first = find_word(stated, name, 0).unwrap();
+    find_word(stated, name, first + name.len()).is_some()
 }
 
 #[test]
