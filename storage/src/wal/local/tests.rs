@@ -76,6 +76,15 @@ fn bases(recovered: &Recovered) -> Vec<i64> {
         .collect()
 }
 
+/// Damages a file: one bit of the byte at each of these places.
+fn flip(path: &Path, places: &[usize]) {
+    let mut bytes = fs::read(path).unwrap();
+    for place in places {
+        bytes[*place] ^= 1;
+    }
+    fs::write(path, bytes).unwrap();
+}
+
 fn segment(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016x}.wal"))
 }
@@ -210,10 +219,7 @@ fn a_flipped_bit_below_what_was_fsynced_is_corruption_and_hides_nothing_else() {
 fn a_damaged_segment_header_is_corruption_and_hides_no_entry() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path());
-    let path = segment(dir.path(), 1);
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[50] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    flip(&segment(dir.path(), 1), &[50]);
     let (_, recovered) = open(dir.path());
     assert_eq!(bases(&recovered), [0, 1, 2, 3, 4, 5]);
     assert_eq!(recovered.damaged().len(), 1);
@@ -251,11 +257,8 @@ fn an_entry_inside_a_batch_is_not_taken_for_one() {
     carrier.records = Bytes::from(forged);
     let other = TempDir::new().unwrap();
     write(other.path(), &[vec![entry(0, 0, 0, 100)], vec![carrier]]);
-    let path = segment(other.path(), 1);
-    let mut bytes = fs::read(&path).unwrap();
     // its header is torn, what it carries is not
-    bytes[place(1)] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    flip(&segment(other.path(), 1), &[place(1)]);
     let (_, recovered) = open(other.path());
     assert_eq!(bases(&recovered), [0]);
     assert_eq!(recovered.damaged(), []);
@@ -292,10 +295,7 @@ fn a_used_segment_is_written_again_and_its_old_entries_are_forgotten() {
 fn what_is_forgotten_is_gone_and_damage_is_kept_in_quarantine() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path());
-    let path = segment(dir.path(), 1);
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[place(0) + 20] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    flip(&segment(dir.path(), 1), &[place(0) + 20]);
     write(dir.path(), &[vec![entry(1, 0, 0, 10)]]);
     let (local, recovered) = open(dir.path());
     assert_eq!(recovered.rows().len(), 6);
@@ -316,12 +316,12 @@ fn a_damaged_segment_may_lack_entries_of_its_own_stream_and_of_no_other() {
             let commits = [0, 1, 2].map(|base| vec![entry(0, base, base, 100)]);
             write_in(dir.path(), StreamId(stream), &commits);
         }
-        let path = segment(dir.path(), 2);
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[place(0) + 20] ^= 1;
+        let places = [place(0) + 20, place(1) + 20, place(2) + 20];
+        flip(
+            &segment(dir.path(), 2),
+            if is_hollow { &places } else { &places[..1] },
+        );
         if is_hollow {
-            bytes[place(1) + 20] ^= 1;
-            bytes[place(2) + 20] ^= 1;
             // what the next segment of the same process would say
             let next = segment(dir.path(), 3);
             let header = SegmentHeader {
@@ -333,7 +333,6 @@ fn a_damaged_segment_may_lack_entries_of_its_own_stream_and_of_no_other() {
             behind[..header.len()].copy_from_slice(&header);
             fs::write(next, behind).unwrap();
         }
-        fs::write(&path, bytes).unwrap();
         let (_, recovered) = open(dir.path());
         assert_eq!(recovered.damaged().len(), 1);
         let lacks: Vec<_> = (3..=10)
@@ -352,9 +351,7 @@ fn what_is_held_back_stays_and_is_found_as_it_was() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path());
     let path = segment(dir.path(), 1);
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[place(0) + 20] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    flip(&path, &[place(0) + 20]);
     write_in(dir.path(), StreamId(8), &[vec![entry(1, 0, 0, 10)]]);
     for _ in 0..2 {
         let (local, recovered) = open(dir.path());
@@ -483,10 +480,7 @@ fn an_entry_that_was_damaged_since_the_start_is_not_given_out() {
     let dir = TempDir::new().unwrap();
     three_commits(dir.path());
     let (_, recovered) = open(dir.path());
-    let path = segment(dir.path(), 1);
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[place(2) + ENTRY_HEADER + 3] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    flip(&segment(dir.path(), 1), &[place(2) + ENTRY_HEADER + 3]);
     let error = recovered.read(&recovered.rows()[2]).unwrap_err();
     assert!(matches!(error, LocalWalError::Damaged { segment: 1, .. }));
 }
