@@ -245,6 +245,14 @@ async fn opened(from: &Process, to: LinkAddress) -> Opened {
     opened.unwrap()
 }
 
+async fn assert_refused_as_malformed(link: &mut Opened) {
+    let said = link.reader.next().await;
+    let Ok(Message::Refused(refusal)) = said else {
+        panic!("{said:?}");
+    };
+    assert_eq!(refusal.reason, RefusalReason::Malformed, "{refusal}");
+}
+
 fn look(call: u64) -> Message {
     let bytes = encode_looks(&waits()).unwrap();
     let more = false;
@@ -293,11 +301,7 @@ async fn a_question_whose_number_is_under_way_cuts_the_link() {
     let mut link = opened(&reader, owner.process.at()).await;
     link.writer.write(&look(7)).await.unwrap();
     link.writer.write(&look(7)).await.unwrap();
-    let said = link.reader.next().await;
-    let Ok(Message::Refused(refusal)) = said else {
-        panic!("{said:?}");
-    };
-    assert_eq!(refusal.reason, RefusalReason::Malformed, "{refusal}");
+    assert_refused_as_malformed(&mut link).await;
 }
 
 #[tokio::test]
@@ -307,11 +311,7 @@ async fn a_link_does_not_begin_with_what_is_to_be_forgotten() {
     let reader = world.process(2).await;
     let mut link = opened(&reader, owner.process.at()).await;
     link.writer.write(&Message::Forget(0)).await.unwrap();
-    let said = link.reader.next().await;
-    let Ok(Message::Refused(refusal)) = said else {
-        panic!("{said:?}");
-    };
-    assert_eq!(refusal.reason, RefusalReason::Malformed, "{refusal}");
+    assert_refused_as_malformed(&mut link).await;
 }
 
 #[tokio::test]
